@@ -1,0 +1,411 @@
+"""Artifacts: directories with a `manifest.json`, published atomically and never half there.
+
+What goes in: a `Spec` (kind, settings, parents, inputs, seed) and a function that writes files. What
+comes out: a directory whose manifest holds the sha256 and size of every file. The manifest is written
+last and the directory is renamed into place after everything in it was flushed to disk, so a directory
+with a manifest is complete, whatever was killed or ran full on the way.
+
+Two hashes, two questions. The *key* covers what an artifact is made from, and answers "does this still
+have to be made?" before any work. The *fingerprint* covers key and file contents, and answers "is this
+the very thing that the child was made from?". Opening checks every size and hashes files up to
+`SMALL_FILE_BYTES`; `verify="full"` hashes all (about 1 s per 2 GB here).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from slm.core.config import Config
+from slm.core.console import say, size
+from slm.core.errors import DamagedError, UserError, is_disk_full
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+SMALL_FILE_BYTES = 64 << 20
+RECORDED_LIBRARIES = ("torch", "numpy", "sentencepiece", "tokenizers", "transformers", "pyarrow", "safetensors")
+
+Verify = Literal["small", "full"]
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A complete artifact on disk."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        return str(self.manifest["kind"])
+
+    @property
+    def key(self) -> str:
+        return str(self.manifest["key"])
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        return dict(self.manifest["counts"])
+
+    @property
+    def section(self) -> dict[str, Any]:
+        return dict(self.manifest["section"])
+
+    def file(self, name: str) -> Path:
+        """The path of one of the artifact's files; a name the manifest does not list is an error."""
+        if name not in self.manifest["files"]:
+            raise UserError(f"{self.path} ({self.kind}) has no file {name}; it has {', '.join(self.manifest['files'])}")
+        return self.path / name
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """Everything that an artifact is made from. `inputs` are facts from outside: files read, versions."""
+
+    kind: str
+    config: Config
+    parents: Mapping[str, Artifact] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def ingredients(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "format_version": FORMAT_VERSION,
+            "settings": self.config.identity(),
+            "parents": {name: parent.fingerprint for name, parent in self.parents.items()},
+            "inputs": json.loads(json.dumps(self.inputs, sort_keys=True, default=str)),
+            "seed": self.seed,
+        }
+
+    @property
+    def key(self) -> str:
+        return _digest(self.ingredients())
+
+
+@dataclass(slots=True)
+class Draft:
+    """An artifact in the making: write files below `path`, put figures into `counts`."""
+
+    path: Path
+    counts: dict[str, Any] = field(default_factory=dict)
+
+
+def make(path: Path, spec: Spec, build: Callable[[Draft], None], *, redo: bool = False) -> Artifact:
+    """The artifact at `path`: the one that is there if it matches `spec`, else the one `build` writes.
+
+    One made from something else is refused with the differences, or replaced if `redo`.
+    """
+    existing = find(path, spec, redo=redo)
+    if existing is not None:
+        say(f"{spec.kind}: up to date in {path} ({existing.fingerprint[:12]})")
+        return existing
+    with create(path, spec) as draft:
+        build(draft)
+    artifact = open_artifact(path, spec.kind)
+    total = sum(record["size_bytes"] for record in artifact.manifest["files"].values())
+    say(f"{spec.kind}: wrote {path} ({size(total)}, {artifact.fingerprint[:12]})")
+    return artifact
+
+
+def find(path: Path, spec: Spec, *, redo: bool = False) -> Artifact | None:
+    """The artifact at `path` if it was made from exactly `spec`; None if there is none (or `redo`)."""
+    if not path.exists():
+        return None
+    if not (path / MANIFEST).exists():
+        raise UserError(
+            f"{path} exists but holds no {MANIFEST}, so it is not an artifact; move it away or choose another run="
+        )
+    try:
+        existing = open_artifact(path, spec.kind)
+    except UserError:
+        if redo:
+            return None
+        raise
+    if existing.key == spec.key:
+        return existing
+    if redo:
+        return None
+    changes = differences(existing.manifest["ingredients"], spec.ingredients())
+    raise UserError(
+        f"{path} was made by another recipe or from other data ({'; '.join(changes)}); "
+        "choose another run=NAME to keep it, or add redo=true to replace it"
+    )
+
+
+@contextlib.contextmanager
+def create(path: Path, spec: Spec) -> Iterator[Draft]:
+    """Write an artifact beside `path` and put it there in one rename when the block ends well.
+
+    If the block raises, what it wrote is deleted and what was at `path` before is untouched.
+    """
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(path)
+    draft = Draft(path.with_name(f"{path.name}.tmp-{os.getpid()}"))
+    draft.path.mkdir()
+    try:
+        yield draft
+        _seal(draft, spec, path)
+        _replace(draft.path, path)
+    except BaseException as error:
+        shutil.rmtree(draft.path, ignore_errors=True)
+        if is_disk_full(error):
+            raise UserError(
+                f"the disk filled up while writing {path} ({size(shutil.disk_usage(path.parent).free)} free); "
+                "nothing was published and earlier artifacts are intact: free some space, or point runs_dir elsewhere, "
+                "and run the same command again"
+            ) from error
+        raise
+
+
+def open_artifact(path: Path, kind: str | None = None, *, verify: Verify = "small") -> Artifact:
+    """Read and check the artifact at `path`.
+
+    Raises `UserError` where there is none or it is of another kind, `DamagedError` where a file is
+    missing, truncated or changed.
+    """
+    manifest_path = path / MANIFEST
+    what = kind or "artifact"
+    if not manifest_path.is_file():
+        raise UserError(f"there is no {what} in {path} (no {MANIFEST}); make it first, or correct the path")
+    manifest = _read_manifest(manifest_path)
+    if kind is not None and manifest["kind"] != kind:
+        raise UserError(f"{path} holds a {manifest['kind']}, but a {kind} is needed here; correct the path")
+    for name, record in manifest["files"].items():
+        _check_file(path / name, record, verify)
+    return Artifact(path, manifest)
+
+
+def require_parent(child: Artifact, name: str, parent: Artifact) -> None:
+    """Refuse `child` unless it was made from exactly `parent`."""
+    recorded = child.manifest["parents"].get(name, {}).get("fingerprint", "none")
+    if recorded != parent.fingerprint:
+        raise UserError(
+            f"{child.path} ({child.kind}) was made from {name} {recorded[:12]}, but {parent.path} is "
+            f"{parent.fingerprint[:12]}; point artifacts.{name} at the one it was made from, or make the "
+            f"{child.kind} again with redo=true"
+        )
+
+
+def lineage(path: Path) -> list[tuple[int, Artifact | str]]:
+    """The artifact that holds `path` and all that it was made from, as (depth, artifact) from the top.
+
+    A parent that is gone or no longer the recorded one appears as a sentence instead.
+    """
+    start = path if path.is_dir() else path.parent
+    while not (start / MANIFEST).is_file():
+        if start == start.parent or start == Path():
+            raise UserError(f"{path} lies in no artifact (no {MANIFEST} in it or above it); give a path inside a run")
+        start = start.parent
+    chain: list[tuple[int, Artifact | str]] = []
+    _ascend(open_artifact(start), 0, chain)
+    return chain
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Readable differences of two JSON values, as `dotted.key: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [
+            line
+            for key in keys
+            for line in differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
+        ]
+    if old == new:
+        return []
+    return [f"{prefix.removeprefix('settings.')}: {_short(old)} -> {_short(new)}"]
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fsync_directory(path: Path) -> None:
+    """Flush a directory's entries, so that a rename or a new file in it survives a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a small text file so that a reader sees the old content or the new, never a part."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+    fsync_directory(path.parent)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Delete drafts of `path` whose process is gone; put back what a killed replacement had set aside."""
+    for leftover in path.parent.glob(f"{path.name}.tmp-*"):
+        if not _alive(leftover.name.rpartition("-")[2]):
+            shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in path.parent.glob(f"{path.name}.old-*"):
+        if path.exists():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.rename(path)
+
+
+def _seal(draft: Draft, spec: Spec, final: Path) -> None:
+    files = {}
+    for file in sorted(draft.path.rglob("*")):
+        if file.is_file():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+            name = file.relative_to(draft.path).as_posix()
+            files[name] = {"sha256": file_sha256(file), "size_bytes": file.stat().st_size}
+    for directory in sorted((d for d in draft.path.rglob("*") if d.is_dir()), reverse=True):
+        fsync_directory(directory)
+    ingredients = spec.ingredients()
+    manifest = {
+        "kind": spec.kind,
+        "format_version": FORMAT_VERSION,
+        "key": _digest(ingredients),
+        "fingerprint": _digest({"key": _digest(ingredients), "files": files}),
+        "files": files,
+        "parents": {
+            name: {
+                "fingerprint": parent.fingerprint,
+                "kind": parent.kind,
+                "path": os.path.relpath(parent.path.absolute(), final),
+            }
+            for name, parent in spec.parents.items()
+        },
+        "counts": draft.counts,
+        "section": spec.config.resolved(),
+        "ingredients": ingredients,
+        "seed": spec.seed,
+        "versions": library_versions(),
+        "git_commit": git_commit(),
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+    }
+    write_atomically(draft.path / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
+
+
+def _replace(draft: Path, path: Path) -> None:
+    aside = path.with_name(f"{path.name}.old-{os.getpid()}")
+    if path.exists():
+        path.rename(aside)
+    draft.rename(path)
+    fsync_directory(path.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    required = ("kind", "format_version", "key", "fingerprint", "files", "parents", "counts", "section", "ingredients")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        missing = [name for name in required if name not in manifest]
+    except (ValueError, TypeError) as error:
+        raise DamagedError(f"{path} is not readable as a manifest ({error}); make the artifact again") from error
+    if missing:
+        raise DamagedError(f"{path} lacks {', '.join(missing)}; make the artifact again")
+    if manifest["format_version"] != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format version {manifest['format_version']}, this slm reads {FORMAT_VERSION}; "
+            "make the artifact again"
+        )
+    expected = _digest({"key": _digest(manifest["ingredients"]), "files": manifest["files"]})
+    if manifest["fingerprint"] != expected:
+        raise DamagedError(f"{path} was changed after it was written (fingerprint mismatch); make the artifact again")
+    return dict(manifest)
+
+
+def _check_file(path: Path, record: Mapping[str, Any], verify: Verify) -> None:
+    way_out = "delete the artifact's folder and run the same command again"
+    if not path.is_file():
+        raise DamagedError(f"{path} is missing although its manifest lists it; {way_out}")
+    found, expected = path.stat().st_size, record["size_bytes"]
+    if found != expected:
+        raise DamagedError(f"{path} is damaged: {found:,} bytes found, {expected:,} in its manifest; {way_out}")
+    if (verify == "full" or expected <= SMALL_FILE_BYTES) and file_sha256(path) != record["sha256"]:
+        raise DamagedError(f"{path} is damaged: its sha256 is not the one in its manifest; {way_out}")
+
+
+def _ascend(artifact: Artifact, depth: int, chain: list[tuple[int, Artifact | str]]) -> None:
+    chain.append((depth, artifact))
+    for name, parent in artifact.manifest["parents"].items():
+        path = Path(os.path.normpath(artifact.path / parent["path"]))
+        try:
+            found = open_artifact(path)
+        except UserError as error:
+            chain.append((depth + 1, f"{name} {parent['fingerprint'][:12]}: not there ({error})"))
+            continue
+        if found.fingerprint != parent["fingerprint"]:
+            sentence = f"{name} {parent['fingerprint'][:12]}: {path} is now {found.fingerprint[:12]}"
+            chain.append((depth + 1, sentence))
+            continue
+        _ascend(found, depth + 1, chain)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@functools.cache
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that can change a result."""
+    versions = {"python": platform.python_version()}
+    for name in RECORDED_LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+@functools.cache
+def git_commit() -> str:
+    """The commit of the source tree this package runs from, with `-dirty`; "unknown" outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = _git(here, "rev-parse", "HEAD")
+        tracked = _git(here, "ls-files", "--error-unmatch", str(Path(__file__)))
+        dirty = _git(here, "status", "--porcelain", "--untracked-files=no") if tracked else ""
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{commit}-dirty" if dirty else commit
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=directory, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

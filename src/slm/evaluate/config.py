@@ -1,0 +1,22 @@
+"""Which numbers to take of a trained model."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from slm.core.config import Config, neutral
+
+
+class EvaluateConfig(Config):
+    """Model to numbers."""
+
+    context_tokens: int = Field(0, ge=0)
+    """Window for scoring held-out documents; 0 takes the row length trained at."""
+    stride_tokens: int = Field(0, ge=0)
+    """Step of the window; 0 takes half of it, so each token sees at least half a window."""
+    max_documents: int = Field(0, ge=0)
+    """Held-out documents to score; 0 scores all."""
+    golden: str = ""
+    """A JSON Lines table of golden prompts that the model must pass; empty skips it."""
+    batch_tokens: int = neutral(16_384, ge=1)
+    """Positions scored in one forward pass."""

@@ -1,0 +1,67 @@
+"""Shape of the decoder; every configuration maps to a Hugging Face and to a llama.cpp architecture."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from slm.core.config import Config, neutral
+
+
+class RopeScaling(Config):
+    """Stretching of rotary positions beyond the length trained at."""
+
+    kind: Literal["linear", "llama3"]
+    """`linear` divides positions by `factor`; `llama3` stretches only the low frequencies (Llama 3.1)."""
+    factor: float = Field(gt=1)
+    """How much longer the context becomes."""
+    low_freq_factor: float = Field(1.0, gt=0)
+    """llama3: wavelengths above original_max_seq_len / this are stretched fully."""
+    high_freq_factor: float = Field(4.0, gt=0)
+    """llama3: wavelengths below original_max_seq_len / this are left alone."""
+    original_max_seq_len: int = Field(8192, ge=1)
+    """llama3: the length that the model was trained at."""
+
+
+class ModelConfig(Config):
+    """A Llama-family decoder: RMSNorm, SwiGLU, rotary positions, grouped-query attention."""
+
+    vocab_size: int = Field(2048, ge=2)
+    """Rows of the embedding; equals tokenizer.vocab_size."""
+    width: int = Field(256, ge=8)
+    """Residual stream (Hugging Face: hidden_size)."""
+    layers: int = Field(4, ge=1)
+    """Blocks."""
+    heads: int = Field(4, ge=1)
+    """Query heads."""
+    kv_heads: int = Field(2, ge=1)
+    """Key and value heads; heads must be a multiple."""
+    head_dim: int = Field(64, ge=2)
+    """Width of a head; even."""
+    ffn_width: int = Field(768, ge=8)
+    """Inner width of the SwiGLU (intermediate_size)."""
+    max_seq_len: int = Field(512, ge=8)
+    """Longest context that the model is meant for."""
+    rope_theta: float = Field(10_000.0, gt=0)
+    """Base of the rotary frequencies."""
+    rope_scaling: RopeScaling | None = None
+    """Stretching of positions, or none."""
+    norm_eps: float = Field(1e-5, gt=0)
+    """Added to the mean square in RMSNorm."""
+    qk_norm: bool = False
+    """RMSNorm on each query and key head; exports as Qwen3 instead of Llama."""
+    tie_embeddings: bool = True
+    """One matrix serves as embedding and as output head."""
+    sliding_window: int = Field(0, ge=0)
+    """Attend to at most this many tokens back, itself included; 0 attends to all."""
+    attention: Literal["auto", "sdpa", "flash_attn"] = neutral("auto")
+    """Backend; auto takes flash_attn on a GPU that has it, else torch's SDPA."""
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> ModelConfig:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim ({self.head_dim}) must be even for rotary positions")
+        return self

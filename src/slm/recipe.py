@@ -1,0 +1,226 @@
+"""The one frozen `Recipe` that every stage receives, and the rules between its sections.
+
+In: plain dictionaries from YAML and the command line (see `compose.py`). Out: a `Recipe`, or every
+problem at once. Importing this module imports each package's `config.py` and nothing heavy: it works
+without torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from slm.core.artifact import Artifact, open_artifact
+from slm.core.config import Config
+from slm.core.errors import ProblemsError
+from slm.corpus.config import CorpusConfig
+from slm.evaluate.config import EvaluateConfig
+from slm.export.config import ExportConfig
+from slm.model.config import ModelConfig
+from slm.objective.config import ObjectiveConfig
+from slm.report.config import ReportConfig
+from slm.serve.config import ServeConfig
+from slm.shards.config import ShardsConfig
+from slm.tokenizer.config import TokenizerConfig
+from slm.train.config import TrainConfig
+
+Stage = Literal["corpus", "tokenizer", "shards", "train", "evaluate", "export", "serve", "report"]
+STAGES: tuple[Stage, ...] = typing.get_args(Stage)
+
+
+class ArtifactPaths(Config):
+    """Artifacts taken from elsewhere instead of made in this run."""
+
+    corpus: str = ""
+    """Folder of a corpus."""
+    tokenizer: str = ""
+    """Folder of a tokenizer."""
+    shards: str = ""
+    """Folder of shards."""
+    train: str = ""
+    """Folder of a checkpoint, or of a train stage, whose newest checkpoint is taken."""
+
+
+class Recipe(Config):
+    """A whole run: sections in the order in which the data meets them."""
+
+    run: str = Field("quickstart", pattern=r"^[A-Za-z0-9][A-Za-z0-9._=,/+-]*$")
+    """Name of the run; its artifacts lie in runs_dir/run."""
+    runs_dir: str = "runs"
+    """Folder of all runs."""
+    seed: int = Field(1234, ge=0)
+    """The seed from which every other is derived."""
+    redo: bool = False
+    """Replace artifacts that were made from other settings, instead of refusing."""
+    verify: Literal["small", "full"] = "small"
+    """Hash files up to 64 MiB when reading an artifact, or all."""
+    start: Stage = "corpus"
+    """First stage of a pipeline (`from=` on the command line)."""
+    stop: Stage = "report"
+    """Last stage of a pipeline (`to=` on the command line)."""
+    artifacts: ArtifactPaths = ArtifactPaths()
+    corpus: CorpusConfig = CorpusConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    shards: ShardsConfig = ShardsConfig()
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    export: ExportConfig = ExportConfig()
+    serve: ServeConfig = ServeConfig()
+    report: ReportConfig = ReportConfig()
+
+    def folder(self, stage: Stage) -> Path:
+        """Where a stage's artifact lies: in the run, unless `artifacts` names another place."""
+        elsewhere = getattr(self.artifacts, stage, "")
+        return Path(elsewhere) if elsewhere else Path(self.runs_dir) / self.run / stage
+
+    def artifact(self, stage: Stage) -> Artifact:
+        """The finished artifact of an earlier stage; `UserError` with the way out where it is missing."""
+        return open_artifact(self.folder(stage), stage, verify=self.verify)
+
+
+def build_recipe(values: Mapping[str, Any]) -> Recipe:
+    """Validate plain values into a `Recipe`; raises `ProblemsError` with every problem at once."""
+    problems: list[str] = []
+    sections: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in Recipe.model_fields:
+            problems.append(_unknown((name,), Recipe))
+            continue
+        kind = Recipe.model_fields[name].annotation
+        if isinstance(kind, type) and issubclass(kind, Config):
+            try:
+                sections[name] = kind.model_validate(value)
+            except ValidationError as error:
+                problems += _readable(error, (name,), kind)
+        else:
+            sections[name] = value
+    try:
+        recipe = Recipe.model_validate(sections)
+    except ValidationError as error:
+        problems += _readable(error, (), Recipe)
+        sound = {name: value for name, value in sections.items() if isinstance(value, Config)}
+        recipe = Recipe(**sound)
+    broken = {problem.split(":")[0].split(".")[0] for problem in problems}
+    problems += [text for needs, rule in RULES if not broken & needs for text in rule(recipe)]
+    if problems:
+        raise ProblemsError(problems)
+    return recipe
+
+
+def _rows_fit_model(recipe: Recipe) -> Iterator[str]:
+    if recipe.shards.seq_len > recipe.model.max_seq_len:
+        yield (
+            f"shards.seq_len ({recipe.shards.seq_len:,}) must not exceed model.max_seq_len "
+            f"({recipe.model.max_seq_len:,}); lower it or pick a longer model"
+        )
+
+
+def _vocabularies_agree(recipe: Recipe) -> Iterator[str]:
+    if recipe.tokenizer.vocab_size != recipe.model.vocab_size:
+        yield (
+            f"model.vocab_size ({recipe.model.vocab_size:,}) must equal tokenizer.vocab_size "
+            f"({recipe.tokenizer.vocab_size:,}); set both to the same number"
+        )
+
+
+def _steps_are_whole(recipe: Recipe) -> Iterator[str]:
+    micro = recipe.train.micro_batch_rows * recipe.shards.seq_len
+    if recipe.train.batch_tokens % micro:
+        yield (
+            f"train.batch_tokens ({recipe.train.batch_tokens:,}) must be a multiple of train.micro_batch_rows x "
+            f"shards.seq_len ({recipe.train.micro_batch_rows} x {recipe.shards.seq_len:,} = {micro:,}); "
+            f"the nearest is {max(1, round(recipe.train.batch_tokens / micro)) * micro:,}"
+        )
+
+
+def _weights_name_sources(recipe: Recipe) -> Iterator[str]:
+    names = [source.name or source.kind for source in recipe.corpus.sources]
+    for name in {name for name in names if names.count(name) > 1}:
+        yield f"corpus.sources: two sources are named {name}; give each a name of its own"
+    if recipe.shards.weights and set(recipe.shards.weights) != set(names):
+        given = ", ".join(recipe.shards.weights)
+        yield f"shards.weights ({given}) must name exactly the sources of the corpus ({', '.join(names)})"
+
+
+def _context_fits(recipe: Recipe) -> Iterator[str]:
+    context, stride = recipe.evaluate.context_tokens, recipe.evaluate.stride_tokens
+    if context > recipe.model.max_seq_len:
+        yield (
+            f"evaluate.context_tokens ({context:,}) must not exceed model.max_seq_len "
+            f"({recipe.model.max_seq_len:,}); lower it or pick a longer model"
+        )
+    if stride > (context or recipe.shards.seq_len):
+        yield f"evaluate.stride_tokens ({stride:,}) must not exceed the window ({context or recipe.shards.seq_len:,})"
+
+
+def _stages_in_order(recipe: Recipe) -> Iterator[str]:
+    if STAGES.index(recipe.start) > STAGES.index(recipe.stop):
+        yield f"from={recipe.start} comes after to={recipe.stop}; the order is {' -> '.join(STAGES)}"
+
+
+RULES: tuple[tuple[frozenset[str], Callable[[Recipe], Iterator[str]]], ...] = (
+    (frozenset({"shards", "model"}), _rows_fit_model),
+    (frozenset({"tokenizer", "model"}), _vocabularies_agree),
+    (frozenset({"train", "shards"}), _steps_are_whole),
+    (frozenset({"corpus", "shards"}), _weights_name_sources),
+    (frozenset({"evaluate", "model", "shards"}), _context_fits),
+    (frozenset({"start", "stop"}), _stages_in_order),
+)
+
+
+def known_keys(config: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of the schema, sections included."""
+    for name, field in config.model_fields.items():
+        yield f"{prefix}{name}"
+        nested = _config_of(field.annotation)
+        if nested is not None:
+            yield from known_keys(nested, f"{prefix}{name}.")
+
+
+def _readable(error: ValidationError, prefix: tuple[str, ...], config: type[BaseModel]) -> list[str]:
+    problems = []
+    for item in error.errors():
+        location = (*prefix, *map(str, item["loc"]))
+        if item["type"] == "extra_forbidden":
+            problems.append(_unknown(location, config))
+            continue
+        message = item["msg"].removeprefix("Value error, ")
+        found = "" if isinstance(item["input"], dict | Config) else f", found {item['input']!r}"
+        problems.append(f"{'.'.join(location)}: {message[0].lower()}{message[1:]}{found}")
+    return problems
+
+
+def _unknown(location: tuple[str, ...], config: type[BaseModel]) -> str:
+    """`model.layres: no such key; did you mean layers?`, or where else the key exists."""
+    dotted, name = ".".join(location), location[-1]
+    parent = ".".join(part for part in location[:-1] if not part.isdigit())
+    siblings = [key.removeprefix(f"{parent}.") for key in known_keys() if key.rpartition(".")[0] == parent]
+    near = difflib.get_close_matches(name, siblings, 1, 0.6)
+    if near:
+        return f"{dotted}: no such key; did you mean {near[0]}?"
+    below = {key.rpartition(".")[2]: key for key in known_keys() if key.startswith(f"{location[0]}.")}
+    anywhere = {key.rpartition(".")[2]: key for key in known_keys()} if len(location) == 1 else below
+    near = difflib.get_close_matches(name, list(anywhere), 1, 0.75)
+    if near:
+        return f"{dotted}: no such key; did you mean {anywhere[near[0]]}?"
+    return f"{dotted}: no such key; here are {', '.join(siblings)}"
+
+
+def _config_of(annotation: Any) -> type[BaseModel] | None:
+    """The config class inside `X`, `X | None`, `tuple[X, ...]` or `list[X]`, if any."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) in (typing.Union, tuple, list):
+        for argument in typing.get_args(annotation):
+            found = _config_of(argument)
+            if found is not None:
+                return found
+    return None

@@ -1,0 +1,22 @@
+"""Shape of the vocabulary."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from slm.core.config import Config, neutral
+
+
+class TokenizerConfig(Config):
+    """Documents to a frozen SentencePiece model."""
+
+    vocab_size: int = Field(2048, ge=320, le=1_000_000)
+    """Ids in all: 256 bytes, control tokens and learned pieces."""
+    sample_bytes: int = Field(100_000_000, ge=1_000)
+    """How much training text the vocabulary is learned from, in UTF-8 bytes."""
+    split_digits: bool = True
+    """Every digit is a token of its own, which small models need for arithmetic."""
+    whitespace_pieces: bool = True
+    """Allow pieces made only of spaces, so that an indentation is one token."""
+    threads: int = neutral(2, ge=1)
+    """Threads for training and encoding."""
