@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from slm.core.config import Config
 from slm.core.errors import EXIT_FAILED, EXIT_INTERRUPTED, ProblemsError, UserError, is_disk_full
 from slm.recipe import Recipe, build_recipe, known_keys
 
@@ -110,7 +111,8 @@ def guarded(work: Callable[[], object]) -> None:
         if not is_disk_full(error):
             raise
         _leave(
-            EXIT_FAILED, f"error: the disk is full ({error.filename or error}); free some space and run the same command"
+            EXIT_FAILED,
+            f"error: the disk is full ({error.filename or error}); free some space and run the same command",
         )
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -130,7 +132,7 @@ def prepare_overrides(arguments: Sequence[str], shortcuts: Mapping[str, str] | N
     for argument in arguments:
         key, equals, value = argument.partition("=")
         key = words.get(key, key)
-        if not equals or key.startswith(("-", "+", "~")) or key.startswith("hydra"):
+        if not equals or key.startswith(("-", "+", "~", "hydra")):
             prepared.append(argument)
         elif key == "recipe":
             _check_choice("recipe", value, list(recipe_files()))
@@ -186,7 +188,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}; correct it") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} must hold keys and values, found {type(content).__name__}; see recipes/README.md")
-    return content
+    return {str(key): value for key, value in content.items()}
 
 
 def explain(arguments: Sequence[str]) -> str:
@@ -205,7 +207,7 @@ def explain(arguments: Sequence[str]) -> str:
     default: Any = Recipe()
     text = ""
     for part in key.split("."):
-        text = type(value).model_fields[part].description or "" if isinstance(value, Recipe.__mro__[1]) else ""
+        text = (type(value).model_fields[part].description or "") if isinstance(value, Config) else ""
         value, default = getattr(value, part, None), getattr(default, part, None)
     lines = [f"{key} = {_shown(value)}", f"  from {_provenance(key, overrides)}"]
     if _shown(default) != _shown(value):
@@ -255,7 +257,8 @@ def _parents(key: str) -> list[str]:
 def _shown(value: Any) -> str:
     if hasattr(value, "model_dump"):
         value = value.model_dump(mode="json")
-    return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n...\n").strip()
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+    return text.removesuffix("\n...\n").strip()
 
 
 def _check_choice(key: str, value: str, known: list[str]) -> None:
@@ -282,7 +285,7 @@ def _numbered(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _terminated(number: int, frame: object) -> None:
+def _terminated(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from slm.core.artifact import Artifact, open_artifact
+from slm.core.artifact import Artifact, newest, open_artifact
 from slm.core.config import Config
 from slm.core.errors import ProblemsError
 from slm.corpus.config import CorpusConfig
@@ -83,7 +83,7 @@ class Recipe(Config):
 
     def artifact(self, stage: Stage) -> Artifact:
         """The finished artifact of an earlier stage; `UserError` with the way out where it is missing."""
-        return open_artifact(self.folder(stage), stage, verify=self.verify)
+        return open_artifact(newest(self.folder(stage)), stage, verify=self.verify)
 
 
 def build_recipe(values: Mapping[str, Any]) -> Recipe:
@@ -92,20 +92,20 @@ def build_recipe(values: Mapping[str, Any]) -> Recipe:
     sections: dict[str, Any] = {}
     for name, value in values.items():
         if name not in Recipe.model_fields:
-            problems.append(_unknown((name,), Recipe))
+            problems.append(_unknown((name,)))
             continue
         kind = Recipe.model_fields[name].annotation
         if isinstance(kind, type) and issubclass(kind, Config):
             try:
                 sections[name] = kind.model_validate(value)
             except ValidationError as error:
-                problems += _readable(error, (name,), kind)
+                problems += _readable(error, (name,))
         else:
             sections[name] = value
     try:
         recipe = Recipe.model_validate(sections)
     except ValidationError as error:
-        problems += _readable(error, (), Recipe)
+        problems += _readable(error, ())
         sound = {name: value for name, value in sections.items() if isinstance(value, Config)}
         recipe = Recipe(**sound)
     broken = {problem.split(":")[0].split(".")[0] for problem in problems}
@@ -185,12 +185,12 @@ def known_keys(config: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[s
             yield from known_keys(nested, f"{prefix}{name}.")
 
 
-def _readable(error: ValidationError, prefix: tuple[str, ...], config: type[BaseModel]) -> list[str]:
+def _readable(error: ValidationError, prefix: tuple[str, ...]) -> list[str]:
     problems = []
     for item in error.errors():
         location = (*prefix, *map(str, item["loc"]))
         if item["type"] == "extra_forbidden":
-            problems.append(_unknown(location, config))
+            problems.append(_unknown(location))
             continue
         message = item["msg"].removeprefix("Value error, ")
         found = "" if isinstance(item["input"], dict | Config) else f", found {item['input']!r}"
@@ -198,7 +198,7 @@ def _readable(error: ValidationError, prefix: tuple[str, ...], config: type[Base
     return problems
 
 
-def _unknown(location: tuple[str, ...], config: type[BaseModel]) -> str:
+def _unknown(location: tuple[str, ...]) -> str:
     """`model.layres: no such key; did you mean layers?`, or where else the key exists."""
     dotted, name = ".".join(location), location[-1]
     parent = ".".join(part for part in location[:-1] if not part.isdigit())

@@ -34,6 +34,7 @@ from slm.core.console import say, size
 from slm.core.errors import DamagedError, UserError, is_disk_full
 
 MANIFEST = "manifest.json"
+LATEST = "latest"
 FORMAT_VERSION = 1
 SMALL_FILE_BYTES = 64 << 20
 RECORDED_LIBRARIES = ("torch", "numpy", "sentencepiece", "tokenizers", "transformers", "pyarrow", "safetensors")
@@ -232,6 +233,12 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     if old == new:
         return []
     return [f"{prefix.removeprefix('settings.')}: {_short(old)} -> {_short(new)}"]
+
+
+def newest(folder: Path) -> Path:
+    """The artifact that the text file `latest` in `folder` names, or `folder` itself where there is none."""
+    pointer = folder / LATEST
+    return folder / pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else folder
 
 
 def file_sha256(path: Path) -> str:
