@@ -1,1 +1,1 @@
-"""model"""
+"""The decoder: attention, rope, norm, mlp, block, transformer, cache, and its way to and from files."""

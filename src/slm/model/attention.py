@@ -1,0 +1,121 @@
+"""Grouped-query attention within documents: which token sees which, decided once per forward.
+
+A token sees itself and earlier tokens of its own document, at most `sliding_window` of them. Padding
+(document -1) is a document of its own, so no row attends to nothing and nothing becomes NaN.
+
+`plan` decides once per forward what all layers share: nothing but `causal` where every row is one
+document (torch then skips what lies above the diagonal), otherwise an additive mask in the type of the
+queries. Handing SDPA a boolean mask would make it build the same additive mask again in every layer.
+
+Shapes: B rows, T new tokens, K keys, H heads, G key/value heads, D head_dim; x_BTW is the residual stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from slm.model.cache import KVCache
+from slm.model.config import ModelConfig
+from slm.model.norm import RMSNorm
+from slm.model.rope import Rotation, rotate
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one forward attends; made once, shared by all layers."""
+
+    causal: bool = True
+    """Every query sees all keys up to its own place, and nothing else has to be masked."""
+    mask_BTK: Tensor | None = None
+    """0 where a query sees a key, -inf where not; [B or 1, 1, T, K]."""
+    first_slot: int = 0
+    """With a cache: the first slot that any query sees."""
+
+
+def plan(
+    config: ModelConfig,
+    num_tokens: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    documents_BT: Tensor | None = None,
+    cache: KVCache | None = None,
+) -> Plan:
+    """Decide how `num_tokens` new tokens a row attend to themselves and to what `cache` holds."""
+    start = cache.length if cache is not None else 0
+    stop, window = start + num_tokens, config.sliding_window
+    first_slot = max(0, start - window + 1) if window else 0
+    keys_BK = documents_BT
+    if cache is not None:
+        keys_BK = cache.documents_BS[:, first_slot:stop] if cache.packed else None
+    windowed = bool(window) and stop - first_slot > window
+    if (keys_BK is None or _one_document(keys_BK)) and not windowed:
+        if num_tokens == 1:
+            return Plan(causal=False, first_slot=first_slot)
+        if start == 0:
+            return Plan()
+    sees_BTK = visible(keys_BK, num_tokens, stop - first_slot, window, device)
+    mask_BTK = torch.zeros(sees_BTK.shape, dtype=dtype, device=device).masked_fill_(~sees_BTK, float("-inf"))
+    return Plan(causal=False, mask_BTK=mask_BTK.unsqueeze(1), first_slot=first_slot)
+
+
+def visible(documents_BK: Tensor | None, num_queries: int, num_keys: int, window: int, device: torch.device) -> Tensor:
+    """Which key each of the last `num_queries` tokens sees, boolean [B or 1, num_queries, num_keys]."""
+    keys_K = torch.arange(num_keys, device=device)
+    queries_T = keys_K[num_keys - num_queries :, None]
+    sees_TK = keys_K <= queries_T
+    if window:
+        sees_TK &= keys_K > queries_T - window
+    if documents_BK is None:
+        return sees_TK.unsqueeze(0)
+    return sees_TK & (documents_BK[:, num_keys - num_queries :, None] == documents_BK[:, None, :])
+
+
+def _one_document(documents_BK: Tensor) -> bool:
+    """Whether every row is one document. Asked on CPU only: elsewhere the answer would stall the device."""
+    return documents_BK.device.type == "cpu" and bool((documents_BK == documents_BK[:, :1]).all())
+
+
+class Attention(nn.Module):
+    """Causal self-attention with rotary positions and, by option, RMSNorm on queries and keys."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim, self.layer = config.heads, config.kv_heads, config.head_dim, layer
+        self.q = nn.Linear(config.width, config.heads * config.head_dim, bias=False)
+        self.k = nn.Linear(config.width, config.kv_heads * config.head_dim, bias=False)
+        self.v = nn.Linear(config.width, config.kv_heads * config.head_dim, bias=False)
+        self.o = nn.Linear(config.heads * config.head_dim, config.width, bias=False)
+        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+
+    def forward(self, x_BTW: Tensor, rotation: Rotation, how: Plan, cache: KVCache | None = None) -> Tensor:
+        """[B, T, width] to [B, T, width]."""
+        q_BTHD = self.q(x_BTW).unflatten(-1, (self.heads, self.head_dim))
+        k_BTGD = self.k(x_BTW).unflatten(-1, (self.kv_heads, self.head_dim))
+        v_BTGD = self.v(x_BTW).unflatten(-1, (self.kv_heads, self.head_dim))
+        if self.q_norm is not None and self.k_norm is not None:
+            q_BTHD, k_BTGD = self.q_norm(q_BTHD), self.k_norm(k_BTGD)
+        q_BTHD, k_BTGD = rotate(q_BTHD, rotation), rotate(k_BTGD, rotation)
+        if cache is not None:
+            k_BTGD, v_BTGD = cache.store(self.layer, k_BTGD, v_BTGD, how.first_slot)
+            k_BTGD, v_BTGD = k_BTGD.to(q_BTHD.dtype), v_BTGD.to(q_BTHD.dtype)
+        out_BTHD = attend(q_BTHD, k_BTGD, v_BTGD, how)
+        out: Tensor = self.o(out_BTHD.flatten(2))
+        return out
+
+
+def attend(q_BTHD: Tensor, k_BKGD: Tensor, v_BKGD: Tensor, how: Plan) -> Tensor:
+    """Softmax attention of each query over the keys that `how` lets it see, [B, T, H, D]."""
+    out_BHTD = functional.scaled_dot_product_attention(
+        q_BTHD.transpose(1, 2),
+        k_BKGD.transpose(1, 2),
+        v_BKGD.transpose(1, 2),
+        attn_mask=how.mask_BTK,
+        is_causal=how.causal,
+        enable_gqa=q_BTHD.shape[2] != k_BKGD.shape[2],
+    )
+    return out_BHTD.transpose(1, 2)
