@@ -1,0 +1,120 @@
+"""The console command `slm`: one word a stage, and a few that look at what is there."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from slm import __version__
+from slm.compose import explain, guarded, read_yaml, recipe_files
+from slm.core.artifact import Artifact, lineage
+from slm.core.console import say, size
+from slm.core.errors import ProblemsError
+from slm.recipe import STAGES
+
+RUNNABLE = {
+    "pipeline": "run a recipe's stages in order",
+    "corpus": "text to clean documents",
+    "tokenizer": "documents to a frozen vocabulary",
+    "shards": "documents to token-packed rows",
+    "train": "rows to a model, resumable to the token",
+    "evaluate": "model to numbers beside their baselines",
+    "export": "model to Hugging Face and GGUF files, each proved",
+    "serve": "answers of the exported model, by llama.cpp",
+    "report": "one HTML page about the run",
+    "generate": "continue a prompt",
+    "chat": "talk to a model",
+}
+
+
+def main() -> None:
+    """Dispatch `slm WORD ...`."""
+    guarded(lambda: dispatch(sys.argv[1:]))
+
+
+def dispatch(arguments: list[str]) -> None:
+    """Run one command; `ProblemsError` with the known words where it is none."""
+    word, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if word in ("-h", "--help", "help"):
+        say(usage())
+    elif word == "--version":
+        say(f"slm {__version__}")
+    elif word in RUNNABLE:
+        sys.argv = [f"slm {word}", *rest]
+        module = f"slm.{word}.__main__" if word in STAGES else f"slm.{word}"
+        importlib.import_module(module).main()
+    elif word == "explain":
+        say(explain(rest))
+    elif word == "lineage":
+        if len(rest) != 1:
+            raise ProblemsError(["usage: slm lineage PATH, such as runs/quickstart/export/model-f16.gguf"])
+        say(lineage_text(Path(rest[0])))
+    elif word == "recipes":
+        say(recipes_text())
+    else:
+        known = ", ".join([*RUNNABLE, "explain", "lineage", "recipes"])
+        raise ProblemsError([f"slm {word}: no such command; known are {known}"])
+
+
+def usage() -> str:
+    """The help text."""
+    words = {
+        **{f"{name} recipe=NAME [KEY=VALUE ...]": text for name, text in RUNNABLE.items()},
+        "explain recipe=NAME KEY": "a setting's meaning, value and where it came from",
+        "lineage PATH": "what a file was made from, back to the text",
+        "recipes": "the known recipes",
+    }
+    width = max(map(len, words))
+    return "\n".join([f"slm {__version__}", *(f"  slm {name.ljust(width)}  {text}" for name, text in words.items())])
+
+
+def lineage_text(path: Path) -> str:
+    """The chain of artifacts behind `path`, one a line, indented by depth; each is shown in full once."""
+    if not path.exists():
+        raise ProblemsError([f"{path} does not exist; give a file or folder of a run, such as runs/quickstart/export"])
+    lines, shown = [], set()
+    for depth, artifact in lineage(path):
+        indent = "  " * depth
+        if isinstance(artifact, str):
+            lines.append(f"{indent}{artifact}")
+            continue
+        lines.append(f"{indent}{artifact.kind} {artifact.fingerprint[:12]} {artifact.path}{_facts(artifact)}")
+        if artifact.fingerprint not in shown and artifact.kind == "corpus":
+            lines += [f"{indent}  {line}" for line in _sources(artifact)]
+        shown.add(artifact.fingerprint)
+    return "\n".join(lines)
+
+
+def _facts(artifact: Artifact) -> str:
+    total = sum(record["size_bytes"] for record in artifact.manifest["files"].values())
+    made = f", made {artifact.manifest['created_at']} at commit {artifact.manifest['git_commit'][:12]}"
+    return f" ({size(total)}, seed {artifact.manifest['seed']}{made})"
+
+
+def _sources(artifact: Artifact) -> list[str]:
+    return [
+        f"text {name}: {figures['documents']:,} documents, {size(figures['bytes'])}, "
+        f"{figures['licence']}, from {figures['origin']}"
+        for name, figures in artifact.counts["sources"].items()
+    ]
+
+
+def recipes_text() -> str:
+    """The known recipes with the first sentence of their README."""
+    files = recipe_files()
+    width = max(map(len, files))
+    return "\n".join(f"{name.ljust(width)}  {_summary(file)}" for name, file in files.items())
+
+
+def _summary(config: Path) -> str:
+    read_yaml(config)
+    readme = config.with_name("README.md")
+    if not readme.is_file():
+        return ""
+    lines = [line.strip() for line in readme.read_text(encoding="utf-8").splitlines()]
+    return next((line for line in lines if line and not line.startswith("#")), "")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The output head and its cross-entropy in one step, without ever holding all logits.
+
+In: hidden states, the head's weight, target ids. Out: summed cross-entropy and z-loss, differentiable.
+Rows are taken `CHUNK_ROWS` at a time; since the loss is a sum, the gradient of each chunk is known as soon
+as its logits are, so forward computes it at once and keeps only the gradients of hidden states and weight.
+Nothing is computed twice: three matrix products a chunk, as with full logits, but peak memory is
+chunk x vocabulary instead of tokens x vocabulary (16,384 x 32,768 in fp32: 2.1 GB, here 134 MB).
+
+Shape legend: N rows (tokens), D width, V vocabulary, C rows of a chunk.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slm.core.batch import IGNORED
+
+CHUNK_ROWS = 1024
+
+
+def linear_cross_entropy(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, z_loss: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Summed cross-entropy of `hidden @ weight.T` against `targets` plus `z_loss * sum(logsumexp**2)`.
+
+    Returns that sum, through which gradients flow, and the cross-entropy alone, for reporting; both fp32
+    scalars. Targets equal to `IGNORED` count for nothing. Under autocast the products run in its dtype;
+    softmax and sums are in fp32.
+    """
+    dtype = hidden_ND.dtype
+    if torch.is_autocast_enabled(hidden_ND.device.type):
+        dtype = torch.get_autocast_dtype(hidden_ND.device.type)
+    total, nats = _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, z_loss, dtype)
+    return total, nats
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        hidden, weight = hidden_ND.to(dtype), weight_VD.to(dtype)
+        wants_hidden, wants_weight = context.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
+        nats = hidden.new_zeros((), dtype=torch.float32)
+        penalty = hidden.new_zeros((), dtype=torch.float32)
+        for begin in range(0, hidden.shape[0], CHUNK_ROWS):
+            rows = slice(begin, begin + CHUNK_ROWS)
+            targets_C = targets_N[rows]
+            kept_C = targets_C != IGNORED
+            index_C1 = targets_C.clamp_min(0).unsqueeze(1)
+            logits_CV = (hidden[rows] @ weight.T).float()
+            normaliser_C = torch.logsumexp(logits_CV, 1)
+            picked_C = logits_CV.gather(1, index_C1).squeeze(1)
+            nats += torch.where(kept_C, normaliser_C - picked_C, 0.0).sum()
+            penalty += z_loss * torch.where(kept_C, normaliser_C, 0.0).square().sum()
+            if not (wants_hidden or wants_weight):
+                continue
+            # d/dlogits of both terms: softmax * (1 + 2 z logsumexp) - onehot, zero on ignored rows.
+            slope_CV = logits_CV.sub_(normaliser_C.unsqueeze(1)).exp_()
+            slope_CV.mul_(((1.0 + 2.0 * z_loss * normaliser_C) * kept_C).unsqueeze(1))
+            slope_CV.scatter_add_(1, index_C1, -kept_C.to(slope_CV.dtype).unsqueeze(1))
+            slope = slope_CV.to(dtype)
+            if grad_hidden is not None:
+                torch.mm(slope, weight, out=grad_hidden[rows])
+            if grad_weight is not None:
+                grad_weight += slope.T @ hidden[rows]
+        context.save_for_backward(grad_hidden, grad_weight)
+        context.hidden_dtype, context.weight_dtype = hidden_ND.dtype, weight_VD.dtype
+        context.mark_non_differentiable(nats)
+        return nats + penalty, nats
+
+    @staticmethod
+    def backward(context: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight = context.saved_tensors
+        scale = grads[0]
+        if grad_hidden is not None:
+            grad_hidden = (grad_hidden * scale).to(context.hidden_dtype)
+        if grad_weight is not None:
+            grad_weight = (grad_weight * scale).to(context.weight_dtype)
+        return grad_hidden, grad_weight, None, None, None

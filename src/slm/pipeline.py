@@ -1,0 +1,59 @@
+"""`python -m slm.pipeline recipe=NAME [from=STAGE] [to=STAGE]`: the stages in order.
+
+A stage whose artifact already matches the recipe is skipped, in one line that says so.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+
+from slm.compose import command
+from slm.core.artifact import Artifact
+from slm.core.console import duration, say, size
+from slm.recipe import STAGES, Recipe, Stage
+
+
+def run(recipe: Recipe) -> dict[Stage, Artifact]:
+    """Run the recipe's stages from `recipe.start` to `recipe.stop`; returns their artifacts."""
+    began = time.perf_counter()
+    chosen = STAGES[STAGES.index(recipe.start) : STAGES.index(recipe.stop) + 1]
+    artifacts: dict[Stage, Artifact] = {}
+    for number, stage in enumerate(chosen, 1):
+        if getattr(recipe.artifacts, stage, ""):
+            artifacts[stage] = recipe.artifact(stage)
+            say(f"{stage}: taken from {artifacts[stage].path}")
+            continue
+        say(f"[{number}/{len(chosen)}] {stage}")
+        artifacts[stage] = importlib.import_module(f"slm.{stage}").run(recipe)
+    say(f"pipeline: {', '.join(chosen)} in {duration(time.perf_counter() - began)}")
+    for line in whereabouts(recipe):
+        say(line)
+    return artifacts
+
+
+def whereabouts(recipe: Recipe) -> list[str]:
+    """Where the results of a run lie and how to talk to the model; only what exists."""
+    lines = []
+    checkpoint = recipe.folder("train") / "latest"
+    if checkpoint.is_file():
+        lines.append(f"  checkpoint  {checkpoint.parent / checkpoint.read_text(encoding='utf-8').strip()}")
+    export = recipe.folder("export")
+    ggufs = sorted(export.glob("*.gguf"), key=lambda path: path.stat().st_size)
+    lines += [f"  gguf        {path} ({size(path.stat().st_size)})" for path in ggufs]
+    report = recipe.folder("report") / "report.html"
+    if report.is_file():
+        lines.append(f"  report      {report}")
+    if ggufs:
+        lines.append(f"  chat        slm chat serve.model={ggufs[0]}")
+        lines.append(f"  lineage     slm lineage {ggufs[0]}")
+    return lines
+
+
+def main() -> None:
+    """Run a recipe's chain of stages."""
+    command("pipeline", run)
+
+
+if __name__ == "__main__":
+    main()

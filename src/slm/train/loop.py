@@ -1,0 +1,213 @@
+"""The loop. Everything optional is a visible `if due(...)`, in order; saving comes before evaluating.
+
+Position is the loader's global cursor, the learning rate is a function of tokens seen, and the state holds
+everything else that shapes the next step. So a run that was killed anywhere and started again computes
+exactly what the unbroken run does (same machine, same number of threads).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+
+from slm.core.artifact import Artifact, Spec
+from slm.core.batch import Batch
+from slm.core.console import Progress, quantity, say
+from slm.core.errors import UserError
+from slm.model.transformer import Transformer, build
+from slm.objective import build as build_objective
+from slm.objective.loss import Objective
+from slm.recipe import Recipe
+from slm.shards.loader import Loader, collate
+from slm.shards.reader import ShardReader
+from slm.tokenizer import Tokenizer
+from slm.train.checkpoint import TrainState, newest_sound, restore, save
+from slm.train.metrics import Metrics
+from slm.train.optim import Optimizer
+from slm.train.plan import Stopwatch, announce, plan
+from slm.train.precision import autocast, resolve_device, resolve_precision
+from slm.train.samples import continuation
+from slm.train.schedule import lr_share
+from slm.train.stop import StopRequest
+
+
+def train(recipe: Recipe, spec: Spec) -> Artifact:
+    """Train from the newest sound checkpoint, or from nothing, to the recipe's last token."""
+    config = recipe.train
+    folder = recipe.folder("train")
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = plan(recipe)
+    device = resolve_device(config)
+    precision = resolve_precision(config, device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+
+    shards = spec.parents["shards"]
+    checkpoint = newest_sound(folder, spec, redo=recipe.redo)
+    folder.mkdir(parents=True, exist_ok=True)
+    model = build(recipe.model, recipe.seed).to(device)
+    loader = Loader(shards, batch_rows=facts.batch_rows, micro_batch_rows=config.micro_batch_rows, seed=recipe.seed)
+    state = TrainState(model, Optimizer(model, config.optimizer), loader)
+    if checkpoint is not None:
+        _same_arithmetic(checkpoint, precision)
+        restore(checkpoint, state)
+        say(f"train: going on from {checkpoint.path} (step {state.step:,} of {facts.steps:,})")
+
+    objective = build_objective(recipe.objective)
+    evaluator = Evaluator(recipe, shards, objective, device, precision)
+    tokenizer = Tokenizer.load(spec.parents["tokenizer"].path)
+    rows = shards.counts["train"]["rows"]
+    announce(
+        recipe,
+        facts,
+        device,
+        precision,
+        facts.steps * facts.batch_rows / rows,
+        probe(state, objective, device, precision),
+    )
+    saved = checkpoint
+    how = {"precision": precision, "threads": torch.get_num_threads()}
+    with (
+        StopRequest() as stop,
+        Metrics(recipe, folder, state.step) as metrics,
+        Progress("train", facts.steps, "steps", start=state.step) as progress,
+    ):
+        stopwatch, logged_step = Stopwatch(), state.step
+        while state.step < facts.steps:
+            share = lr_share(config.schedule, state.tokens + config.batch_tokens / 2, facts.tokens)
+            batches = [batch.to(device) for batch in state.loader.step()]
+            loss, grad_norm = forward_backward(state.model, objective, batches, device, precision, config.clip_norm)
+            state.optimizer.step(share)
+            state.step += 1
+            state.tokens += config.batch_tokens
+            last = state.step == facts.steps
+
+            if last or due(state.step, config.log_every_steps):
+                seconds = stopwatch.lap()
+                rate = config.batch_tokens * (state.step - logged_step) / seconds
+                logged_step = state.step
+                metrics.write(
+                    "train", state.step, state.tokens, loss=loss, lr=share * peak_lr(recipe), grad_norm=grad_norm,
+                    tokens_per_second=rate, seconds=seconds,
+                )  # fmt: skip
+                progress.advance(0, f"loss {loss:.3f}, {quantity(rate)} tokens/s")
+            if last or stop.requested or due(state.step, config.save_every_steps):
+                saved = save(folder, spec, state, config.keep_last, finished=last, loss=loss, **how)
+                stopwatch.lap()
+            if stop.requested and not last:
+                raise KeyboardInterrupt
+            if last or due(state.step, config.evaluate_every_steps):
+                held_out = evaluator(state.model)
+                metrics.write("evaluate", state.step, state.tokens, **held_out)
+                progress.advance(0, f"loss {loss:.3f}, held out {held_out['bits_per_byte']:.3f} bits/byte")
+                for prompt in config.sample_prompts:
+                    text = continuation(state.model, tokenizer, prompt, recipe.seed, state.step)
+                    metrics.write("sample", state.step, state.tokens, prompt=prompt, text=text)
+                stopwatch.lap()
+            progress.advance()
+    if saved is None:
+        raise UserError(f"train.tokens ({config.tokens:,}) leads to no step; raise it")
+    say(f"train: finished {facts.steps:,} steps; checkpoint {saved.path} ({saved.fingerprint[:12]})")
+    return saved
+
+
+def forward_backward(
+    model: Transformer, objective: Objective, batches: list[Batch], device: str, precision: str, clip_norm: float
+) -> tuple[float, float]:
+    """Gradients of the mean loss over all targets of a step; returns (loss in nats per token, gradient norm).
+
+    The sum over micro-batches is divided once by the targets of the whole step, so the result does not
+    depend on how rows are spread over micro-batches.
+    """
+    tokens = sum(batch.num_targets for batch in batches)
+    nats = torch.zeros((), dtype=torch.float64, device=device)
+    for batch in batches:
+        with autocast(device, precision):
+            loss = objective(model, batch)
+        (loss.nats_sum / tokens).backward()  # type: ignore[no-untyped-call]
+        nats += loss.cross_entropy_sum.double()
+    limit = clip_norm if clip_norm > 0 else math.inf
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit, error_if_nonfinite=False)
+    mean, grad_norm = float(nats / tokens), float(norm)
+    if not (math.isfinite(mean) and math.isfinite(grad_norm)):
+        raise UserError(
+            f"the loss ({mean}) or the gradient norm ({grad_norm}) is not finite; the weights of the last checkpoint "
+            "are sound: lower train.optimizer.lr or muon_lr, or look for a damaged document"
+        )
+    return mean, grad_norm
+
+
+class Evaluator:
+    """Loss and bits per byte over a fixed part of the held-out rows; changes nothing of the run's state."""
+
+    def __init__(self, recipe: Recipe, shards: Artifact, objective: Objective, device: str, precision: str) -> None:
+        self._reader = ShardReader(shards, "validation")
+        self._pad_id: int = shards.counts["pad_id"]
+        self._rows = min(recipe.train.evaluate_rows, self._reader.num_rows)
+        self._step_rows = recipe.train.micro_batch_rows
+        counts = shards.counts["validation"]
+        self._targets_per_byte = counts["targets"] / counts["bytes"]
+        self._objective, self._device, self._precision = objective, device, precision
+
+    @torch.no_grad()
+    def __call__(self, model: Transformer) -> dict[str, float]:
+        """`{"loss": nats per token, "bits_per_byte": ...}`; bytes by the held-out set's mean bytes per token."""
+        began, nats, tokens = time.perf_counter(), 0.0, 0
+        for begin in range(0, self._rows, self._step_rows):
+            rows = range(begin, min(begin + self._step_rows, self._rows))
+            batch = collate(*self._reader.rows(list(rows)), self._pad_id).to(self._device)
+            with autocast(self._device, self._precision):
+                loss = self._objective(model, batch)
+            nats += float(loss.cross_entropy_sum)
+            tokens += loss.tokens
+        mean = nats / tokens
+        return {
+            "loss": mean,
+            "bits_per_byte": mean / math.log(2) * self._targets_per_byte,
+            "seconds": time.perf_counter() - began,
+        }
+
+
+def due(step: int, every: int) -> bool:
+    """True at each multiple of `every`; 0 is never."""
+    return every > 0 and step % every == 0
+
+
+def peak_lr(recipe: Recipe) -> float:
+    """The learning rate that the log shows: Muon's where it updates the matrices, else AdamW's."""
+    optimizer = recipe.train.optimizer
+    return optimizer.muon_lr if optimizer.kind == "muon" else optimizer.lr
+
+
+def probe(state: TrainState, objective: Objective, device: str, precision: str) -> float:
+    """Seconds that one step will take, from one micro-batch measured after a warm-up; state is left as it was."""
+    cursor = state.loader.state_dict()
+    batches = [batch.to(device) for batch in state.loader.step()]
+    state.loader.load_state_dict(cursor)
+    seconds = 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        with autocast(device, precision):
+            loss = objective(state.model, batches[0])
+        loss.nats_sum.backward()  # type: ignore[no-untyped-call]
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+    state.model.zero_grad(set_to_none=True)
+    return seconds * len(batches)
+
+
+def _same_arithmetic(checkpoint: Artifact, precision: str) -> None:
+    before, threads = checkpoint.counts["precision"], checkpoint.counts["threads"]
+    if before != precision:
+        raise UserError(
+            f"{checkpoint.path} was trained in {before}, but this machine would go on in {precision}; "
+            f"set train.precision={before} to continue it, or choose another run="
+        )
+    if threads != torch.get_num_threads():
+        say(
+            f"train: the run began with {threads} threads and goes on with {torch.get_num_threads()}: "
+            f"results agree to rounding, not bit for bit (train.threads={threads} makes them equal)"
+        )

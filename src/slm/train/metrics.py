@@ -1,0 +1,103 @@
+"""Where a run's figures go: `metrics.jsonl` always; Weights & Biases and TensorBoard when asked.
+
+A row is a flat JSON object with `kind` (train, evaluate, sample), `step` and `tokens`. On resume, rows past
+the step resumed from are cut off, so the file reads as if the run had never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from slm.core.artifact import write_atomically
+from slm.core.console import say
+from slm.core.errors import UserError
+from slm.recipe import Recipe
+
+METRICS = "metrics.jsonl"
+
+
+class Metrics:
+    """The open sinks of one run; a context manager."""
+
+    def __init__(self, recipe: Recipe, folder: Path, resumed_step: int) -> None:
+        path = folder / METRICS
+        rows = [row for row in read_metrics(path) if row["step"] <= resumed_step]
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._stream = path.open("a", encoding="utf-8")
+        self._wandb = _open_wandb(recipe, folder) if recipe.train.wandb != "off" else None
+        self._tensorboard = _open_tensorboard(folder, resumed_step) if recipe.train.tensorboard else None
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
+        if self._wandb is not None:
+            self._wandb.finish(exit_code=0 if error is None else 1)
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+    def write(self, kind: str, step: int, tokens: int, **values: Any) -> None:
+        """Append one row to every sink; text goes to the file alone."""
+        row = {"kind": kind, "step": step, "tokens": tokens, **values}
+        self._stream.write(json.dumps(row) + "\n")
+        self._stream.flush()
+        numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
+        if self._wandb is not None and numbers:
+            self._wandb.log({**numbers, "tokens": tokens}, step=step)
+        if self._tensorboard is not None:
+            for name, value in numbers.items():
+                self._tensorboard.add_scalar(name, value, step)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file; none where there is no file. A last line cut off by a kill is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise UserError(f"{path}:{number} is not JSON ({error}); delete that line") from error
+    return rows
+
+
+def _open_wandb(recipe: Recipe, folder: Path) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("train.wandb needs wandb, which is not installed; pip install 'slm[wandb]'") from error
+    mode = recipe.train.wandb
+    if mode == "online" and not (os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").is_file()):
+        say("train: no WANDB_API_KEY, so Weights & Biases runs offline; `wandb sync` uploads it later")
+        mode = "offline"
+    return wandb.init(
+        project="slm",
+        name=recipe.run,
+        id=recipe.run.replace("/", "-"),
+        resume="allow" if mode == "online" else None,
+        mode=mode,
+        dir=folder,
+        config=recipe.resolved(),
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+
+
+def _open_tensorboard(folder: Path, resumed_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            "train.tensorboard needs tensorboard, which is not installed; pip install 'slm[tensorboard]'"
+        ) from error
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
