@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from pydantic import Field, field_validator
+
 from slm.core.config import Config, neutral
 
 
 class ServeConfig(Config):
-    """A model that answers. Nothing here shapes an artifact."""
+    """A model that answers. The sampling settings shape the samples that the stage publishes."""
 
+    sample_prompts: tuple[str, ...] = ("def main():\n", "import os\n", "class Node:\n    def __init__(self")
+    """Prompts that the serve stage answers, once greedily and once sampled, and publishes in samples.json."""
     model: str = neutral("")
-    """What answers: a run's checkpoint (empty takes the recipe's own), a Hugging Face directory or a .gguf file."""
-    prompt: str = neutral("")
-    """The text to continue."""
-    max_tokens: int = neutral(128, ge=1)
+    """What answers in generate and chat: a checkpoint, a Hugging Face folder or a .gguf file; empty takes the run's."""
+    prompt: str | None = neutral(None)
+    """The text to continue, exactly as typed; `-`, or none with something piped in, reads standard input."""
+    chat_format: Literal["auto", "template", "plain"] = neutral("auto")
+    """How chat turns become a prompt: by the chat template, or plainly continued; auto asks how the model was trained."""
+    max_tokens: int = Field(128, ge=1)
     """Longest continuation."""
-    temperature: float = neutral(0.8, ge=0)
+    temperature: float = Field(0.8, ge=0)
     """0 is greedy."""
-    top_k: int = neutral(50, ge=0)
+    top_k: int = Field(50, ge=0)
     """Sample among this many likeliest tokens; 0 is off."""
-    top_p: float = neutral(0.95, gt=0, le=1)
+    top_p: float = Field(0.95, gt=0, le=1)
     """Sample among the likeliest tokens that hold this much probability; 1 is off."""
-    min_p: float = neutral(0.0, ge=0, lt=1)
+    min_p: float = Field(0.0, ge=0, lt=1)
     """Drop tokens less likely than this share of the likeliest; 0 is off."""
-    repetition_penalty: float = neutral(1.0, ge=1)
+    repetition_penalty: float = Field(1.0, ge=1)
     """Divide positive and multiply negative logits of tokens already seen; 1 is off."""
-    stop: tuple[str, ...] = neutral(())
+    stop: tuple[str, ...] = ()
     """Texts that end the continuation; they are not printed."""
-    seed: int = neutral(0)
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seed of sampling."""
     threads: int = neutral(2, ge=1)
     """CPU threads."""
+
+    @field_validator("stop")
+    @classmethod
+    def _stops_are_texts(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in stop:
+            raise ValueError("a stop text must not be empty, since it would end every answer at once; remove it")
+        return stop
