@@ -24,6 +24,7 @@ from slm.model.config import ModelConfig
 from slm.model.transformer import Transformer
 
 CONFIG = "model_config.json"
+ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_SHARD_BYTES = 4 * 10**9
 
@@ -112,19 +113,27 @@ def check_tensors(config: ModelConfig, state: Mapping[str, Tensor], folder: Path
         )
 
 
-def save_tensors(state: Mapping[str, Tensor], folder: Path, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
-    """Write tensors as numbered safetensors files of at most `max_shard_bytes` (or one tensor) and an index."""
+def save_tensors(
+    state: Mapping[str, Tensor], folder: Path, max_shard_bytes: int = MAX_SHARD_BYTES, *, index_one_file: bool = True
+) -> None:
+    """Write tensors as numbered safetensors files of at most `max_shard_bytes` (or one tensor) and an index.
+
+    Without `index_one_file`, a model that fits into one file becomes `model.safetensors` alone.
+    """
     from safetensors.torch import save_file
 
     if max_shard_bytes < 1:
         raise UserError(f"max_shard_bytes ({max_shard_bytes}) must be at least 1; leave it out for 4 GB files")
     shards = list(_shards(state, max_shard_bytes))
+    alone = len(shards) == 1 and not index_one_file
     weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
-        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        file = ONE_FILE if alone else f"model-{number:05}-of-{len(shards):05}.safetensors"
         tensors = {name: state[name].detach().cpu().contiguous() for name in names}
         save_file(tensors, folder / file, metadata={"format": "pt"})
         weight_map.update(dict.fromkeys(names, file))
+    if alone:
+        return
     total = sum(tensor.nbytes for tensor in state.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
@@ -132,8 +141,8 @@ def save_tensors(state: Mapping[str, Tensor], folder: Path, max_shard_bytes: int
 
 def load_tensors(folder: Path) -> dict[str, Tensor]:
     """Every tensor that the index in `folder` names; a lone `model.safetensors` needs no index."""
-    if not (folder / INDEX).is_file() and (folder / "model.safetensors").is_file():
-        return read_safetensors(folder / "model.safetensors")
+    if not (folder / INDEX).is_file() and (folder / ONE_FILE).is_file():
+        return read_safetensors(folder / ONE_FILE)
     weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise DamagedError(f"{folder / INDEX} has no weight_map; restore it or save the model again")
@@ -162,7 +171,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in load_file(path).items()}
     except (SafetensorError, ValueError) as error:
         raise DamagedError(
-            f"{path} is damaged ({path.stat().st_size:,} bytes: {error}); restore it or go back to an earlier checkpoint"
+            f"{path} is damaged ({error}; {path.stat().st_size:,} bytes); restore it or go back to an earlier one"
         ) from error
 
 

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from slm.core.errors import UserError
 from slm.core.seeds import derive
 from slm.model.attention import plan
 from slm.model.block import Block
