@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import platform
+import re
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from slm.core.config import Config
+
+FILE_KEYS = frozenset({"path"})
+COLUMN_KEYS = frozenset({"path", "text_column", "id_column"})
+KEYS_OF_KIND: dict[str, frozenset[str]] = {
+    "stdlib": frozenset(),
+    "text": FILE_KEYS | {"separator"},
+    "jsonl": COLUMN_KEYS,
+    "parquet": COLUMN_KEYS,
+    "hub": COLUMN_KEYS | {"subset", "split", "revision"},
+}
+"""Which settings, beyond those that every source has, mean something to which kind."""
 
 
 class SourceConfig(Config):
@@ -14,16 +27,19 @@ class SourceConfig(Config):
 
     kind: Literal["stdlib", "text", "jsonl", "parquet", "hub"]
     """Where documents come from: this interpreter's standard library, files, or the Hugging Face hub."""
-    name: str = ""
+    name: str = Field("", pattern=r"^[A-Za-z0-9._-]*$")
     """The source's name in counts, mixtures and manifests; by default its kind."""
     path: str = ""
     """A file, directory or glob; for `hub` the dataset's name, such as HuggingFaceFW/fineweb-edu."""
+    separator: str = ""
+    r"""text: a regular expression at whose matches a file falls into documents; empty makes one document of each file.
+    Paragraphs are \n\s*\n, TinyStories <\|endoftext\|>, WikiText articles (?m)^(?= = [^=\n]+ = $)."""
     subset: str = ""
     """Configuration of a hub dataset, such as sample-10BT."""
     split: str = "train"
     """Split of a hub dataset."""
     revision: str = ""
-    """Commit of a hub dataset; empty takes the newest."""
+    """Commit of a hub dataset; empty takes the newest, which makes the corpus irreproducible."""
     text_column: str = "text"
     """The column or field that holds the text (jsonl, parquet, hub)."""
     id_column: str = ""
@@ -31,9 +47,46 @@ class SourceConfig(Config):
     licence: str = ""
     """SPDX identifier, or `unknown` if nobody can tell; required of every source but `stdlib`."""
     origin: str = ""
-    """Where the text was taken from, for the record."""
+    """Where the text was taken from, for the record; by default the path."""
     max_documents: int = Field(0, ge=0)
-    """Stop after this many documents; 0 reads all."""
+    """Stop after this many documents (stdlib: take an even spread of as many); 0 reads all."""
+
+    @property
+    def label(self) -> str:
+        """The name under which the source is counted."""
+        return self.name or self.kind
+
+    @property
+    def licence_or_default(self) -> str:
+        """The licence to record; Python's own for its standard library."""
+        return self.licence or "PSF-2.0"
+
+    @property
+    def origin_or_default(self) -> str:
+        """Where the text comes from, in words."""
+        return self.origin or self.path or f"standard library of Python {platform.python_version()}"
+
+    @model_validator(mode="after")
+    def _settings_apply(self) -> SourceConfig:
+        allowed = KEYS_OF_KIND[self.kind]
+        for key in sorted(frozenset().union(*KEYS_OF_KIND.values()) - allowed):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                known = ", ".join(sorted(allowed)) or "none"
+                raise ValueError(f"{key} has no effect on kind {self.kind} (which has {known}); remove it")
+        if "path" in allowed and not self.path:
+            raise ValueError(f"kind {self.kind} needs a path: a file, directory or glob, or the name of a hub dataset")
+        if self.kind != "stdlib" and not self.licence:
+            raise ValueError(
+                f"source {self.label} has no licence; give its SPDX identifier, such as licence: CC-BY-SA-4.0, or "
+                "licence: unknown if nobody can tell"
+            )
+        try:
+            re.compile(self.separator.encode())
+        except re.error as error:
+            raise ValueError(
+                f"separator {self.separator!r} is not a regular expression ({error}); correct it"
+            ) from None
+        return self
 
 
 class CorpusConfig(Config):
@@ -44,4 +97,4 @@ class CorpusConfig(Config):
     validation_fraction: float = Field(0.05, gt=0, lt=0.5)
     """Share of documents held out, chosen by a hash of each document's id."""
     on_bad_text: Literal["refuse", "skip"] = "refuse"
-    """What to do with a document that is not UTF-8 or holds no text: stop, or count and go on."""
+    """What to do with a document that is not UTF-8: stop and name it, or leave it out and count it."""
