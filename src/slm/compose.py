@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,8 @@ from slm.core.errors import EXIT_FAILED, EXIT_INTERRUPTED, ProblemsError, UserEr
 from slm.recipe import Recipe, build_recipe, known_keys
 
 DEFAULT_RECIPE = "quickstart"
+VERBATIM_KEYS = frozenset({"serve.prompt", "serve.model"})
+"""Keys whose value on the command line is text as it stands, not Hydra's grammar; so no sweep over them either."""
 HELP = """slm ${hydra.job.name}: KEY=VALUE ... changes settings; KEY is dotted, as in train.tokens=1e6
 
 recipe=NAME     start from a recipe: %s
@@ -137,12 +140,25 @@ def prepare_overrides(arguments: Sequence[str], shortcuts: Mapping[str, str] | N
         elif key == "recipe":
             _check_choice("recipe", value, list(recipe_files()))
             prepared.append(argument)
+        elif key in VERBATIM_KEYS:
+            prepared.append(f"++{key}={quoted(value)}")
         elif key in options and not value.startswith("{"):
             _check_choice(key, value, list(options[key]))
             prepared.append(argument)
         else:
             prepared.append(f"++{key}={value}")
     return prepared
+
+
+def quoted(text: str) -> str:
+    """`text` as a Hydra value that arrives unchanged, whatever brackets, quotes, `${` or newlines it holds.
+
+    OmegaConf takes `${` for a reference unless an odd number of backslashes precedes it; Hydra's quoted
+    string ends at a quote unless one does. Backslashes anywhere else stand for themselves.
+    """
+    text = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
+    text = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + found[2].replace("'", r"\'"), text)
+    return f"'{text}'"
 
 
 def register() -> None:

@@ -19,7 +19,7 @@ class ServeConfig(Config):
     prompt: str | None = neutral(None)
     """The text to continue, exactly as typed; `-`, or none with something piped in, reads standard input."""
     chat_format: Literal["auto", "template", "plain"] = neutral("auto")
-    """How chat turns become a prompt: by the chat template, or plainly continued; auto asks how the model was trained."""
+    """How chat turns become a prompt: by the chat template, or plainly continued; auto asks how it was trained."""
     max_tokens: int = Field(128, ge=1)
     """Longest continuation."""
     temperature: float = Field(0.8, ge=0)
