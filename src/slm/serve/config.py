@@ -34,7 +34,7 @@ class ServeConfig(Config):
     """Divide positive and multiply negative logits of tokens already seen; 1 is off."""
     stop: tuple[str, ...] = ()
     """Texts that end the continuation; they are not printed."""
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of sampling."""
     threads: int = neutral(2, ge=1)
     """CPU threads."""
