@@ -11,7 +11,8 @@ Shape legend: N rows (tokens), D width, V vocabulary, C rows of a chunk.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -33,8 +34,8 @@ def linear_cross_entropy(
     dtype = hidden_ND.dtype
     if torch.is_autocast_enabled(hidden_ND.device.type):
         dtype = torch.get_autocast_dtype(hidden_ND.device.type)
-    total, nats = _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, z_loss, dtype)
-    return total, nats
+    apply = cast("Callable[..., tuple[Tensor, Tensor]]", _LinearCrossEntropy.apply)
+    return apply(hidden_ND, weight_VD, targets_N, z_loss, dtype)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -27,7 +27,7 @@ from slm.train.checkpoint import TrainState, newest_sound, restore, save
 from slm.train.metrics import Metrics
 from slm.train.optim import Optimizer
 from slm.train.plan import Stopwatch, announce, plan
-from slm.train.precision import autocast, resolve_device, resolve_precision
+from slm.train.precision import Precision, autocast, resolve_device, resolve_precision
 from slm.train.samples import continuation
 from slm.train.schedule import lr_share
 from slm.train.stop import StopRequest
@@ -114,7 +114,7 @@ def train(recipe: Recipe, spec: Spec) -> Artifact:
 
 
 def forward_backward(
-    model: Transformer, objective: Objective, batches: list[Batch], device: str, precision: str, clip_norm: float
+    model: Transformer, objective: Objective, batches: list[Batch], device: str, precision: Precision, clip_norm: float
 ) -> tuple[float, float]:
     """Gradients of the mean loss over all targets of a step; returns (loss in nats per token, gradient norm).
 
@@ -142,7 +142,7 @@ def forward_backward(
 class Evaluator:
     """Loss and bits per byte over a fixed part of the held-out rows; changes nothing of the run's state."""
 
-    def __init__(self, recipe: Recipe, shards: Artifact, objective: Objective, device: str, precision: str) -> None:
+    def __init__(self, recipe: Recipe, shards: Artifact, objective: Objective, device: str, precision: Precision) -> None:
         self._reader = ShardReader(shards, "validation")
         self._pad_id: int = shards.counts["pad_id"]
         self._rows = min(recipe.train.evaluate_rows, self._reader.num_rows)
@@ -181,7 +181,7 @@ def peak_lr(recipe: Recipe) -> float:
     return optimizer.muon_lr if optimizer.kind == "muon" else optimizer.lr
 
 
-def probe(state: TrainState, objective: Objective, device: str, precision: str) -> float:
+def probe(state: TrainState, objective: Objective, device: str, precision: Precision) -> float:
     """Seconds that one step will take, from one micro-batch measured after a warm-up; state is left as it was."""
     cursor = state.loader.state_dict()
     batches = [batch.to(device) for batch in state.loader.step()]
@@ -199,7 +199,7 @@ def probe(state: TrainState, objective: Objective, device: str, precision: str) 
     return seconds * len(batches)
 
 
-def _same_arithmetic(checkpoint: Artifact, precision: str) -> None:
+def _same_arithmetic(checkpoint: Artifact, precision: Precision) -> None:
     before, threads = checkpoint.counts["precision"], checkpoint.counts["threads"]
     if before != precision:
         raise UserError(

@@ -10,7 +10,7 @@ import json
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from slm.core.artifact import write_atomically
 from slm.core.console import say
@@ -77,7 +77,7 @@ def _open_wandb(recipe: Recipe, folder: Path) -> Any:
         import wandb
     except ImportError as error:
         raise UserError("train.wandb needs wandb, which is not installed; pip install 'slm[wandb]'") from error
-    mode = recipe.train.wandb
+    mode: Literal["online", "offline"] = "online" if recipe.train.wandb == "online" else "offline"
     if mode == "online" and not (os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").is_file()):
         say("train: no WANDB_API_KEY, so Weights & Biases runs offline; `wandb sync` uploads it later")
         mode = "offline"

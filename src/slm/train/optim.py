@@ -20,7 +20,7 @@ class Optimizer:
     """One or two torch optimizers behind one face."""
 
     def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
-        self._names = {parameter: name for name, parameter in model.named_parameters()}
+        self._names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         matrices, others = split_parameters(model)
         adamw_groups = [{"params": others, "weight_decay": 0.0}]
         self._parts: dict[str, torch.optim.Optimizer] = {}

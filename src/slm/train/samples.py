@@ -7,11 +7,12 @@ import torch
 from slm.core.seeds import derive
 from slm.model.cache import KVCache
 from slm.model.transformer import Transformer
-from slm.serve.sampling import Sampling, sample
+from slm.serve.config import ServeConfig
+from slm.serve.sampling import Sampler
 from slm.tokenizer import Tokenizer
 
 SAMPLE_TOKENS = 96
-SAMPLING = Sampling(temperature=0.7, top_k=40, top_p=0.95)
+TEMPERATURE = 0.7
 
 
 @torch.inference_mode()
@@ -21,14 +22,14 @@ def continuation(model: Transformer, tokenizer: Tokenizer, prompt: str, seed: in
     Its generator is its own, so sampling never changes what the run trains on.
     """
     device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(derive(seed, "sample", step, prompt))
+    sampler = Sampler(ServeConfig(temperature=TEMPERATURE, seed=derive(seed, "sample", step, prompt)))
     ids = tokenizer.encode(prompt, bos=True)
     room = min(SAMPLE_TOKENS, model.config.max_seq_len - len(ids))
     cache = KVCache(model.config, 1, len(ids) + max(room, 1), torch.float32, str(device))
-    fresh, written = ids, []
+    fresh, written = ids, list[int]()
     for _ in range(room):
         logits_BTV = model(torch.tensor([fresh], device=device), cache=cache)
-        token = sample(logits_BTV[0, -1].float().cpu(), ids + written, SAMPLING, generator)
+        token = sampler.pick(logits_BTV[0, -1], torch.tensor(ids + written))
         if token == tokenizer.eos_id:
             break
         written.append(token)

@@ -1,0 +1,91 @@
+"""The chunked head against torch's cross_entropy on full logits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from slm.core.batch import IGNORED
+from slm.objective import linear_cross_entropy as module
+from slm.objective.linear_cross_entropy import linear_cross_entropy
+
+ROWS, WIDTH, VOCABULARY = 37, 16, 53
+
+
+@pytest.fixture()
+def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(ROWS, WIDTH, generator=generator)
+    weight = torch.randn(VOCABULARY, WIDTH, generator=generator)
+    targets = torch.randint(0, VOCABULARY, (ROWS,), generator=generator)
+    targets[::5] = IGNORED
+    return hidden, weight, targets
+
+
+def reference(hidden, weight, targets, z_loss):
+    logits = hidden @ weight.T
+    nats = functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+    penalty = z_loss * (torch.logsumexp(logits, 1)[targets != IGNORED] ** 2).sum()
+    return nats + penalty, nats
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+@pytest.mark.parametrize("chunk", [4, 37, 1000])
+def test_value_and_gradients_equal_full_logits(inputs, monkeypatch, z_loss, chunk):
+    monkeypatch.setattr(module, "CHUNK_ROWS", chunk)
+    hidden, weight, targets = inputs
+    ours = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+    theirs = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+    total, nats = linear_cross_entropy(*ours, targets, z_loss=z_loss)
+    expected_total, expected_nats = reference(*theirs, targets, z_loss)
+    (3.0 * total).backward()
+    (3.0 * expected_total).backward()
+    torch.testing.assert_close(total, expected_total)
+    torch.testing.assert_close(nats, expected_nats.detach())
+    for mine, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, expected.grad)
+
+
+def test_reported_cross_entropy_carries_no_gradient(inputs):
+    hidden, weight, targets = inputs
+    total, nats = linear_cross_entropy(hidden.requires_grad_(), weight, targets)
+    assert total.requires_grad
+    assert not nats.requires_grad
+
+
+def test_tied_weight_collects_gradients_of_both_uses(inputs):
+    _, weight, targets = inputs
+    tied = weight.clone().requires_grad_()
+    ids = torch.arange(ROWS)
+    linear_cross_entropy(functional.embedding(ids, tied), tied, targets)[0].backward()
+    again = weight.clone().requires_grad_()
+    reference(functional.embedding(ids, again), again, targets, 0.0)[0].backward()
+    torch.testing.assert_close(tied.grad, again.grad)
+
+
+def test_under_autocast_products_run_in_bf16_and_stay_close(inputs):
+    hidden, weight, targets = inputs
+    exact = reference(hidden, weight, targets, 0.0)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total, _ = linear_cross_entropy(hidden, weight, targets)
+    assert total.dtype == torch.float32
+    assert total != exact
+    torch.testing.assert_close(total, exact, rtol=2e-2, atol=0)
+
+
+def test_without_gradients_nothing_is_kept(inputs):
+    with torch.no_grad():
+        total, nats = linear_cross_entropy(*inputs)
+    assert not total.requires_grad
+    torch.testing.assert_close(total, nats)
+
+
+def test_all_targets_ignored_is_zero_with_zero_gradient(inputs):
+    hidden, weight, targets = inputs
+    hidden.requires_grad_()
+    total, _ = linear_cross_entropy(hidden, weight, torch.full_like(targets, IGNORED))
+    total.backward()
+    assert total == 0
+    assert hidden.grad is not None
+    assert not hidden.grad.any()
