@@ -23,11 +23,11 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from slm.core.errors import DamagedError, UserError
 
@@ -72,6 +72,17 @@ class LlamaSampling:
 
 
 GREEDY = LlamaSampling()
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaEnd:
+    """Why a continuation ended: `stop` at an end token or stop text, `length` at the limit; and its length."""
+
+    reason: Literal["stop", "length"]
+    generated_tokens: int
+
+
+Pieces = Generator[str, None, LlamaEnd]
 
 
 class LlamaCpp:
@@ -164,22 +175,20 @@ class LlamaCpp:
         return result
 
     def greedy(self, ids: Sequence[int], max_tokens: int) -> list[int]:
-        """Ids of the greedy continuation of `ids`; it ends before a token that ends a text."""
+        """Ids of the greedy continuation of `ids`, up to and with a token that ends a text."""
         answer = self._post("/completion", {**GREEDY.request(ids, max_tokens), "return_tokens": True})
         return [int(token) for token in answer["tokens"]]
 
-    def complete(self, prompt: str | Sequence[int], max_tokens: int, sampling: LlamaSampling = GREEDY) -> Iterator[str]:
-        """Stream the continuation of a text (which gets the model's start token) or of ids."""
+    def complete(self, prompt: str | Sequence[int], max_tokens: int, sampling: LlamaSampling = GREEDY) -> Pieces:
+        """Stream the continuation of a text (which gets the model's start token) or of ids; returns how it ended."""
         ids = self.tokenize(prompt, bos=True) if isinstance(prompt, str) else list(prompt)
         if not ids:
             raise UserError(f"an empty prompt has no continuation in {self.path}, which has no start token; give text")
-        yield from self._stream(sampling.request(ids, max_tokens))
+        return (yield from self._stream(sampling.request(ids, max_tokens)))
 
-    def chat(
-        self, messages: Sequence[Mapping[str, str]], max_tokens: int, sampling: LlamaSampling = GREEDY
-    ) -> Iterator[str]:
+    def chat(self, messages: Sequence[Mapping[str, str]], max_tokens: int, sampling: LlamaSampling = GREEDY) -> Pieces:
         """Stream the answer to messages of `role` and `content`, through the template in the file."""
-        yield from self.complete(self.render_chat(messages), max_tokens, sampling)
+        return (yield from self.complete(self.render_chat(messages), max_tokens, sampling))
 
     def render_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Ids of a conversation up to where the answer starts; contents never become control tokens."""
@@ -233,13 +242,20 @@ class LlamaCpp:
         with self._open(path, body) as response:
             return dict(json.loads(response.read()))
 
-    def _stream(self, body: Mapping[str, Any]) -> Iterator[str]:
+    def _stream(self, body: Mapping[str, Any]) -> Pieces:
+        event: dict[str, Any] = {}
         with self._open("/completion", {**body, "stream": True}) as response:
-            for line in response:
-                if line.startswith(b"data: "):
-                    event = json.loads(line.removeprefix(b"data: "))
-                    if event.get("content"):
-                        yield str(event["content"])
+            try:
+                for line in response:
+                    if line.startswith(b"data: "):
+                        event = json.loads(line.removeprefix(b"data: "))
+                        if event.get("content"):
+                            yield str(event["content"])
+            except (http.client.HTTPException, OSError) as error:
+                raise DamagedError(f"llama.cpp ended while answering from {self.path} ({self._complaint()})") from error
+        if not event.get("stop"):
+            raise DamagedError(f"llama.cpp broke off while answering from {self.path} ({self._complaint()})")
+        return LlamaEnd("length" if event["stop_type"] == "limit" else "stop", int(event["tokens_predicted"]))
 
     def _open(self, path: str, body: Mapping[str, Any]) -> http.client.HTTPResponse:
         """The answer to one POST, on a connection of its own (0.1 ms); the server drops idle ones after 5 s."""
