@@ -1,0 +1,115 @@
+"""Rows out of Arrow files, without copies until they are asked for.
+
+In: a shards artifact and a split. Out: token rows as one numpy array, with the lengths of the documents
+in each. Files are memory-mapped; the numpy view of each record batch's values is taken once at opening,
+after which a row costs about a microsecond (through pyarrow row by row: 30). What a file says of itself
+must agree with the manifest, and every id read is checked against the vocabulary, so a damaged file
+ends in one sentence that names it and never in a wrong embedding row.
+
+Shapes: N rows, T tokens in a row, P documents or fragments in a row.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from slm.core.artifact import Artifact
+from slm.core.errors import DamagedError, UserError
+
+Split = Literal["train", "validation"]
+WAY_OUT = "delete the folder of the shards and make them again"
+
+
+class ShardReader:
+    """The rows of one split, numbered over its files; train rows lie source by source."""
+
+    def __init__(self, artifact: Artifact, split: Split) -> None:
+        counts = artifact.counts
+        self.seq_len = int(counts["seq_len"])
+        self.vocab_size = int(counts["vocab_size"])
+        self.pad_id = int(counts["pad_id"])
+        self.tokenizer_hash = str(counts["tokenizer_hash"])
+        self.ranges: dict[str, range] = {}
+        """The rows of each source (train); the whole split under its own name (validation)."""
+        self._paths: list[Path] = []
+        self._views: list[tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int32]]] = []
+        starts = [0]
+        for source, names in counts["files"][split].items():
+            first = starts[-1]
+            for name in names:
+                path = artifact.file(name)
+                for view in _open(path, counts):
+                    self._paths.append(path)
+                    self._views.append(view)
+                    starts.append(starts[-1] + len(view[0]))
+            self.ranges[source] = range(first, starts[-1])
+        self._starts = np.array(starts, dtype=np.int64)
+        self.num_rows = starts[-1]
+        if self.num_rows != counts[split]["rows"]:
+            raise DamagedError(
+                f"{artifact.path} holds {self.num_rows:,} {split} rows, its manifest says {counts[split]['rows']:,}; "
+                f"{WAY_OUT}"
+            )
+
+    def rows(self, indices: NDArray[np.int64]) -> tuple[NDArray[Any], list[NDArray[np.int32]]]:
+        """Tokens [N, T] and the document lengths of each row, in the order asked for."""
+        if len(indices) and not (indices.min() >= 0 and indices.max() < self.num_rows):
+            raise IndexError(f"rows {indices.min()}..{indices.max()} asked for, there are {self.num_rows}")
+        batches = np.searchsorted(self._starts, indices, side="right") - 1
+        dtype = self._views[0][0].dtype if self._views else np.uint16
+        tokens_NT = np.empty((len(indices), self.seq_len), dtype=dtype)
+        lengths: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)] * len(indices)
+        for batch in np.unique(batches):
+            places = np.flatnonzero(batches == batch)
+            inside = indices[places] - self._starts[batch]
+            values_RT, offsets, values = self._views[batch]
+            tokens_NT[places] = values_RT[inside]
+            for place, row in zip(places.tolist(), inside.tolist(), strict=True):
+                lengths[place] = values[offsets[row] : offsets[row + 1]]
+            self._check(tokens_NT[places], [lengths[place] for place in places.tolist()], self._paths[batch])
+        return tokens_NT, lengths
+
+    def _check(self, tokens_NT: NDArray[Any], lengths: list[NDArray[np.int32]], path: Path) -> None:
+        largest = int(tokens_NT.max())
+        if largest >= self.vocab_size:
+            raise DamagedError(
+                f"{path} is damaged: it holds token {largest:,}, but the vocabulary ends at {self.vocab_size - 1:,}; "
+                f"{WAY_OUT}"
+            )
+        pieces = np.concatenate(lengths)
+        longest = max(int(piece.sum()) for piece in lengths)
+        if longest > self.seq_len or (len(pieces) and int(pieces.min()) < 1):
+            raise DamagedError(
+                f"{path} is damaged: the documents of a row take {longest:,} of {self.seq_len:,} tokens; {WAY_OUT}"
+            )
+
+
+def _open(path: Path, counts: dict[str, Any]) -> list[tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int32]]]:
+    """Per record batch: tokens [rows, T], and offsets and values of the lengths; all views of the file."""
+    seq_len = int(counts["seq_len"])
+    try:
+        file = pa.ipc.open_file(pa.memory_map(str(path)))
+        metadata = {key.decode(): value.decode() for key, value in (file.schema.metadata or {}).items()}
+        batches = [file.get_batch(number) for number in range(file.num_record_batches)]
+        views = [
+            (
+                batch.column("tokens").values.to_numpy(zero_copy_only=True).reshape(-1, seq_len),
+                batch.column("lengths").offsets.to_numpy(zero_copy_only=True),
+                batch.column("lengths").values.to_numpy(zero_copy_only=True),
+            )
+            for batch in batches
+        ]
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DamagedError(f"{path} is not readable as an Arrow file ({reason}); {WAY_OUT}") from error
+    for key in ("tokenizer_hash", "seq_len", "pad_id"):
+        if metadata.get(key) != str(counts[key]):
+            raise UserError(
+                f"{path} was written with {key} {metadata.get(key)}, but its manifest says {counts[key]}; {WAY_OUT}"
+            )
+    return views

@@ -1,0 +1,166 @@
+"""The shards stage: documents in, packed Arrow rows out.
+
+In: the corpus and the tokenizer of the recipe. Out: `train-SOURCE-00000.arrow` per source, so that a
+mixture can weigh them, and one validation set. Documents stream through in blocks; memory is bounded by
+a window per source. Each document is stored as [bos] ids [eos].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from slm.core.artifact import Artifact, Draft, Spec, make, require_parent
+from slm.core.console import Progress, say, table
+from slm.core.errors import UserError
+
+if TYPE_CHECKING:
+    from slm.corpus.document import Document
+    from slm.recipe import Recipe
+    from slm.shards.write import Layout, Tally
+    from slm.tokenizer.tokenizer import Tokenizer
+
+LAYOUT_VERSION = 1
+BLOCK_DOCUMENTS = 1_024
+BLOCK_CHARACTERS = 4_000_000
+
+
+def run(recipe: Recipe) -> Artifact:
+    """Tokenize and pack the corpus, unless the shards are already there."""
+    corpus, tokenizer = recipe.artifact("corpus"), recipe.artifact("tokenizer")
+    if not recipe.artifacts.tokenizer:
+        require_parent(tokenizer, "corpus", corpus)
+    parents = {"corpus": corpus, "tokenizer": tokenizer}
+    spec = Spec("shards", recipe.shards, parents, {"layout_version": LAYOUT_VERSION})
+    return make(recipe.folder("shards"), spec, lambda draft: _build(recipe, corpus, tokenizer, draft), redo=recipe.redo)
+
+
+def _build(recipe: Recipe, corpus: Artifact, tokenizer_artifact: Artifact, draft: Draft) -> None:
+    from slm.shards.write import Layout
+    from slm.tokenizer.tokenizer import Tokenizer
+
+    for split in ("train", "validation"):
+        if not corpus.counts[split]["documents"]:
+            raise UserError(
+                f"{corpus.path} holds no {split} documents (of {_total_documents(corpus):,} in all), and shards need "
+                "some of both; add text to corpus.sources or change corpus.validation_fraction"
+            )
+    tokenizer, config = Tokenizer.load(tokenizer_artifact.path), recipe.shards
+    layout = Layout(
+        seq_len=config.seq_len,
+        packing=config.packing,
+        window_documents=config.window_documents,
+        rows_per_file=config.rows_per_file,
+        vocab_size=tokenizer.vocab_size,
+        pad_id=tokenizer.pad_id,
+        tokenizer_hash=tokenizer.hash,
+    )
+    sources = _write_train(corpus, tokenizer, layout, config.threads, draft)
+    validation = _write_validation(corpus, tokenizer, layout, config.threads, draft)
+    draft.counts.update(_counts(sources, validation, layout))
+    _print(draft.counts)
+
+
+def _write_train(
+    corpus: Artifact, tokenizer: Tokenizer, layout: Layout, threads: int, draft: Draft
+) -> dict[str, Tally]:
+    from slm.shards.write import ShardWriter, file_stems
+
+    with ExitStack() as stack:
+        writers = {
+            source: stack.enter_context(ShardWriter(draft.path, stem, layout))
+            for source, stem in file_stems(corpus.counts["sources"]).items()
+        }
+        with Progress("shards: packing train", corpus.counts["train"]["documents"], "documents") as progress:
+            for document, ids in _encoded(corpus, "train", tokenizer, threads):
+                writers[document.source].add(ids, len(document.text.encode()))
+                progress.advance()
+    return {source: writer.tally for source, writer in writers.items() if writer.tally.documents}
+
+
+def _write_validation(corpus: Artifact, tokenizer: Tokenizer, layout: Layout, threads: int, draft: Draft) -> Tally:
+    from slm.shards.write import ShardWriter
+
+    with (
+        ShardWriter(draft.path, "validation", layout) as writer,
+        Progress("shards: packing validation", corpus.counts["validation"]["documents"], "documents") as progress,
+    ):
+        for document, ids in _encoded(corpus, "validation", tokenizer, threads):
+            writer.add(ids, len(document.text.encode()))
+            progress.advance()
+    return writer.tally
+
+
+def _encoded(corpus: Artifact, split: Any, tokenizer: Tokenizer, threads: int) -> Iterator[tuple[Document, Any]]:
+    """Each document with its ids, beginning and end of text included."""
+    import numpy as np
+
+    bos, eos = (np.array([token], dtype=np.int32) for token in (tokenizer.bos_id, tokenizer.eos_id))
+    for block in _blocks(corpus, split):
+        encoded = tokenizer.encode_documents([document.text for document in block], threads)
+        for document, ids in zip(block, encoded, strict=True):
+            yield document, np.concatenate([bos, ids, eos])
+
+
+def _blocks(corpus: Artifact, split: Any) -> Iterator[list[Document]]:
+    from slm.corpus import read_documents
+
+    block: list[Document] = []
+    characters = 0
+    for document in read_documents(corpus, split):
+        block.append(document)
+        characters += len(document.text)
+        if len(block) >= BLOCK_DOCUMENTS or characters >= BLOCK_CHARACTERS:
+            yield block
+            block, characters = [], 0
+    if block:
+        yield block
+
+
+def _counts(sources: dict[str, Tally], validation: Tally, layout: Layout) -> dict[str, Any]:
+    from slm.shards.write import Tally
+
+    train = Tally()
+    for tally in sources.values():
+        train.add(tally)
+    return {
+        "train": train.counts(),
+        "validation": validation.counts(),
+        "sources": {name: tally.counts() for name, tally in sources.items()},
+        "files": {
+            "train": {name: tally.files for name, tally in sources.items()},
+            "validation": {"validation": validation.files},
+        },
+        "seq_len": layout.seq_len,
+        "dtype": layout.dtype,
+        "vocab_size": layout.vocab_size,
+        "pad_id": layout.pad_id,
+        "tokenizer_hash": layout.tokenizer_hash,
+    }
+
+
+def _print(counts: dict[str, Any]) -> None:
+    rows = []
+    for name, tally in [*counts["sources"].items(), ("validation", counts["validation"])]:
+        positions = tally["rows"] * counts["seq_len"]
+        rows.append(
+            (
+                name,
+                tally["documents"],
+                tally["tokens"],
+                tally["rows"],
+                f"{100 * (positions - tally['padding']) / positions:.3f} %",
+                tally["padding"],
+                f"{100 * tally['split_documents'] / tally['documents']:.1f} %",
+                tally["fragments"],
+                tally["bytes"] / tally["tokens"],
+            )
+        )
+    columns = ("", "documents", "tokens", "rows", "used", "padding", "split", "overlap tokens", "bytes/token")
+    table(f"Rows of {counts['seq_len']:,} tokens", columns, rows)
+    say(f"shards: {counts['train']['targets']:,} train targets, ids stored as {counts['dtype']}")
+
+
+def _total_documents(corpus: Artifact) -> int:
+    return sum(int(corpus.counts[split]["documents"]) for split in ("train", "validation"))

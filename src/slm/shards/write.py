@@ -1,0 +1,190 @@
+"""Packed rows into Arrow files.
+
+In: documents as arrays of ids, a window at a time. Out: Arrow IPC files, uncompressed so that they can
+be mapped: column `tokens` (fixed_size_list of uint16 or uint32), column `lengths` (list of int32, the
+documents or fragments of the row; what they leave is padding), and the tokenizer's hash, the row length
+and the padding id in the schema's metadata. Rows of a window are written in a shuffled order, so that
+the first rows of a file are a fair sample of the window: best fit would put the longest pieces first.
+
+Memory: one window (16 million tokens at most, 64 MB) and one record batch (16 MB), whatever the corpus.
+
+Shapes: D documents, P pieces, R rows of a record batch, T tokens in a row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from slm.core.seeds import derive
+from slm.shards.order import permute_many
+from slm.shards.pack import Method, Packing, pack
+
+WINDOW_TOKENS = 1 << 24
+BATCH_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What all files of a shards artifact have in common."""
+
+    seq_len: int
+    packing: Method
+    window_documents: int
+    rows_per_file: int
+    vocab_size: int
+    pad_id: int
+    tokenizer_hash: str
+
+    @property
+    def dtype(self) -> str:
+        """The narrowest id that Arrow and numpy share and the vocabulary fits into."""
+        return "uint16" if self.vocab_size <= 1 << 16 else "uint32"
+
+    def schema(self) -> pa.Schema:
+        token = pa.uint16() if self.dtype == "uint16" else pa.uint32()
+        facts = {"tokenizer_hash": self.tokenizer_hash, "seq_len": str(self.seq_len), "pad_id": str(self.pad_id)}
+        columns = [("tokens", pa.list_(token, self.seq_len)), ("lengths", pa.list_(pa.int32()))]
+        return pa.schema(columns, metadata=facts)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What went in and what came out. `tokens` are the documents' own; overlaps and padding come on top."""
+
+    documents: int = 0
+    bytes: int = 0
+    tokens: int = 0
+    targets: int = 0
+    rows: int = 0
+    padding: int = 0
+    fragments: int = 0
+    split_documents: int = 0
+    files: list[str] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        for name in Tally.__dataclass_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def counts(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in Tally.__dataclass_fields__ if name != "files"}
+
+
+class ShardWriter:
+    """Packs the documents of one source or split into files `STEM-00000.arrow`; use as a context manager."""
+
+    def __init__(self, folder: Path, stem: str, layout: Layout) -> None:
+        self.tally = Tally()
+        self._folder, self._stem, self._layout = folder, stem, layout
+        self._window: list[NDArray[np.int32]] = []
+        self._window_tokens = self._windows = self._rows_in_file = 0
+        self._file: Any = None
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._flush()
+        self._close()
+
+    def add(self, ids_T: NDArray[np.int32], num_bytes: int) -> None:
+        """Take one document: all its ids, the first being the beginning-of-text token."""
+        self.tally.documents += 1
+        self.tally.bytes += num_bytes
+        self.tally.tokens += len(ids_T)
+        self.tally.targets += len(ids_T) - 1
+        self._window.append(ids_T)
+        self._window_tokens += len(ids_T)
+        if len(self._window) >= self._layout.window_documents or self._window_tokens >= WINDOW_TOKENS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._window:
+            return
+        lengths_D = np.array([len(ids) for ids in self._window], dtype=np.int64)
+        packing = _shuffled(pack(lengths_D, self._layout.seq_len, self._layout.packing), self._windows)
+        flat = np.concatenate(self._window)
+        starts_D = np.cumsum(lengths_D) - lengths_D
+        batch_rows = max(1, BATCH_BYTES // (self._layout.seq_len * np.dtype(self._layout.dtype).itemsize))
+        done = 0
+        while done < packing.num_rows:
+            room = self._layout.rows_per_file - self._rows_in_file
+            rows = range(done, min(done + min(batch_rows, room), packing.num_rows))
+            self._write(*assemble(packing, rows, flat, starts_D, self._layout))
+            done = rows.stop
+        self.tally.rows += packing.num_rows
+        self.tally.padding += packing.num_rows * self._layout.seq_len - int(packing.length_P.sum())
+        fragments = packing.document_P[packing.start_P > 0]
+        self.tally.fragments += len(fragments)
+        self.tally.split_documents += len(np.unique(fragments))
+        self._window, self._window_tokens = [], 0
+        self._windows += 1
+
+    def _write(self, tokens_RT: NDArray[Any], lengths_P: NDArray[np.int32], offsets: NDArray[np.int32]) -> None:
+        if self._file is None:
+            name = f"{self._stem}-{len(self.tally.files):05d}.arrow"
+            self.tally.files.append(name)
+            self._file = pa.ipc.new_file(str(self._folder / name), self._layout.schema())
+        tokens = pa.FixedSizeListArray.from_arrays(pa.array(tokens_RT.reshape(-1)), self._layout.seq_len)
+        lengths = pa.ListArray.from_arrays(pa.array(offsets), pa.array(lengths_P))
+        self._file.write_batch(pa.record_batch([tokens, lengths], schema=self._layout.schema()))
+        self._rows_in_file += len(tokens_RT)
+        if self._rows_in_file >= self._layout.rows_per_file:
+            self._close()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file, self._rows_in_file = None, 0
+
+
+def assemble(
+    packing: Packing, rows: range, flat: NDArray[np.int32], starts_D: NDArray[np.int64], layout: Layout
+) -> tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int32]]:
+    """The tokens of `rows` [R, T], the lengths of their pieces, and where each row's lengths begin."""
+    low, high = np.searchsorted(packing.row_P, [rows.start, rows.stop])
+    length_P, row_P = packing.length_P[low:high], packing.row_P[low:high] - rows.start
+    before_P = np.cumsum(length_P) - length_P
+    within = np.arange(int(length_P.sum())) - np.repeat(before_P, length_P)
+    offsets = np.searchsorted(row_P, np.arange(len(rows) + 1)).astype(np.int32)
+    used_R = np.add.reduceat(length_P, offsets[:-1])
+    column_P = before_P - np.repeat(np.cumsum(used_R) - used_R, np.diff(offsets))
+    tokens_RT = np.full((len(rows), layout.seq_len), layout.pad_id, dtype=layout.dtype)
+    target = np.repeat(row_P * layout.seq_len + column_P, length_P) + within
+    source = np.repeat(starts_D[packing.document_P[low:high]] + packing.start_P[low:high], length_P) + within
+    tokens_RT.reshape(-1)[target] = flat[source]
+    return tokens_RT, length_P.astype(np.int32), offsets
+
+
+def file_stems(sources: Iterable[str]) -> dict[str, str]:
+    """A file name's beginning for each source; names that differ only in odd characters get a number."""
+    stems: dict[str, str] = {}
+    for source in sources:
+        stem = f"train-{re.sub(r'[^A-Za-z0-9._]+', '-', source).strip('-.') or 'source'}"
+        taken, candidate, number = set(stems.values()), stem, 1
+        while candidate in taken:
+            number += 1
+            candidate = f"{stem}-{number}"
+        stems[source] = candidate
+    return stems
+
+
+def _shuffled(packing: Packing, window: int) -> Packing:
+    seeds = np.full(packing.num_rows, derive(0, "window", window), dtype=np.uint64)
+    new_rows = permute_many(np.arange(packing.num_rows, dtype=np.int64), packing.num_rows, seeds)
+    row_P = new_rows[packing.row_P]
+    order = np.argsort(row_P, kind="stable")
+    columns = (column[order] for column in (packing.document_P, packing.start_P, packing.length_P, row_P))
+    document_P, start_P, length_P, row_P = columns
+    return Packing(document_P, start_P, length_P, row_P, packing.num_rows)

@@ -1,0 +1,76 @@
+"""Shards written from synthetic ids, without a corpus or a tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from slm.core.artifact import Artifact, Draft, Spec, make
+from slm.shards.config import ShardsConfig
+from slm.shards.stage import _counts
+from slm.shards.write import Layout, ShardWriter, file_stems
+
+HASH = "ab" * 32
+MakeShards = Callable[..., Artifact]
+
+
+def layout(**changes: Any) -> Layout:
+    """A small layout, with `changes`."""
+    values: dict[str, Any] = {
+        "seq_len": 16,
+        "packing": "best_fit",
+        "window_documents": 50,
+        "rows_per_file": 20,
+        "vocab_size": 1000,
+        "pad_id": 3,
+        "tokenizer_hash": HASH,
+    }
+    return Layout(**{**values, **changes})
+
+
+def documents(number: int, *, seed: int = 0, longest: int = 60, vocab_size: int = 1000) -> list[np.ndarray]:
+    """Random documents [bos] ids [eos]; ids 4 and above are text."""
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(1, longest, number)
+    return [np.concatenate([[1], generator.integers(4, vocab_size, n), [2]]).astype(np.int32) for n in lengths]
+
+
+@pytest.fixture
+def make_shards(tmp_path: Path) -> MakeShards:
+    """Writes an artifact from documents per source, as the stage does."""
+
+    def build(
+        sources: Mapping[str, Sequence[np.ndarray]],
+        validation: Sequence[np.ndarray] = (),
+        *,
+        weights: Mapping[str, float] | None = None,
+        name: str = "shards",
+        **changes: Any,
+    ) -> Artifact:
+        shape = layout(**changes)
+
+        def write(draft: Draft) -> None:
+            tallies = {}
+            stems = {**file_stems(sources), "": "validation"}
+            for source, items in [*sources.items(), ("", validation)]:
+                with ShardWriter(draft.path, stems[source], shape) as writer:
+                    for ids in items:
+                        writer.add(ids, 3 * len(ids))
+                tallies[source] = writer.tally
+            held_out = tallies.pop("")
+            draft.counts.update(_counts(tallies, held_out, shape))
+
+        config = ShardsConfig(
+            seq_len=shape.seq_len,
+            packing=shape.packing,
+            window_documents=shape.window_documents,
+            rows_per_file=shape.rows_per_file,
+            weights=dict(weights or {}),
+        )
+        return make(tmp_path / name, Spec("shards", config), write)
+
+    return build
