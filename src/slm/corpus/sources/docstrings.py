@@ -51,11 +51,11 @@ def _sections(module: ModuleType) -> Iterator[str]:
     """A paragraph for each public function, class and method that the module itself defines."""
     for name in sorted(vars(module)):
         value = vars(module)[name]
-        if name.startswith("_") or inspect.ismodule(value) or not callable(value):
+        if name.startswith("_"):
             continue
         if inspect.isclass(value):
             yield from _class_sections(name, value)
-        else:
+        elif inspect.isbuiltin(value):  # what a running program put there, such as a hook, is Python and left out
             yield from _section(name, value)
 
 

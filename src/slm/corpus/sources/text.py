@@ -44,8 +44,13 @@ def _pieces(found: Found, separator: str) -> Iterator[tuple[int, bytes]]:
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
             start = len(codecs.BOM_UTF8) if content[:3] == codecs.BOM_UTF8 else 0
             for match in re.finditer(separator.encode(), content) if separator else ():
-                if match.end() > start:
+                if match.end() > start and not _inside(content, match.start()) and not _inside(content, match.end()):
                     if match.start() > start:
                         yield start, content[start : match.start()]
                     start = match.end()
             yield start, content[start:]
+
+
+def _inside(content: mmap.mmap, offset: int) -> bool:
+    """Whether `offset` lies inside a character: where an expression for bytes may match, but no text ends."""
+    return offset < len(content) and content[offset] & 0xC0 == 0x80
