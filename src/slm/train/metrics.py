@@ -24,12 +24,12 @@ class Metrics:
     """The open sinks of one run; a context manager."""
 
     def __init__(self, recipe: Recipe, folder: Path, resumed_step: int) -> None:
+        self._wandb = _open_wandb(recipe, folder) if recipe.train.wandb != "off" else None
+        self._tensorboard = _open_tensorboard(folder, resumed_step) if recipe.train.tensorboard else None
         path = folder / METRICS
         rows = [row for row in read_metrics(path) if row["step"] <= resumed_step]
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._stream = path.open("a", encoding="utf-8")
-        self._wandb = _open_wandb(recipe, folder) if recipe.train.wandb != "off" else None
-        self._tensorboard = _open_tensorboard(folder, resumed_step) if recipe.train.tensorboard else None
 
     def __enter__(self) -> Metrics:
         return self
