@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from slm.core.config import Config, neutral
+
+Format = Literal["hf", "gguf_f32", "gguf_f16", "gguf_bf16", "gguf_q8_0"]
 
 
 class ExportConfig(Config):
     """Checkpoint to files that other programs open, each with its parity proof."""
 
-    formats: tuple[Literal["hf", "gguf_f32", "gguf_f16", "gguf_bf16", "gguf_q8_0"], ...] = (
-        "hf", "gguf_f32", "gguf_f16", "gguf_bf16", "gguf_q8_0",
-    )  # fmt: skip
+    formats: tuple[Format, ...] = Field(("hf", "gguf_f32", "gguf_f16", "gguf_bf16", "gguf_q8_0"), min_length=1)
     """What to write."""
-    prompts: tuple[str, ...] = ("def main():\n", "import os\n", "class Node:\n    def __init__(self", "The quick brown")
+    prompts: tuple[str, ...] = Field(
+        ("def main():\n", "import os\n", "class Node:\n    def __init__(self", "The quick brown"), min_length=1
+    )
     """Texts over which parity is proved, beside the golden prompts."""
     greedy_tokens: int = Field(24, ge=1)
-    """Length of the greedy continuations that must be identical (F32, F16)."""
-    max_logprob_delta_hf: float = Field(1e-4, gt=0)
+    """Length of the greedy continuations that must be identical (HF, F32, F16)."""
+    max_positions: int = Field(64, ge=1)
+    """Positions of each prompt at which all logits are compared, spread evenly up to and with the last."""
+    max_logit_delta_hf: float = Field(1e-4, gt=0)
     """Largest |difference| of logits to transformers, fp32."""
     max_logprob_delta_f32: float = Field(1e-4, gt=0)
     """Largest |difference| of log-probabilities to llama.cpp with an F32 file and F32 cache."""
@@ -32,3 +36,21 @@ class ExportConfig(Config):
     """The same for Q8_0."""
     threads: int = neutral(2, ge=1)
     """Threads for the engines that prove parity."""
+
+    @field_validator("formats")
+    @classmethod
+    def _each_once(cls, formats: tuple[Format, ...]) -> tuple[Format, ...]:
+        twice = [name for name in dict.fromkeys(formats) if formats.count(name) > 1]
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is named twice; name each format once")
+        return formats
+
+    def budget(self, name: Format) -> tuple[str, float]:
+        """The key of a format's budget, and the budget."""
+        return {
+            "hf": ("export.max_logit_delta_hf", self.max_logit_delta_hf),
+            "gguf_f32": ("export.max_logprob_delta_f32", self.max_logprob_delta_f32),
+            "gguf_f16": ("export.max_logprob_delta_f16", self.max_logprob_delta_f16),
+            "gguf_bf16": ("export.max_logprob_delta_bf16", self.max_logprob_delta_bf16),
+            "gguf_q8_0": ("export.max_logprob_delta_q8_0", self.max_logprob_delta_q8_0),
+        }[name]

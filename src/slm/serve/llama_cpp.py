@@ -119,6 +119,7 @@ class LlamaCpp:
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
         self._port = 0
+        self._letter: int | None = None
         self._controls: tuple[str, ...] | None = None
 
     def __enter__(self) -> LlamaCpp:
@@ -164,10 +165,17 @@ class LlamaCpp:
         return [int(token) for token in answer["tokens"]]
 
     def logprobs(self, ids: Sequence[int]) -> npt.NDArray[np.float64]:
-        """Natural log-probabilities [V] of the token that follows `ids`, before any sampling option."""
+        """Natural log-probabilities [V] of the token that follows `ids`, before any sampling option.
+
+        The server forgets them where the token drawn is an unfinished character, so the draw is forced to
+        an "A"; the bias moves what is drawn and not what is reported.
+        """
         import numpy as np
 
+        if self._letter is None:
+            self._letter = self.tokenize("A")[-1]
         request = {**GREEDY.request(ids, 1), "n_probs": EVERY_TOKEN, "post_sampling_probs": False}
+        request["logit_bias"] = [[self._letter, 1e6]]
         answer = self._post("/completion", request)
         entries = answer["completion_probabilities"][0]["top_logprobs"]
         result = np.full(len(entries), np.nan)

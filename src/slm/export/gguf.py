@@ -1,0 +1,285 @@
+"""GGUF files for llama.cpp: F32, F16, BF16 and Q8_0, complete metadata, each read back after writing.
+
+In: a model and a tokenizer. Out: `model-<type>.gguf` of architecture `llama`, or `qwen3` with QK-norm.
+Matrices have the file's type; vectors stay F32, as in llama.cpp's own converter. The `llama` architecture
+rotates neighbouring entries of a head where our model rotates halves, so the rows of q and k are permuted;
+`qwen3` rotates halves too. Llama 3's stretched positions travel as the tensor `rope_freqs`.
+
+A Q8_0 row must be a multiple of 32 wide; a matrix whose rows are not is stored as F16, said aloud and
+recorded. Numbers beyond F16 are refused. Tensors are converted and written one at a time, so the peak is
+the model and one matrix. Reading back dequantizes every tensor and costs about 1 s per GB.
+
+What it does not do: split files, K-quants (they need calibration), sliding windows (neither architecture
+has them in llama.cpp), Llama 3's positions in `qwen3` (llama.cpp reads no `rope_freqs` there).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as TensorType
+from torch import Tensor
+
+from slm.core.errors import DamagedError, UserError
+from slm.export.metadata import add_metadata
+from slm.export.subject import Engine, Quantity, Subject, Written
+from slm.model.config import ModelConfig
+from slm.model.rope import frequencies
+from slm.serve.llama_cpp import LlamaCpp
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+TENSOR_TYPES = {
+    "gguf_f32": TensorType.F32,
+    "gguf_f16": TensorType.F16,
+    "gguf_bf16": TensorType.BF16,
+    "gguf_q8_0": TensorType.Q8_0,
+}
+BLOCK = 32
+"""Numbers that share a scale in Q8_0."""
+SMALL_MODEL_BYTES = 200_000_000
+
+_OUTSIDE = {
+    "embedding.weight": "token_embd.weight",
+    "norm.weight": "output_norm.weight",
+    "head.weight": "output.weight",
+}
+_IN_BLOCK = {
+    "attention_norm": "attn_norm",
+    "attention.q": "attn_q",
+    "attention.k": "attn_k",
+    "attention.v": "attn_v",
+    "attention.o": "attn_output",
+    "attention.q_norm": "attn_q_norm",
+    "attention.k_norm": "attn_k_norm",
+    "ffn_norm": "ffn_norm",
+    "ffn.gate": "ffn_gate",
+    "ffn.up": "ffn_up",
+    "ffn.down": "ffn_down",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of the file: where its numbers come from and the type they are stored in."""
+
+    name: str
+    source: str
+    tensor: Tensor
+    type: TensorType
+    interleaved_head_dim: int = 0
+    """Of q and k in `llama`: the rows of each head of this size alternate between its halves."""
+
+    def values(self) -> npt.NDArray[np.float32]:
+        tensor = self.tensor.detach().float().cpu()
+        if self.interleaved_head_dim:
+            tensor = interleave(tensor, self.interleaved_head_dim)
+        return np.ascontiguousarray(tensor.numpy())
+
+
+def write(subject: Subject, folder: Path, name: str) -> Written:
+    """Write `model-<type>.gguf`, read it back, and return its path with a notice for every exception."""
+    config = subject.model.config
+    refuse_unsupported(config)
+    kind = TENSOR_TYPES[name]
+    entries = list(plan(subject.model.state_dict(), config, kind))
+    path = folder / f"model-{kind.name.lower()}.gguf"
+    writer = gguf.GGUFWriter(path, architecture(config))
+    add_metadata(writer, subject, kind, sum(entry.tensor.numel() for entry in entries))
+    for entry in entries:
+        shape = tuple(entry.tensor.shape)
+        size = int(np.prod(gguf.quant_shape_to_byte_shape(shape, entry.type)))
+        writer.add_tensor_info(entry.name, shape, np.dtype(np.float32), size, raw_dtype=entry.type)
+    with _disk_full_named(path):
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for entry in entries:
+            writer.write_tensor_data(encode(entry))
+        writer.close()
+    read_back(path, entries)
+    narrow = [entry for entry in entries if entry.tensor.dim() == 2 and entry.type != kind]
+    return Written(path, tuple(_fallback_notice(name, entry) for entry in narrow))
+
+
+def architecture(config: ModelConfig) -> str:
+    """llama.cpp's name for what the model computes."""
+    return "qwen3" if config.qk_norm else "llama"
+
+
+def refuse_unsupported(config: ModelConfig) -> None:
+    """Refuse a model that llama.cpp would run differently."""
+    if 0 < config.sliding_window < config.max_seq_len:
+        raise UserError(
+            f"model.sliding_window ({config.sliding_window:,}) cannot go into a GGUF file, because llama.cpp's "
+            f"{architecture(config)} attends to all {config.max_seq_len:,} tokens; export.formats=[hf] keeps the window"
+        )
+    if config.qk_norm and config.rope_scaling is not None and config.rope_scaling.kind == "llama3":
+        raise UserError(
+            "model.rope_scaling.kind (llama3) cannot go into a GGUF file with model.qk_norm=true, because llama.cpp's "
+            "qwen3 has no such positions; train with kind linear, or export.formats=[hf]"
+        )
+
+
+def plan(state: Mapping[str, Tensor], config: ModelConfig, kind: TensorType) -> Iterator[Entry]:
+    """Every tensor of the file, in order, under llama.cpp's name; a tensor without one is an error."""
+    if config.rope_scaling is not None and config.rope_scaling.kind == "llama3":
+        plain_F = frequencies(config.model_copy(update={"rope_scaling": None}))
+        yield Entry("rope_freqs.weight", "model.rope_scaling", plain_F / frequencies(config), TensorType.F32)
+    for source, tensor in state.items():
+        turned = not config.qk_norm and source.endswith(("attention.q.weight", "attention.k.weight"))
+        yield Entry(gguf_name(source), source, tensor, stored_type(tensor, kind), config.head_dim if turned else 0)
+
+
+def gguf_name(name: str) -> str:
+    """llama.cpp's name of one of our tensors."""
+    if name in _OUTSIDE:
+        return _OUTSIDE[name]
+    match = re.fullmatch(r"blocks\.(\d+)\.(.+)\.weight", name)
+    if match is None or match[2] not in _IN_BLOCK:
+        raise UserError(
+            f"tensor {name} has no counterpart in llama.cpp's llama or qwen3; export.formats=[hf] may have one"
+        )
+    return f"blk.{match[1]}.{_IN_BLOCK[match[2]]}.weight"
+
+
+def interleave(weight_RD: Tensor, head_dim: int) -> Tensor:
+    """Rows of q or k reordered so that the halves of each head alternate: 0, d/2, 1, d/2 + 1, ..."""
+    rows, width = weight_RD.shape
+    halves = weight_RD.reshape(rows // head_dim, 2, head_dim // 2, width)
+    return halves.transpose(1, 2).reshape(rows, width)
+
+
+def stored_type(tensor: Tensor, kind: TensorType) -> TensorType:
+    """Vectors stay F32; a matrix whose rows Q8_0 cannot cut into blocks becomes F16."""
+    if tensor.dim() == 1:
+        return TensorType.F32
+    if kind == TensorType.Q8_0 and tensor.shape[-1] % BLOCK:
+        return TensorType.F16
+    return kind
+
+
+def encode(entry: Entry) -> npt.NDArray[Any]:
+    """The bytes or numbers to store; refuses what is not finite or lies beyond F16."""
+    values = entry.values()
+    if not np.isfinite(values).all():
+        raise DamagedError(
+            f"{entry.source} holds NaN or infinity, so every answer would be NaN; export an earlier checkpoint"
+        )
+    if entry.type == TensorType.F32:
+        return values
+    if entry.type == TensorType.F16:
+        largest = float(np.abs(values).max())
+        with np.errstate(over="ignore"):
+            halves = values.astype(np.float16)
+        if not np.isfinite(halves).all():
+            raise UserError(
+                f"{entry.source} holds {largest:,.0f}, but F16 ends at 65,504; leave gguf_f16 out of export.formats "
+                "and take gguf_bf16, which has the range of F32"
+            )
+        return halves
+    stored: npt.NDArray[Any] = gguf.quants.quantize(values, entry.type)
+    return stored
+
+
+def read_back(path: Path, entries: Sequence[Entry]) -> None:
+    """Open a finished file and compare every tensor with its source, within the type's own rounding."""
+    found = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    if list(found) != [entry.name for entry in entries]:
+        differing = sorted(set(found) ^ {entry.name for entry in entries})
+        raise DamagedError(
+            f"{path.name} does not hold what was written ({', '.join(differing) or 'order'}); export again"
+        )
+    for entry in entries:
+        stored = found[entry.name]
+        values = entry.values()
+        if stored.tensor_type != entry.type or tuple(reversed(stored.shape.tolist())) != values.shape:
+            raise DamagedError(f"{path.name}: {entry.name} has another type or shape than was written; export again")
+        decoded = gguf.quants.dequantize(stored.data, stored.tensor_type).reshape(values.shape)
+        excess = np.abs(decoded - values) - rounding(values, entry.type)
+        if not (excess <= 0).all():
+            raise DamagedError(
+                f"{path.name}: {entry.name} read back differs from {entry.source} by more than {entry.type.name} "
+                f"rounds ({float(excess.max()):.3g} too much); check the disk and export again"
+            )
+
+
+def rounding(values: npt.NDArray[np.float32], kind: TensorType) -> npt.NDArray[np.float32]:
+    """The most by which storing may change each number.
+
+    F16 and BF16 round to the nearest of 11 and 8 significant bits (F16 has none below 2^-24). Q8_0 rounds
+    to the nearest 127th of a block's largest number, and that step to 11 bits.
+    """
+    size = np.abs(values)
+    if kind == TensorType.F32:
+        return np.zeros_like(size)
+    if kind == TensorType.F16:
+        return np.maximum(size * np.float32(2**-11), np.float32(2**-25))
+    if kind == TensorType.BF16:
+        return np.maximum(size * np.float32(2**-8), np.float32(2**-133))
+    largest = size.reshape(-1, BLOCK).max(axis=1, keepdims=True)
+    step = largest / np.float32(127)
+    bound = step * np.float32(0.5 + 127 * 2**-11 + 1e-4) + np.float32(127 * 2**-25)
+    return np.broadcast_to(bound, (bound.shape[0], BLOCK)).reshape(values.shape)
+
+
+@contextlib.contextmanager
+def engine(written: Path, *, end_ids: frozenset[int], context_tokens: int, threads: int) -> Iterator[Engine]:
+    """llama.cpp with the file, computing in F32 where the file leaves the choice.
+
+    It stops at the file's own end tokens, so `end_ids` is not told to it but proved. Small models get one
+    thread: with two on a busy machine, waiting for each other took 87 ms a request instead of 7.
+    """
+    del end_ids
+    if written.stat().st_size < SMALL_MODEL_BYTES:
+        threads = 1
+    with LlamaCpp(written, context_tokens=context_tokens, exact=True, threads=threads) as llama:
+        yield LlamaEngine(llama)
+
+
+class LlamaEngine:
+    """llama.cpp as the parity proof sees it."""
+
+    quantity: Quantity = "log-probabilities"
+
+    def __init__(self, llama: LlamaCpp) -> None:
+        self._llama = llama
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of a text, start token included."""
+        return self._llama.tokenize(text, bos=True)
+
+    def scores(self, ids: Sequence[int], positions: Sequence[int]) -> npt.NDArray[np.float64]:
+        """Log-probabilities [positions, V], one request per position (2 ms at 300 entries)."""
+        return np.stack([self._llama.logprobs(ids[: position + 1]) for position in positions])
+
+    def greedy(self, ids: Sequence[int], max_tokens: int) -> list[int]:
+        """The greedy continuation, up to and with a token that ends a text."""
+        return self._llama.greedy(ids, max_tokens)
+
+
+@contextlib.contextmanager
+def _disk_full_named(path: Path) -> Iterator[None]:
+    """numpy reports a short write without the system's error number; a full disk is the cause that gives none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None and re.search(r"\d+ requested and \d+ written", str(error)):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
+        raise
+
+
+def _fallback_notice(name: str, entry: Entry) -> str:
+    return (
+        f"{name}: {entry.source} has rows of {entry.tensor.shape[-1]:,}, not a multiple of {BLOCK}, "
+        f"and is stored as {entry.type.name}"
+    )

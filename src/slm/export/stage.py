@@ -1,0 +1,145 @@
+"""The export stage: newest checkpoint in, files and `parity.json` out.
+
+Every format is written, read back and proved before anything is published; one that misses its budget
+stops the export, and `slm.core.artifact` leaves no trace of it. Peak memory is twice the model in
+float32 (ours and, while its folder is proved, transformers'); llama.cpp maps its file in a process of
+its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from slm.core.artifact import Artifact, Draft, Spec, file_sha256, lineage, make, require_parent
+from slm.core.console import say
+from slm.core.errors import DamagedError, UserError
+from slm.export import EXPORTERS
+from slm.export.subject import Dataset, Exporter, Subject
+
+if TYPE_CHECKING:
+    from slm.export.parity import Parity, Reference
+    from slm.recipe import Recipe
+
+PARITY = "parity.json"
+ENGINE_PACKAGES = ("gguf", "xllamacpp", "transformers")
+
+
+def run(recipe: Recipe) -> Artifact:
+    """The export of the recipe's newest checkpoint; nothing heavy is imported if it is there already."""
+    checkpoint, tokenizer = recipe.artifact("train"), recipe.artifact("tokenizer")
+    require_parent(checkpoint, "tokenizer", tokenizer)
+    golden = Path(recipe.evaluate.golden) if recipe.evaluate.golden else None
+    inputs = {"name": recipe.run, "golden": _golden_hash(golden)}
+    spec = Spec("export", recipe.export, {"train": checkpoint, "tokenizer": tokenizer}, inputs)
+
+    def build(draft: Draft) -> None:
+        _build(draft, recipe, checkpoint, tokenizer, golden)
+
+    return make(recipe.folder("export"), spec, build, redo=recipe.redo)
+
+
+def golden_prompts(path: Path) -> list[str]:
+    """The prompts of a JSON Lines table of golden prompts."""
+    prompts = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            prompts.append(str(json.loads(line)["prompt"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} line {number} is not a JSON object with a prompt ({error!r}); correct it, or leave "
+                "evaluate.golden empty"
+            ) from error
+    return prompts
+
+
+def datasets(checkpoint: Artifact) -> tuple[Dataset, ...]:
+    """The sources of the text that the checkpoint was trained on, as its corpus recorded them."""
+    for _, ancestor in lineage(checkpoint.path):
+        if isinstance(ancestor, Artifact) and ancestor.kind == "corpus":
+            sources = ancestor.counts.get("sources", {})
+            return tuple(
+                Dataset(name, facts.get("licence", ""), facts.get("origin", "")) for name, facts in sources.items()
+            )
+    return ()
+
+
+def _build(draft: Draft, recipe: Recipe, checkpoint: Artifact, tokenizer: Artifact, golden: Path | None) -> None:
+    from slm.export.parity import Reference, show
+
+    subject = _subject(recipe, checkpoint, tokenizer)
+    prompts = [*recipe.export.prompts, *(golden_prompts(golden) if golden else [])]
+    reference = Reference(subject, recipe.export, prompts)
+    results = [_export(name, subject, reference, draft.path, recipe) for name in recipe.export.formats]
+    show(results)
+    for notice in (notice for result in results for notice in result.notices):
+        say(f"export: {notice}")
+    proof = {
+        "engines": {name: importlib.metadata.version(name) for name in ENGINE_PACKAGES},
+        "prompts": reference.texts,
+        "formats": {result.format: result.as_dict() for result in results},
+    }
+    (draft.path / PARITY).write_text(json.dumps(proof, indent=1, ensure_ascii=False), encoding="utf-8")
+    draft.counts["parity"] = proof["formats"]
+    draft.counts["notices"] = [notice for result in results for notice in result.notices]
+    draft.counts["step"] = checkpoint.counts.get("step")
+
+
+def _subject(recipe: Recipe, checkpoint: Artifact, tokenizer: Artifact) -> Subject:
+    from slm.model.load import load_model
+    from slm.tokenizer.tokenizer import Tokenizer
+
+    loaded, model = Tokenizer.load(tokenizer.path), load_model(checkpoint.path, attention="sdpa")
+    recorded = tokenizer.counts.get("hash")
+    if recorded != loaded.hash:
+        raise DamagedError(
+            f"{tokenizer.path} holds tokenizer {loaded.hash[:12]}, but its manifest records {str(recorded)[:12]}; "
+            "make the tokenizer again"
+        )
+    if loaded.vocab_size != model.config.vocab_size:
+        raise UserError(
+            f"{checkpoint.path} has model.vocab_size {model.config.vocab_size:,}, but {tokenizer.path} has "
+            f"{loaded.vocab_size:,} ids; point artifacts.tokenizer at the one that the model was trained with"
+        )
+    if not checkpoint.counts.get("finished", True):
+        say(f"export: {checkpoint.path} is from a training that has not ended (step {checkpoint.counts.get('step')})")
+    sources = datasets(checkpoint)
+    if not sources:
+        say("export: the corpus behind the checkpoint is not at hand, so the files name no sources and no licence")
+    return Subject(recipe.run, model, loaded, tokenizer.path, checkpoint.fingerprint, sources)
+
+
+def _export(name: Any, subject: Subject, reference: Reference, folder: Path, recipe: Recipe) -> Parity:
+    """Write one format and prove it."""
+    from slm.export.parity import prove
+
+    exporter = cast(Exporter, importlib.import_module(EXPORTERS[name]))
+    written = exporter.write(subject, folder, name)
+    with exporter.engine(
+        written.path,
+        end_ids=subject.end_ids,
+        context_tokens=reference.context_tokens,
+        threads=recipe.export.threads,
+    ) as engine:
+        result = prove(reference, engine, recipe.export, name, _size_bytes(written.path))
+    result.notices += written.notices
+    return result
+
+
+def _golden_hash(path: Path | None) -> str:
+    if path is None:
+        return ""
+    if not path.is_file():
+        raise UserError(
+            f"evaluate.golden ({path}) is not a file; correct the path, or set evaluate.golden= to leave it out"
+        )
+    return file_sha256(path)
+
+
+def _size_bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())

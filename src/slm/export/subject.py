@@ -1,0 +1,86 @@
+"""What is exported: a model, its tokenizer, and the facts that a file must carry about its origin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from slm.model.transformer import Transformer
+    from slm.tokenizer.tokenizer import Tokenizer
+
+Quantity = Literal["logits", "log-probabilities"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A source of the text that the model was trained on."""
+
+    name: str
+    licence: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A trained model on its way out. The tokenizer's folder holds its files, its chat template among them."""
+
+    name: str
+    model: Transformer
+    tokenizer: Tokenizer
+    tokenizer_folder: Path
+    checkpoint: str
+    """Fingerprint of the checkpoint."""
+    datasets: tuple[Dataset, ...] = ()
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens at which every engine stops: the end of a text and of a turn."""
+        return frozenset({self.tokenizer.eos_id, self.turn_end_id})
+
+    @property
+    def turn_end_id(self) -> int:
+        """The id of `<|im_end|>`."""
+        return next(index for index, (piece, _, _) in enumerate(self.tokenizer.pieces()) if piece == "<|im_end|>")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What an exporter wrote, and what a person must know about it."""
+
+    path: Path
+    notices: tuple[str, ...] = ()
+
+
+class Engine(Protocol):
+    """A program that opened an exported file, as the parity proof sees it."""
+
+    quantity: Quantity
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of a text, start token included."""
+
+    def scores(self, ids: Sequence[int], positions: Sequence[int]) -> npt.NDArray[np.float64]:
+        """Logits or log-probabilities [positions, V] of what follows each of `positions`."""
+
+    def greedy(self, ids: Sequence[int], max_tokens: int) -> list[int]:
+        """The greedy continuation, up to and with a token that ends a text."""
+
+
+class Exporter(Protocol):
+    """What a module named in `EXPORTERS` offers."""
+
+    def write(self, subject: Subject, folder: Path, name: str) -> Written:
+        """Write one format into `folder`."""
+
+    def engine(
+        self, written: Path, *, end_ids: frozenset[int], context_tokens: int, threads: int
+    ) -> AbstractContextManager[Engine]:
+        """Open what was written in a program of its own."""
