@@ -11,12 +11,14 @@ class TokenizerConfig(Config):
     """Documents to a frozen SentencePiece model."""
 
     vocab_size: int = Field(2048, ge=320, le=1_000_000)
-    """Ids in all: 256 bytes, control tokens and learned pieces."""
+    """Ids in all: 6 control tokens, 256 bytes and learned pieces."""
     sample_bytes: int = Field(100_000_000, ge=1_000)
     """How much training text the vocabulary is learned from, in UTF-8 bytes."""
     split_digits: bool = True
     """Every digit is a token of its own, which small models need for arithmetic."""
+    split_scripts: bool = False
+    """Pieces keep to one script, so that words and punctuation stay apart; without it code needs fewer tokens."""
     whitespace_pieces: bool = True
-    """Allow pieces made only of spaces, so that an indentation is one token."""
+    """Allow pieces of spaces, tabs and line ends with the indentation after them, so that either is one token."""
     threads: int = neutral(2, ge=1)
     """Threads for training and encoding."""
