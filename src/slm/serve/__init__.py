@@ -1,1 +1,45 @@
-"""serve"""
+"""A model that answers: the engine behind `slm generate` and `slm chat`, and the stage that publishes samples.
+
+In: the export that the recipe names, or its checkpoint where the recipe exports no GGUF. Out: an artifact
+with `samples.json`: each of `serve.sample_prompts` answered by llama.cpp once greedily and once with the
+recipe's sampling settings. The smallest file answers (Q8_0, then F16, BF16, F32), since that is the one
+people run. It is no proof of parity; the export has that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slm.core.artifact import Artifact, Draft, Spec, make
+from slm.core.errors import UserError
+
+if TYPE_CHECKING:
+    from slm.recipe import Recipe
+
+PREFERRED = ("model-q8_0.gguf", "model-f16.gguf", "model-bf16.gguf", "model-f32.gguf")
+
+
+def run(recipe: Recipe) -> Artifact:
+    """Answer the recipe's sample prompts and publish the answers."""
+    if recipe.serve.model:
+        raise UserError(
+            f"serve.model ({recipe.serve.model}) has no effect on the serve stage, which answers from the run's own "
+            "export; leave it out, or use slm generate"
+        )
+    if any(name.startswith("gguf") for name in recipe.export.formats):
+        export = recipe.artifact("export")
+        names = [name for name in PREFERRED if name in export.manifest["files"]]
+        if not names:
+            raise UserError(
+                f"{export.path} holds no .gguf file although export.formats asks for one; make it with slm export"
+            )
+        where, parents = str(export.file(names[0])), {"export": export}
+    else:
+        where, parents = "", {"train": recipe.artifact("train"), "tokenizer": recipe.artifact("tokenizer")}
+
+    def build(draft: Draft) -> None:
+        from slm.serve.samples import write_samples
+
+        write_samples(draft, recipe, where)
+
+    return make(recipe.folder("serve"), Spec("serve", recipe.serve, parents, seed=recipe.seed), build, redo=recipe.redo)

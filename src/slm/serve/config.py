@@ -36,6 +36,8 @@ class ServeConfig(Config):
     """Texts that end the continuation; they are not printed."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of sampling."""
+    context_tokens: int = Field(0, ge=0)
+    """Room for prompt and answer together; 0 takes the model's own length, at most 4,096."""
     threads: int = neutral(2, ge=1)
     """CPU threads."""
 

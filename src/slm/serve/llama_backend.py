@@ -1,0 +1,74 @@
+"""A GGUF file in llama.cpp as a back end of the engine.
+
+In: a .gguf file. Out: streamed text. llama.cpp samples, in the order of `sampling.py`, and ends at stop
+texts by its own rule (the one that starts first in what a token completes). Draws of one seed differ from
+those of the torch back ends, since the generators differ; greedy answers of an F32 file do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slm.core.errors import DamagedError, UserError
+from slm.serve.config import ServeConfig
+from slm.serve.engine import MOST_CONTEXT_TOKENS, Pieces
+from slm.serve.llama_cpp import LlamaCpp, LlamaSampling, check_gguf
+
+if TYPE_CHECKING:
+    from slm.serve.vocabulary import Messages
+
+MOST_LLAMA_SEED = 2**32 - 1
+"""llama.cpp's seeds are 32 bits wide, and the largest asks for a random one."""
+
+
+class LlamaBackend:
+    """Answers from llama.cpp."""
+
+    def __init__(self, path: Path, config: ServeConfig) -> None:
+        check_gguf(path)
+        longest, self.has_template = describe(path)
+        self.context_tokens = config.context_tokens or min(longest, MOST_CONTEXT_TOKENS)
+        if self.context_tokens > longest:
+            raise UserError(
+                f"serve.context_tokens ({config.context_tokens:,}) must not exceed the length that the model is meant "
+                f"for ({longest:,}); lower it"
+            )
+        self._llama = LlamaCpp(path, context_tokens=self.context_tokens, threads=config.threads).__enter__()
+
+    def encode(self, text: str) -> list[int]:
+        return self._llama.tokenize(text, bos=True)
+
+    def encode_chat(self, messages: Messages) -> list[int]:
+        return self._llama.render_chat(messages)
+
+    def stream(self, ids: Sequence[int], max_tokens: int, settings: ServeConfig) -> Pieces:
+        sampling = LlamaSampling(
+            temperature=settings.temperature,
+            top_k=settings.top_k,
+            top_p=settings.top_p,
+            min_p=settings.min_p,
+            repetition_penalty=settings.repetition_penalty,
+            stop=settings.stop,
+            seed=settings.seed % MOST_LLAMA_SEED,
+        )
+        end = yield from self._llama.complete(ids, max_tokens, sampling)
+        return end.reason, end.generated_tokens
+
+    def close(self) -> None:
+        self._llama.close()
+
+
+def describe(path: Path) -> tuple[int, bool]:
+    """The length that the model in a GGUF file is meant for, and whether the file has a chat template."""
+    import gguf
+
+    try:
+        fields = gguf.GGUFReader(path).fields
+        architecture = fields["general.architecture"].contents()
+        return int(fields[f"{architecture}.context_length"].contents()), "tokenizer.chat_template" in fields
+    except (ValueError, KeyError, IndexError, OverflowError) as error:
+        raise DamagedError(
+            f"{path} is not readable as a GGUF file ({' '.join(str(error).split())[:200]}); export or download it again"
+        ) from error

@@ -1,0 +1,97 @@
+"""A model of ours in torch: prefill in chunks, then one token at a time over a key-value cache.
+
+In: a `Transformer` and a `Vocabulary`. Out: streamed text. The prompt is read in chunks of
+`PREFILL_TOKENS`, and only the last position is projected to the vocabulary, so memory does not grow with
+prompt length times vocabulary (4,096 x 32,768 logits would be 537 MB).
+
+Shapes: B = 1 row, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from slm.core.errors import UserError
+from slm.model.cache import KVCache
+from slm.model.transformer import Transformer
+from slm.serve.config import ServeConfig
+from slm.serve.engine import MOST_CONTEXT_TOKENS, FinishReason, Pieces
+from slm.serve.sampling import Sampler
+from slm.serve.stream import StopStream
+from slm.serve.vocabulary import Messages, Vocabulary
+
+PREFILL_TOKENS = 512
+
+
+class TorchBackend:
+    """Answers from a `Transformer`."""
+
+    def __init__(self, model: Transformer, vocabulary: Vocabulary, config: ServeConfig) -> None:
+        torch.set_num_threads(config.threads)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.eval().to(self.device)
+        self.vocabulary = vocabulary
+        longest = model.config.max_seq_len
+        self.context_tokens = config.context_tokens or min(longest, MOST_CONTEXT_TOKENS)
+        if self.context_tokens > longest:
+            raise UserError(
+                f"serve.context_tokens ({config.context_tokens:,}) must not exceed the length that the model is meant "
+                f"for ({longest:,}); lower it"
+            )
+        self.has_template = vocabulary.has_template
+
+    def encode(self, text: str) -> list[int]:
+        return self.vocabulary.encode(text)
+
+    def encode_chat(self, messages: Messages) -> list[int]:
+        return self.vocabulary.encode_chat(messages)
+
+    def stream(self, ids: Sequence[int], max_tokens: int, settings: ServeConfig) -> Pieces:
+        """Text pieces of the continuation of `ids`; a token that completes no text gives an empty piece."""
+        cache = KVCache(self.model.config, 1, len(ids) + max_tokens, torch.float32, self.device)
+        sampler, stops, decoder = Sampler(settings), StopStream(settings.stop), self.vocabulary.decoder()
+        seen = list(ids)
+        logits_V = self._read(ids, cache)
+        reason: FinishReason = "length"
+        while len(seen) < len(ids) + max_tokens:
+            token = sampler.pick(logits_V, torch.tensor(seen))
+            seen.append(token)
+            if token in self.vocabulary.end_ids:
+                reason = "stop"
+                break
+            yield stops.push(decoder.push(token))
+            if stops.stopped:
+                return "stop", len(seen) - len(ids)
+            if len(seen) < len(ids) + max_tokens:
+                logits_V = self._read([token], cache)
+        yield stops.push(decoder.finish()) + stops.finish()
+        return "stop" if stops.stopped else reason, len(seen) - len(ids)
+
+    def close(self) -> None:
+        """Nothing is held but memory."""
+
+    @torch.inference_mode()
+    def _read(self, ids: Sequence[int], cache: KVCache) -> Tensor:
+        """Put `ids` into the cache; logits of what follows the last."""
+        for start in range(0, len(ids), PREFILL_TOKENS):
+            tokens_BT = torch.tensor([ids[start : start + PREFILL_TOKENS]], device=self.device)
+            x_BTD = self.model.hidden(tokens_BT, cache=cache)
+        logits_BTV: Tensor = self.model.project(x_BTD[:, -1:])
+        return logits_BTV[0, -1]
+
+
+def generation_end_ids(folder: Path) -> frozenset[int]:
+    """The ids that end an answer according to a Hugging Face folder's generation_config.json."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return frozenset()
+    try:
+        named = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path} is not a JSON object ({error}); restore it or delete it") from error
+    return frozenset(named if isinstance(named, list) else [] if named is None else [named])
