@@ -10,37 +10,49 @@ import numpy as np
 import pytest
 
 from slm.core.artifact import Artifact, Draft, Spec, make
+from slm.shards import write
 from slm.shards.config import ShardsConfig
-from slm.shards.stage import _counts
+from slm.shards.stage import count
 from slm.shards.write import Layout, ShardWriter, file_stems
 
 HASH = "ab" * 32
-MakeShards = Callable[..., Artifact]
-
-
-def layout(**changes: Any) -> Layout:
-    """A small layout, with `changes`."""
-    values: dict[str, Any] = {
-        "seq_len": 16,
-        "packing": "best_fit",
-        "window_documents": 50,
-        "rows_per_file": 20,
-        "vocab_size": 1000,
-        "pad_id": 3,
-        "tokenizer_hash": HASH,
-    }
-    return Layout(**{**values, **changes})
-
-
-def documents(number: int, *, seed: int = 0, longest: int = 60, vocab_size: int = 1000) -> list[np.ndarray]:
-    """Random documents [bos] ids [eos]; ids 4 and above are text."""
-    generator = np.random.default_rng(seed)
-    lengths = generator.integers(1, longest, number)
-    return [np.concatenate([[1], generator.integers(4, vocab_size, n), [2]]).astype(np.int32) for n in lengths]
 
 
 @pytest.fixture
-def make_shards(tmp_path: Path) -> MakeShards:
+def layout(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Layout]:
+    """A small layout, with changes; windows may be small too."""
+    monkeypatch.setattr(write, "WINDOW_ROWS", 1)
+
+    def build(**changes: Any) -> Layout:
+        values: dict[str, Any] = {
+            "seq_len": 16,
+            "packing": "best_fit",
+            "window_documents": 50,
+            "rows_per_file": 100,
+            "vocab_size": 1000,
+            "pad_id": 3,
+            "tokenizer_hash": HASH,
+        }
+        return Layout(**{**values, **changes})
+
+    return build
+
+
+@pytest.fixture
+def documents() -> Callable[..., list[np.ndarray]]:
+    """Random documents [bos] ids [eos]; ids 4 and above are text."""
+
+    def build(number: int, *, seed: int = 0, longest: int = 60, vocab_size: int = 1000) -> list[np.ndarray]:
+        generator = np.random.default_rng(seed)
+        lengths = generator.integers(1, longest, number)
+        texts = [generator.integers(4, vocab_size, length) for length in lengths]
+        return [np.concatenate([[1], text, [2]]).astype(np.int32) for text in texts]
+
+    return build
+
+
+@pytest.fixture
+def make_shards(tmp_path: Path, layout: Callable[..., Layout]) -> Callable[..., Artifact]:
     """Writes an artifact from documents per source, as the stage does."""
 
     def build(
@@ -53,7 +65,7 @@ def make_shards(tmp_path: Path) -> MakeShards:
     ) -> Artifact:
         shape = layout(**changes)
 
-        def write(draft: Draft) -> None:
+        def write_files(draft: Draft) -> None:
             tallies = {}
             stems = {**file_stems(sources), "": "validation"}
             for source, items in [*sources.items(), ("", validation)]:
@@ -62,7 +74,7 @@ def make_shards(tmp_path: Path) -> MakeShards:
                         writer.add(ids, 3 * len(ids))
                 tallies[source] = writer.tally
             held_out = tallies.pop("")
-            draft.counts.update(_counts(tallies, held_out, shape))
+            draft.counts.update(count(tallies, held_out, shape))
 
         config = ShardsConfig(
             seq_len=shape.seq_len,
@@ -71,6 +83,6 @@ def make_shards(tmp_path: Path) -> MakeShards:
             rows_per_file=shape.rows_per_file,
             weights=dict(weights or {}),
         )
-        return make(tmp_path / name, Spec("shards", config), write)
+        return make(tmp_path / name, Spec("shards", config), write_files)
 
     return build

@@ -11,6 +11,7 @@ Shapes: N rows, T tokens in a row, P documents or fragments in a row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,8 +57,9 @@ class ShardReader:
                 f"{WAY_OUT}"
             )
 
-    def rows(self, indices: NDArray[np.int64]) -> tuple[NDArray[Any], list[NDArray[np.int32]]]:
+    def rows(self, indices: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[Any], list[NDArray[np.int32]]]:
         """Tokens [N, T] and the document lengths of each row, in the order asked for."""
+        indices = np.asarray(indices, dtype=np.int64)
         if len(indices) and not (indices.min() >= 0 and indices.max() < self.num_rows):
             raise IndexError(f"rows {indices.min()}..{indices.max()} asked for, there are {self.num_rows}")
         batches = np.searchsorted(self._starts, indices, side="right") - 1

@@ -27,7 +27,9 @@ BLOCK_CHARACTERS = 4_000_000
 
 
 def run(recipe: Recipe) -> Artifact:
-    """Tokenize and pack the corpus, unless the shards are already there."""
+    """Tokenize and pack the corpus, unless the shards are already there or the recipe takes them from elsewhere."""
+    if recipe.artifacts.shards:
+        return recipe.artifact("shards")
     corpus, tokenizer = recipe.artifact("corpus"), recipe.artifact("tokenizer")
     if not recipe.artifacts.tokenizer:
         require_parent(tokenizer, "corpus", corpus)
@@ -58,7 +60,7 @@ def _build(recipe: Recipe, corpus: Artifact, tokenizer_artifact: Artifact, draft
     )
     sources = _write_train(corpus, tokenizer, layout, config.threads, draft)
     validation = _write_validation(corpus, tokenizer, layout, config.threads, draft)
-    draft.counts.update(_counts(sources, validation, layout))
+    draft.counts.update(count(sources, validation, layout))
     _print(draft.counts)
 
 
@@ -118,7 +120,8 @@ def _blocks(corpus: Artifact, split: Any) -> Iterator[list[Document]]:
         yield block
 
 
-def _counts(sources: dict[str, Tally], validation: Tally, layout: Layout) -> dict[str, Any]:
+def count(sources: dict[str, Tally], validation: Tally, layout: Layout) -> dict[str, Any]:
+    """The manifest's figures; `files` lists the files of each source in the order of their rows."""
     from slm.shards.write import Tally
 
     train = Tally()

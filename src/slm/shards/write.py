@@ -6,7 +6,9 @@ documents or fragments of the row; what they leave is padding), and the tokenize
 and the padding id in the schema's metadata. Rows of a window are written in a shuffled order, so that
 the first rows of a file are a fair sample of the window: best fit would put the longest pieces first.
 
-Memory: one window (16 million tokens at most, 64 MB) and one record batch (16 MB), whatever the corpus.
+Memory: one window per source (16 million tokens at most, 64 MB, up to row lengths of 16,384) and one
+record batch (16 MB), whatever the corpus. A window's last row is rarely full, so a window is at least
+1,024 rows wide, which bounds that waste to 0.1 %.
 
 Shapes: D documents, P pieces, R rows of a record batch, T tokens in a row.
 """
@@ -29,6 +31,7 @@ from slm.shards.order import permute_many
 from slm.shards.pack import Method, Packing, pack
 
 WINDOW_TOKENS = 1 << 24
+WINDOW_ROWS = 1_024
 BATCH_BYTES = 1 << 24
 
 
@@ -106,7 +109,9 @@ class ShardWriter:
         self.tally.targets += len(ids_T) - 1
         self._window.append(ids_T)
         self._window_tokens += len(ids_T)
-        if len(self._window) >= self._layout.window_documents or self._window_tokens >= WINDOW_TOKENS:
+        if self._window_tokens >= WINDOW_ROWS * self._layout.seq_len and (
+            len(self._window) >= self._layout.window_documents or self._window_tokens >= WINDOW_TOKENS
+        ):
             self._flush()
 
     def _flush(self) -> None:

@@ -1,0 +1,96 @@
+"""Written files hold every document, in rows whose first are a fair sample."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from slm.shards import write
+from slm.shards.reader import ShardReader
+from slm.shards.write import file_stems
+
+
+def unpacked(reader: ShardReader) -> list[list[int]]:
+    """All pieces of all rows."""
+    tokens, lengths = reader.rows(range(reader.num_rows))
+    pieces = []
+    for row, counts in zip(tokens, lengths, strict=True):
+        start = 0
+        for length in counts:
+            pieces.append(row[start : start + length].tolist())
+            start += length
+        assert (row[start:] == reader.pad_id).all()
+    return pieces
+
+
+@pytest.mark.parametrize("packing", ["best_fit", "concat"])
+@pytest.mark.parametrize("batch_bytes", [1 << 24, 7 * 16 * 2])
+def test_documents_come_back_whole(make_shards, documents, monkeypatch, packing, batch_bytes):
+    monkeypatch.setattr(write, "BATCH_BYTES", batch_bytes)
+    texts = documents(200)
+    artifact = make_shards({"only": texts}, packing=packing)
+    pieces = unpacked(ShardReader(artifact, "train"))
+    whole = sorted(piece for piece in pieces if piece[0] == 1 and piece[-1] == 2)
+    cut = sorted(text.tolist() for text in texts if len(text) > 16 or packing == "concat")
+    if packing == "best_fit":
+        assert whole == sorted(text.tolist() for text in texts if len(text) <= 16)
+    rebuilt = []
+    for text in cut:
+        document = text[:1]
+        while document[-1] != 2:
+            follow = [piece for piece in pieces if text[len(document) - 1 :][: len(piece)] == piece]
+            document = document + max(follow, key=len)[1:]
+        rebuilt.append(document)
+    assert rebuilt == cut
+    counts = artifact.counts["train"]
+    assert counts["targets"] == sum(len(text) - 1 for text in texts) == sum(len(piece) - 1 for piece in pieces)
+    assert counts["rows"] * 16 == counts["tokens"] + counts["fragments"] + counts["padding"]
+    assert counts["fragments"] == len(pieces) - len(texts)
+    assert counts["documents"] == 200
+    assert counts["bytes"] == 3 * counts["tokens"]
+
+
+def test_rows_go_to_several_files_of_at_most_rows_per_file(make_shards, documents):
+    artifact = make_shards({"a": documents(300)}, rows_per_file=70)
+    files = artifact.counts["files"]["train"]["a"]
+    rows = [pa.ipc.open_file(str(artifact.path / name)).read_all().num_rows for name in files]
+    assert rows[:-1] == [70] * (len(rows) - 1)
+    assert 0 < rows[-1] <= 70
+    assert sum(rows) == artifact.counts["train"]["rows"]
+    assert files[0] == "train-a-00000.arrow"
+
+
+def test_files_are_uncompressed_and_say_what_they_hold(make_shards, documents):
+    artifact = make_shards({"a": documents(50)}, documents(5))
+    schema = pa.ipc.open_file(str(artifact.file("validation-00000.arrow"))).schema
+    assert schema.field("tokens").type == pa.list_(pa.uint16(), 16)
+    assert schema.field("lengths").type == pa.list_(pa.int32())
+    assert schema.metadata == {b"tokenizer_hash": b"ab" * 32, b"seq_len": b"16", b"pad_id": b"3"}
+
+
+def test_a_large_vocabulary_takes_wide_ids(make_shards, documents):
+    artifact = make_shards({"a": documents(50, vocab_size=70_000)}, vocab_size=70_000)
+    tokens, _ = ShardReader(artifact, "train").rows(range(20))
+    assert artifact.counts["dtype"] == "uint32"
+    assert tokens.dtype == np.uint32
+    assert tokens.max() > 65_535
+
+
+def test_the_first_rows_of_a_window_are_a_fair_sample(make_shards, documents):
+    long, short = documents(60, longest=400), [text[:6] for text in documents(600, longest=20)]
+    artifact = make_shards({"a": [*long, *short]}, window_documents=10_000)
+    _, lengths = ShardReader(artifact, "train").rows(range(artifact.counts["train"]["rows"]))
+    pieces = np.array([len(counts) for counts in lengths])
+    assert abs(pieces[: len(pieces) // 4].mean() - pieces.mean()) < 0.3
+
+
+def test_sources_get_file_names_of_their_own():
+    assert file_stems(["stdlib", "Org/set", "Org-set", "Org set", "../x", "é"]) == {
+        "stdlib": "train-stdlib",
+        "Org/set": "train-Org-set",
+        "Org-set": "train-Org-set-2",
+        "Org set": "train-Org-set-3",
+        "../x": "train-x",
+        "é": "train-source",
+    }
