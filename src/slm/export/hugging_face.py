@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from slm.model.config import ModelConfig
+
 
 def write(subject: Subject, folder: Path, name: str) -> Written:
     """Write the folder `hf/`."""
@@ -30,6 +32,10 @@ def write(subject: Subject, folder: Path, name: str) -> Written:
     save_pretrained(subject.model, target, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
     write_hugging_face(tokenizer, target)
     return Written(target)
+
+
+def refuse_unsupported(config: ModelConfig) -> None:
+    """Refuse nothing: every configuration has its architecture in transformers."""
 
 
 def refuse_not_finite(subject: Subject) -> None:
@@ -57,6 +63,7 @@ class TransformersEngine:
     """transformers as the parity proof sees it."""
 
     quantity: Quantity = "logits"
+    misread = ""
 
     def __init__(self, folder: Path, end_ids: frozenset[int]) -> None:
         with _quiet():

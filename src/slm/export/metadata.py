@@ -50,6 +50,8 @@ def _add_origin(
     writer.add_dataset_count(len(subject.datasets))
     for index, dataset in enumerate(subject.datasets):
         writer.add_dataset_name(index, dataset.name)
+        if dataset.origin.startswith(("https://", "http://")):
+            writer.add_dataset_url(index, dataset.origin)
         origin = f"{dataset.origin}; " if dataset.origin else ""
         writer.add_dataset_description(index, f"{origin}licence {dataset.licence or 'unknown'}")
     writer.add_string("slm.version", __version__)
@@ -76,20 +78,19 @@ def _add_shape(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, subject: Subject) -> None:
-    tokenizer = subject.tokenizer
-    pieces = tokenizer.pieces()
-    writer.add_tokenizer_model("llama")
+    vocabulary = subject.tokenizer.gguf_vocabulary()
+    writer.add_tokenizer_model(vocabulary.model)
     writer.add_tokenizer_pre("default")
-    writer.add_token_list([piece.encode() for piece, _, _ in pieces])
-    writer.add_token_scores([score for _, score, _ in pieces])
-    writer.add_token_types([int(kind) for _, _, kind in pieces])
-    writer.add_unk_token_id(tokenizer.unk_id)
-    writer.add_bos_token_id(tokenizer.bos_id)
-    writer.add_eos_token_id(tokenizer.eos_id)
-    writer.add_pad_token_id(tokenizer.pad_id)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_scores(vocabulary.scores)
+    writer.add_token_types(vocabulary.types)
+    writer.add_unk_token_id(vocabulary.unk_id)
+    writer.add_bos_token_id(vocabulary.bos_id)
+    writer.add_eos_token_id(vocabulary.eos_id)
+    writer.add_pad_token_id(vocabulary.pad_id)
     writer.add_eot_token_id(subject.turn_end_id)
-    writer.add_add_bos_token(True)
-    writer.add_add_eos_token(False)
-    writer.add_add_space_prefix(False)
-    writer.add_remove_extra_whitespaces(False)
-    writer.add_chat_template((subject.tokenizer_folder / "chat_template.jinja").read_text(encoding="utf-8"))
+    writer.add_add_bos_token(vocabulary.add_bos)
+    writer.add_add_eos_token(vocabulary.add_eos)
+    writer.add_add_space_prefix(vocabulary.add_space_prefix)
+    writer.add_remove_extra_whitespaces(vocabulary.remove_extra_whitespaces)
+    writer.add_chat_template(vocabulary.chat_template)

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from slm.core.artifact import Artifact, Draft, Spec, file_sha256, lineage, make, require_parent
 from slm.core.console import say
 from slm.core.errors import DamagedError, UserError
 from slm.export import EXPORTERS
+from slm.export.config import Format
 from slm.export.subject import Dataset, Exporter, Subject
 
 if TYPE_CHECKING:
@@ -25,7 +28,8 @@ if TYPE_CHECKING:
     from slm.recipe import Recipe
 
 PARITY = "parity.json"
-ENGINE_PACKAGES = ("gguf", "xllamacpp", "transformers")
+ENGINE_PACKAGES = {"hf": ("transformers",), "gguf": ("gguf", "xllamacpp")}
+"""What each kind of format is written and proved with."""
 
 
 def run(recipe: Recipe) -> Artifact:
@@ -58,6 +62,18 @@ def golden_prompts(path: Path) -> list[str]:
     return prompts
 
 
+def engine_packages(formats: Sequence[Format]) -> list[str]:
+    """The packages that `formats` are written and proved with; one that is not installed is refused."""
+    needed = {package: name for name in formats for package in ENGINE_PACKAGES[name.partition("_")[0]]}
+    for package, name in needed.items():
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"export.formats ({name}) needs the package {package}, which is not installed; pip install {package}, "
+                f"or leave {name} out of export.formats"
+            )
+    return list(needed)
+
+
 def datasets(checkpoint: Artifact) -> tuple[Dataset, ...]:
     """The sources of the text that the checkpoint was trained on, as its corpus recorded them."""
     for _, ancestor in lineage(checkpoint.path):
@@ -72,7 +88,10 @@ def datasets(checkpoint: Artifact) -> tuple[Dataset, ...]:
 def _build(draft: Draft, recipe: Recipe, checkpoint: Artifact, tokenizer: Artifact, golden: Path | None) -> None:
     from slm.export.parity import Reference, show
 
+    packages = engine_packages(recipe.export.formats)
     subject = _subject(recipe, checkpoint, tokenizer)
+    for name in recipe.export.formats:
+        _exporter(name).refuse_unsupported(subject.model.config)
     prompts = [*recipe.export.prompts, *(golden_prompts(golden) if golden else [])]
     reference = Reference(subject, recipe.export, prompts)
     results = [_export(name, subject, reference, draft.path, recipe) for name in recipe.export.formats]
@@ -80,7 +99,7 @@ def _build(draft: Draft, recipe: Recipe, checkpoint: Artifact, tokenizer: Artifa
     for notice in (notice for result in results for notice in result.notices):
         say(f"export: {notice}")
     proof = {
-        "engines": {name: importlib.metadata.version(name) for name in ENGINE_PACKAGES},
+        "engines": {name: importlib.metadata.version(name) for name in packages},
         "prompts": reference.texts,
         "formats": {result.format: result.as_dict() for result in results},
     }
@@ -111,14 +130,14 @@ def _subject(recipe: Recipe, checkpoint: Artifact, tokenizer: Artifact) -> Subje
     sources = datasets(checkpoint)
     if not sources:
         say("export: the corpus behind the checkpoint is not at hand, so the files name no sources and no licence")
-    return Subject(recipe.run, model, loaded, tokenizer.path, checkpoint.fingerprint, sources)
+    return Subject(recipe.run, model, loaded, checkpoint.fingerprint, sources)
 
 
-def _export(name: Any, subject: Subject, reference: Reference, folder: Path, recipe: Recipe) -> Parity:
+def _export(name: Format, subject: Subject, reference: Reference, folder: Path, recipe: Recipe) -> Parity:
     """Write one format and prove it."""
     from slm.export.parity import prove
 
-    exporter = cast(Exporter, importlib.import_module(EXPORTERS[name]))
+    exporter = _exporter(name)
     written = exporter.write(subject, folder, name)
     with exporter.engine(
         written.path,
@@ -129,6 +148,10 @@ def _export(name: Any, subject: Subject, reference: Reference, folder: Path, rec
         result = prove(reference, engine, recipe.export, name, _size_bytes(written.path))
     result.notices += written.notices
     return result
+
+
+def _exporter(name: Format) -> Exporter:
+    return cast(Exporter, importlib.import_module(EXPORTERS[name]))
 
 
 def _golden_hash(path: Path | None) -> str:

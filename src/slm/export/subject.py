@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from slm.model.config import ModelConfig
     from slm.model.transformer import Transformer
     from slm.tokenizer.tokenizer import Tokenizer
 
+TURN_END = "<|im_end|>"
 Quantity = Literal["logits", "log-probabilities"]
 
 
@@ -30,12 +32,11 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A trained model on its way out. The tokenizer's folder holds its files, its chat template among them."""
+    """A trained model on its way out."""
 
     name: str
     model: Transformer
     tokenizer: Tokenizer
-    tokenizer_folder: Path
     checkpoint: str
     """Fingerprint of the checkpoint."""
     datasets: tuple[Dataset, ...] = ()
@@ -47,8 +48,8 @@ class Subject:
 
     @property
     def turn_end_id(self) -> int:
-        """The id of `<|im_end|>`."""
-        return next(index for index, (piece, _, _) in enumerate(self.tokenizer.pieces()) if piece == "<|im_end|>")
+        """The id of the token that ends a turn of a chat."""
+        return self.tokenizer.gguf_vocabulary().tokens.index(TURN_END)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,8 @@ class Engine(Protocol):
     """A program that opened an exported file, as the parity proof sees it."""
 
     quantity: Quantity
+    misread: str
+    """Characters that the engine's tokenizer takes for others; texts with them cannot be compared."""
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of a text, start token included."""
@@ -76,6 +79,9 @@ class Engine(Protocol):
 
 class Exporter(Protocol):
     """What a module named in `EXPORTERS` offers."""
+
+    def refuse_unsupported(self, config: ModelConfig) -> None:
+        """Refuse a model that the format's engine would run differently."""
 
     def write(self, subject: Subject, folder: Path, name: str) -> Written:
         """Write one format into `folder`."""

@@ -1,0 +1,102 @@
+"""A small tokenizer, small models, and a run folder with everything that the export stage reads."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from slm.core.artifact import LATEST, Artifact, Spec, create, open_artifact, write_atomically
+from slm.corpus.config import CorpusConfig
+from slm.export.config import ExportConfig
+from slm.export.subject import Dataset, Subject
+from slm.model.config import ModelConfig
+from slm.model.load import save_model
+from slm.model.transformer import Transformer, build
+from slm.recipe import Recipe
+from slm.tokenizer.config import TokenizerConfig
+from slm.tokenizer.hugging_face import write_hugging_face
+from slm.tokenizer.tokenizer import Tokenizer
+from slm.tokenizer.training import train_model
+from slm.train.config import TrainConfig
+
+VOCAB = 448
+PROMPTS = ("def main():\n", "import os\n    ")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    words = (string.__file__, json.__file__)
+    texts = [Path(file).read_text(encoding="utf-8") for file in words]
+    size = sum(len(text.encode()) for text in texts)
+    return Tokenizer(train_model(lambda: texts, size, TokenizerConfig(vocab_size=VOCAB), "two modules"))
+
+
+@pytest.fixture(scope="session")
+def export_config() -> ExportConfig:
+    """Budgets for an untrained model of width 64, whose F16 and Q8_0 are coarser than a trained one's."""
+    return ExportConfig(prompts=PROMPTS, greedy_tokens=8, max_logprob_delta_f16=0.02, max_logprob_delta_q8_0=1.0)
+
+
+def small_config(**changes: object) -> ModelConfig:
+    shape = {"vocab_size": VOCAB, "width": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16,
+             "ffn_width": 96, "max_seq_len": 64}  # fmt: skip
+    return ModelConfig.model_validate(shape | changes)
+
+
+def small_model(**changes: object) -> Transformer:
+    """An untrained model whose norms are not all ones, so that a norm in the wrong place shows."""
+    model = build(small_config(**changes), 7)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.uniform_(0.5, 1.5, generator=generator)
+    return model
+
+
+@pytest.fixture(scope="session")
+def subject_of(tokenizer: Tokenizer) -> Callable[..., Subject]:
+    def make(**changes: object) -> Subject:
+        source = Dataset("stdlib", "PSF-2.0", "the standard library of Python 3.11")
+        return Subject("tiny", small_model(**changes), tokenizer, "f" * 64, (source,))
+
+    return make
+
+
+@pytest.fixture()
+def run_recipe(tmp_path: Path, tokenizer: Tokenizer, export_config: ExportConfig) -> Recipe:
+    """A recipe whose run holds a corpus, a tokenizer and two checkpoints."""
+    recipe = Recipe(run="tiny", runs_dir=str(tmp_path / "runs"), model=small_config(), export=export_config)
+    with create(recipe.folder("corpus"), Spec("corpus", CorpusConfig())) as draft:
+        facts = {"documents": 2, "bytes": 10, "licence": "PSF-2.0", "origin": "the standard library"}
+        draft.counts["sources"] = {"stdlib": facts}
+    corpus = recipe.artifact("corpus")
+    with create(recipe.folder("tokenizer"), Spec("tokenizer", TokenizerConfig(), {"corpus": corpus})) as draft:
+        (draft.path / "tokenizer.model").write_bytes(tokenizer.model)
+        write_hugging_face(tokenizer, draft.path)
+        draft.counts["hash"] = tokenizer.hash
+    save_checkpoint(recipe, small_model(), 20)
+    return recipe
+
+
+def save_checkpoint(recipe: Recipe, model: Transformer, step: int) -> Artifact:
+    """Publish `model` as the newest checkpoint of the recipe's run."""
+    path = recipe.folder("train") / f"step-{step:08d}"
+    with create(path, Spec("train", TrainConfig(), {"tokenizer": recipe.artifact("tokenizer")})) as draft:
+        save_model(model, draft.path)
+        draft.counts.update(step=step, tokens=step * 100, finished=True)
+    write_atomically(recipe.folder("train") / LATEST, f"{path.name}\n")
+    return open_artifact(path, "train")
