@@ -10,7 +10,6 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # before torch is imported; test runners already share the cores
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["WANDB_MODE"] = "offline"
 os.environ["NO_COLOR"] = "1"
 
 # Deadlines measure the machine's load here, not the code; the seed is fixed so that a failure repeats.

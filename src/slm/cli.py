@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 from slm import __version__
-from slm.compose import explain, guarded, read_yaml, recipe_files
+from slm.compose import guarded, read_yaml, recipe_files
 from slm.core.artifact import Artifact, lineage
 from slm.core.console import say, size
 from slm.core.errors import ProblemsError
+from slm.explain import explain
 from slm.recipe import STAGES
 
 RUNNABLE = {

@@ -10,20 +10,20 @@ is reported with all other problems instead of ending at Hydra's first complaint
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from slm.core.config import Config
 from slm.core.errors import EXIT_FAILED, EXIT_INTERRUPTED, ProblemsError, UserError, is_disk_full
-from slm.recipe import Recipe, build_recipe, known_keys
+from slm.recipe import STAGES, Recipe, build_recipe, is_section, known_keys
 
 DEFAULT_RECIPE = "quickstart"
 VERBATIM_KEYS = frozenset({"serve.prompt", "serve.model"})
@@ -32,12 +32,15 @@ HELP = """slm ${hydra.job.name}: KEY=VALUE ... changes settings; KEY is dotted, 
 
 recipe=NAME     start from a recipe: %s
 SECTION=OPTION  swap in a piece: %s
--m A=1,2 B=3,4  run every combination
+-m A=1,2 B=3,4  run every combination, each under a run name of its own
 --cfg job       print the composed settings and stop
+--help          this text
 
-slm explain recipe=NAME KEY prints what a key means, its value and where that came from.
-$FLAGS_HELP
+slm recipes lists what each recipe is; slm explain recipe=NAME KEY prints what a key means, its value and where that
+came from.
 """
+FLAGS = frozenset({"-h", "--help", "-c", "--cfg", "-m", "--multirun", "-i", "--info", "--hydra-help", "--resolve"})
+"""The flags of Hydra that mean something here; its others would search for configurations elsewhere."""
 
 
 def shipped_folder(name: str) -> Path:
@@ -70,10 +73,12 @@ def load_recipe(*overrides: str) -> Recipe:
     from hydra import compose, initialize
     from omegaconf import OmegaConf
 
+    words = prepare_overrides(overrides)
     register()
-    with initialize(version_base="1.3", config_path=None):
-        composed = compose("slm", overrides=prepare_overrides(overrides))
-    return build_recipe(_plain(OmegaConf.to_container(composed, resolve=True)))
+    with _as_problems(), initialize(version_base="1.3", config_path=None):
+        composed = compose("slm", overrides=words)
+        values = _plain(OmegaConf.to_container(composed, resolve=True))
+    return build_recipe(values)
 
 
 def command(name: str, run: Callable[[Recipe], object], shortcuts: Mapping[str, str] | None = None) -> None:
@@ -85,13 +90,20 @@ def command(name: str, run: Callable[[Recipe], object], shortcuts: Mapping[str, 
     from omegaconf import DictConfig, OmegaConf
 
     def job(composed: DictConfig) -> None:
-        guarded(lambda: run(build_recipe(_numbered(_plain(OmegaConf.to_container(composed, resolve=True))))))
+        def work() -> None:
+            with _as_problems():
+                values = _plain(OmegaConf.to_container(composed, resolve=True))
+            run(build_recipe(_numbered(values)))
+
+        guarded(work)
 
     def start() -> None:
-        register()
         sys.argv = [f"slm {name}", *prepare_overrides(sys.argv[1:], shortcuts or {})]
+        register()
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing its own report and leaving
         job.__module__ = f"slm.{name}"  # names the job and gives Hydra a package to anchor its search path
-        hydra.main(version_base="1.3", config_path=None, config_name="slm")(job)()
+        with _as_problems():
+            hydra.main(version_base="1.3", config_path=None, config_name="slm")(job)()
 
     guarded(start)
 
@@ -122,32 +134,61 @@ def guarded(work: Callable[[], object]) -> None:
 
 
 def prepare_overrides(arguments: Sequence[str], shortcuts: Mapping[str, str] | None = None) -> list[str]:
-    """Command-line words as Hydra wants them; an unknown recipe or option is refused with the known ones."""
-    options, prepared = option_files(), []
-    strays = [
-        word
-        for before, word in zip(["", *arguments], arguments, strict=False)
-        if "=" not in word and not word.startswith(("-", "~")) and not before.startswith("-")
-    ]
-    if strays:
-        raise ProblemsError([f"{word}: settings are given as key=value, such as recipe=quickstart" for word in strays])
+    """Command-line words as Hydra wants them; raises `ProblemsError` with all that it could not read."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
     words = {"from": "start", "to": "stop", **(shortcuts or {})}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        key = words.get(key, key)
-        if not equals or key.startswith(("-", "+", "~", "hydra")):
+    sweeping = not {"-m", "--multirun"}.isdisjoint(arguments)
+    parser = OverridesParser.create()
+    prepared: list[str] = []
+    problems: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if argument.startswith("-") or before in ("-c", "--cfg", "-i", "--info"):
+            if argument.startswith("-") and argument not in FLAGS:
+                problems.append(f"{argument}: no such flag; known are {', '.join(sorted(FLAGS))}")
             prepared.append(argument)
-        elif key == "recipe":
-            _check_choice("recipe", value, list(recipe_files()))
-            prepared.append(argument)
-        elif key in VERBATIM_KEYS:
-            prepared.append(f"++{key}={quoted(value)}")
-        elif key in options and not value.startswith("{"):
-            _check_choice(key, value, list(options[key]))
-            prepared.append(argument)
-        else:
-            prepared.append(f"++{key}={value}")
+            continue
+        if "=" not in argument and not argument.startswith("~"):
+            problems.append(f"{argument}: settings are given as key=value, such as recipe=quickstart")
+            continue
+        try:
+            word = _prepared(argument, words)
+            override = parser.parse_override(word)
+            if override.is_sweep_override() and not sweeping:
+                value = argument.partition("=")[2]
+                problems.append(f"{argument}: several values need -m, which runs each; a list is written [{value}]")
+            prepared.append(word)
+        except ProblemsError as error:
+            problems += error.problems
+        except HydraException as error:
+            key, _, value = argument.partition("=")
+            reason = str(error).splitlines()[0]
+            problems.append(f"{argument}: not readable ({reason}); quote the value: {key}=\"'{value}'\"")
+    if problems:
+        raise ProblemsError(problems)
     return prepared
+
+
+def _prepared(argument: str, words: Mapping[str, str]) -> str:
+    key, equals, value = argument.partition("=")
+    typed, key, options = key, words.get(key, key), option_files()
+    if not equals or key.startswith(("+", "~", "hydra.", "hydra/")):
+        return argument
+    if key == "recipe":
+        _check_choice(typed, value, list(recipe_files()))
+        return argument
+    if key in ("start", "stop"):
+        _check_choice(typed, value, list(STAGES), "stage")
+    if key in VERBATIM_KEYS:
+        return f"++{key}={quoted(value)}"
+    if key in options and not value.startswith("{"):
+        _check_choice(key, value, list(options[key]))
+        return argument
+    if is_section(key) and not value.startswith("{"):
+        within = next(name for name in known_keys() if name.startswith(f"{key}."))
+        raise ProblemsError([f"{argument}: {key} is a section; set the keys in it, such as {within}=..."])
+    return f"++{key}={value}"
 
 
 def quoted(text: str) -> str:
@@ -162,13 +203,17 @@ def quoted(text: str) -> str:
 
 
 def register() -> None:
-    """Put defaults, recipes and options into Hydra's ConfigStore."""
+    """Put defaults, recipes and options into Hydra's ConfigStore.
+
+    A recipe that cannot be read is left out, so that it stands in nobody's way but its own.
+    """
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
     recipes, options = recipe_files(), option_files()
     for name, file in recipes.items():
-        store.store(group="recipe", name=name, node=read_yaml(file), package="_global_")
+        with contextlib.suppress(UserError):
+            store.store(group="recipe", name=name, node=read_yaml(file), package="_global_")
     for section, files in options.items():
         for name, file in files.items():
             store.store(group=section, name=name, node=read_yaml(file), package=section)
@@ -207,82 +252,27 @@ def read_yaml(file: Path) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def explain(arguments: Sequence[str]) -> str:
-    """What a dotted key means, its value in the recipe, and which layer it comes from."""
-    keys = [word for word in arguments if "=" not in word]
-    overrides = [word for word in arguments if "=" in word]
-    if len(keys) != 1:
-        raise ProblemsError(["usage: slm explain recipe=NAME [KEY=VALUE ...] KEY, such as train.tokens"])
-    key = keys[0]
-    if key not in set(known_keys()):
-        near = difflib.get_close_matches(key, list(known_keys()), 3, 0.5)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ProblemsError([f"{key}: no such key{hint}"])
-    recipe = load_recipe(*overrides)
-    value: Any = recipe
-    default: Any = Recipe()
-    text = ""
-    for part in key.split("."):
-        text = (type(value).model_fields[part].description or "") if isinstance(value, Config) else ""
-        value, default = getattr(value, part, None), getattr(default, part, None)
-    lines = [f"{key} = {_shown(value)}", f"  from {_provenance(key, overrides)}"]
-    if _shown(default) != _shown(value):
-        lines.append(f"  default {_shown(default)}")
-    return "\n".join([*lines, *([f"  {text}"] if text else [])])
+@contextlib.contextmanager
+def _as_problems() -> Iterator[None]:
+    """Turn what Hydra and OmegaConf object to into a `ProblemsError`."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines() if line.strip()]
+        raise ProblemsError([f"the settings do not fit together: {'; '.join(dict.fromkeys(lines))}"]) from error
 
 
-def _provenance(key: str, overrides: Sequence[str]) -> str:
-    typed = {word.partition("=")[0].lstrip("+"): word for word in overrides}
-    for prefix in (key, *_parents(key)):
-        if prefix in typed and not (prefix in option_files() and prefix == key.split(".")[0]):
-            return f"the command line ({typed[prefix]})"
-    name = typed.get("recipe", f"recipe={DEFAULT_RECIPE}").partition("=")[2]
-    recipe_file = recipe_files()[name]
-    content = read_yaml(recipe_file)
-    if _holds(content, key.split(".")):
-        return str(recipe_file)
-    section = key.split(".")[0]
-    chosen = typed[section].partition("=")[2] if section in typed else _chosen_option(content, section)
-    if chosen:
-        file = option_files()[section][chosen]
-        if _holds(read_yaml(file), key.split(".")[1:]):
-            return str(file)
-    return f"the default in src/slm/{section}/config.py" if "." in key else "the default in src/slm/recipe.py"
-
-
-def _chosen_option(recipe: Mapping[str, Any], section: str) -> str:
-    for entry in recipe.get("defaults", []):
-        if isinstance(entry, dict) and f"override /{section}" in entry:
-            return str(entry[f"override /{section}"])
-    return ""
-
-
-def _holds(content: Any, parts: Sequence[str]) -> bool:
-    for part in parts:
-        if not isinstance(content, dict) or part not in content:
-            return False
-        content = content[part]
-    return True
-
-
-def _parents(key: str) -> list[str]:
-    parts = key.split(".")
-    return [".".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]
-
-
-def _shown(value: Any) -> str:
-    if hasattr(value, "model_dump"):
-        value = value.model_dump(mode="json")
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000)
-    return text.removesuffix("\n...\n").strip()
-
-
-def _check_choice(key: str, value: str, known: list[str]) -> None:
+def _check_choice(key: str, value: str, known: list[str], what: str = "") -> None:
     for name in value.split(","):
+        if key == "recipe" and name in known:
+            read_yaml(recipe_files()[name])  # says what is wrong with it, where something is
         if name not in known:
             near = difflib.get_close_matches(name, known, 1, 0.5)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise ProblemsError([f"{key}={name}: no such {key}; {hint}known are {', '.join(known)}"])
+            raise ProblemsError([f"{key}={name}: no such {what or key}; {hint}known are {', '.join(known)}"])
 
 
 def _plain(composed: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from slm.core.artifact import Artifact, newest, open_artifact
 from slm.core.config import Config
@@ -185,16 +186,37 @@ def known_keys(config: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[s
             yield from known_keys(nested, f"{prefix}{name}.")
 
 
+def field_of(key: str) -> FieldInfo | None:
+    """The declaration behind a dotted key; None where there is no such key."""
+    config: type[BaseModel] | None = Recipe
+    field = None
+    for part in key.split("."):
+        if config is None or part not in config.model_fields:
+            return None
+        field = config.model_fields[part]
+        config = _config_of(field.annotation)
+    return field
+
+
+def is_section(key: str) -> bool:
+    """Whether a dotted key holds keys, such as `train.schedule`, and no value of its own."""
+    field = field_of(key)
+    return field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Config)
+
+
 def _readable(error: ValidationError, prefix: tuple[str, ...]) -> list[str]:
-    problems = []
+    problems: list[str] = []
     for item in error.errors():
         location = (*prefix, *map(str, item["loc"]))
+        dotted = ".".join(location)
         if item["type"] == "extra_forbidden":
             problems.append(_unknown(location))
             continue
-        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "too_short" and any(problem.startswith(f"{dotted}.") for problem in problems):
+            continue  # a list whose items are wrong counts as empty; the items have been named
+        message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         found = "" if isinstance(item["input"], dict | Config) else f", found {item['input']!r}"
-        problems.append(f"{'.'.join(location)}: {message[0].lower()}{message[1:]}{found}")
+        problems.append(f"{dotted}: {message[0].lower()}{message[1:]}{found}")
     return problems
 
 
@@ -207,10 +229,10 @@ def _unknown(location: tuple[str, ...]) -> str:
     if near:
         return f"{dotted}: no such key; did you mean {near[0]}?"
     below = {key.rpartition(".")[2]: key for key in known_keys() if key.startswith(f"{location[0]}.")}
-    anywhere = {key.rpartition(".")[2]: key for key in known_keys()} if len(location) == 1 else below
-    near = difflib.get_close_matches(name, list(anywhere), 1, 0.75)
-    if near:
-        return f"{dotted}: no such key; did you mean {anywhere[near[0]]}?"
+    for keys in (below, {key.rpartition(".")[2]: key for key in known_keys()}):
+        near = difflib.get_close_matches(name, list(keys), 1, 0.75)
+        if near:
+            return f"{dotted}: no such key; did you mean {keys[near[0]]}?"
     return f"{dotted}: no such key; here are {', '.join(siblings)}"
 
 
