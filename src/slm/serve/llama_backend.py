@@ -2,7 +2,9 @@
 
 In: a .gguf file. Out: streamed text. llama.cpp samples, in the order of `sampling.py`, and ends at stop
 texts by its own rule (the one that starts first in what a token completes). Draws of one seed differ from
-those of the torch back ends, since the generators differ; greedy answers of an F32 file do not.
+those of the torch back ends, since the generators differ. A file in F32 is computed exactly (cache in F32,
+no flash attention), so that its greedy answers are those of the checkpoint; others take llama.cpp's faster
+defaults, whose F16 cache moves log-probabilities by about 2e-4.
 """
 
 from __future__ import annotations
@@ -28,14 +30,16 @@ class LlamaBackend:
 
     def __init__(self, path: Path, config: ServeConfig) -> None:
         check_gguf(path)
-        longest, self.has_template = describe(path)
+        longest, self.has_template, exact = describe(path)
         self.context_tokens = config.context_tokens or min(longest, MOST_CONTEXT_TOKENS)
         if self.context_tokens > longest:
             raise UserError(
                 f"serve.context_tokens ({config.context_tokens:,}) must not exceed the length that the model is meant "
                 f"for ({longest:,}); lower it"
             )
-        self._llama = LlamaCpp(path, context_tokens=self.context_tokens, threads=config.threads).__enter__()
+        self._llama = LlamaCpp(
+            path, context_tokens=self.context_tokens, exact=exact, threads=config.threads
+        ).__enter__()
 
     def encode(self, text: str) -> list[int]:
         return self._llama.tokenize(text, bos=True)
@@ -60,14 +64,15 @@ class LlamaBackend:
         self._llama.close()
 
 
-def describe(path: Path) -> tuple[int, bool]:
-    """The length that the model in a GGUF file is meant for, and whether the file has a chat template."""
+def describe(path: Path) -> tuple[int, bool, bool]:
+    """What a GGUF file says of itself: the length it is meant for, whether it has a chat template, and is all F32."""
     import gguf
 
     try:
         fields = gguf.GGUFReader(path).fields
         architecture = fields["general.architecture"].contents()
-        return int(fields[f"{architecture}.context_length"].contents()), "tokenizer.chat_template" in fields
+        all_f32 = "general.file_type" in fields and fields["general.file_type"].contents() == 0
+        return int(fields[f"{architecture}.context_length"].contents()), "tokenizer.chat_template" in fields, all_f32
     except (ValueError, KeyError, IndexError, OverflowError) as error:
         raise DamagedError(
             f"{path} is not readable as a GGUF file ({' '.join(str(error).split())[:200]}); export or download it again"

@@ -12,8 +12,9 @@ seams may differ from those of the whole. Otherwise the ids are exactly transfor
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from slm.core.errors import UserError
 from slm.serve.stream import Utf8Stream
 from slm.tokenizer.tokenizer import MODEL_FILE, Tokenizer
 
+WINDOW_TOKENS = 8
 Messages = Sequence[Mapping[str, str]]
 END_PIECES = ("<|eos|>", "<|im_end|>")
 
@@ -84,17 +86,17 @@ class OwnVocabulary:
         return self.tokenizer.render_chat([dict(message) for message in messages])
 
     def decoder(self) -> Decoder:
-        return OwnDecoder(self.tokenizer)
+        return BytesDecoder(self.tokenizer.token_bytes)
 
 
-class OwnDecoder:
+class BytesDecoder:
     """Token bytes through one incremental UTF-8 decoder."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer, self._stream = tokenizer, Utf8Stream()
+    def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
+        self._token_bytes, self._stream = token_bytes, Utf8Stream()
 
     def push(self, token: int) -> str:
-        return self._stream.push(self._tokenizer.decode_bytes([token]))
+        return self._stream.push(self._token_bytes(token))
 
     def finish(self) -> str:
         return self._stream.finish()
@@ -119,6 +121,7 @@ class ForeignVocabulary:
                 "open and save it once with transformers to make one"
             )
         self._tokenizer: Any = opened
+        self._bytes = byte_table(opened.backend_tokenizer)
         self.has_template = bool(opened.chat_template)
         named = [opened.eos_token_id, opened.convert_tokens_to_ids("<|im_end|>")]
         self.end_ids = frozenset(token for token in named if token is not None and token != opened.unk_token_id)
@@ -139,7 +142,9 @@ class ForeignVocabulary:
         return ids
 
     def decoder(self) -> Decoder:
-        return ForeignDecoder(self._tokenizer)
+        if self._bytes is not None:
+            return BytesDecoder(self._bytes.__getitem__)
+        return WindowDecoder(lambda ids: str(self._tokenizer.decode(ids, skip_special_tokens=True)))
 
     def _ids(self, text: str, **options: bool) -> list[int]:
         return [int(token) for token in self._tokenizer(text, **options)["input_ids"]]
@@ -151,22 +156,68 @@ class ForeignVocabulary:
         return str(rendered)
 
 
-class ForeignDecoder:
-    """The tokenizers library's own streaming decoder; what it still holds at the end is added by `finish`."""
+class WindowDecoder:
+    """For tokenizers whose tokens are characters: decodes the last few tokens with and without the newest.
 
-    def __init__(self, tokenizer: Any) -> None:
-        from tokenizers.decoders import DecodeStream
+    The tokens before give the newest its context (a space before a word, none before a suffix).
+    """
 
-        self._tokenizer = tokenizer._tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self._decode = decode
         self._ids: list[int] = []
-        self._shown = 0
 
     def push(self, token: int) -> str:
-        self._ids.append(token)
-        text = self._stream.step(self._tokenizer, token) or ""
-        self._shown += len(text)
-        return text
+        before = self._decode(self._ids)
+        self._ids = [*self._ids, token][-WINDOW_TOKENS:]
+        if len(self._ids) == WINDOW_TOKENS:
+            before = self._decode(self._ids[:-1])
+        return self._decode(self._ids)[len(before) :]
 
     def finish(self) -> str:
-        return str(self._tokenizer.decode(self._ids, skip_special_tokens=True))[self._shown :]
+        return ""
+
+
+def byte_table(tokenizer: Any) -> list[bytes] | None:
+    """The bytes of every token of a fast tokenizer, by its decoder; None if its tokens are not bytes.
+
+    The library's own DecodeStream is not used: it raises where bytes form no UTF-8 (tokenizers 0.23).
+    """
+    description = json.loads(tokenizer.to_str())
+    kinds = _kinds(description["decoder"])
+    if "ByteLevel" in kinds:
+        values = {character: byte for byte, character in byte_characters().items()}
+        plain = {piece: bytes(values[character] for character in piece if character in values)
+                 for piece in tokenizer.get_vocab(with_added_tokens=False)}  # fmt: skip
+    elif "ByteFallback" in kinds:
+        plain = {
+            piece: _fallback_bytes(piece, bool(kinds & {"Replace", "Metaspace"}))
+            for piece in tokenizer.get_vocab(with_added_tokens=False)
+        }
+    else:
+        return None
+    table = [b""] * (1 + max(tokenizer.get_vocab().values()))
+    for piece, token in tokenizer.get_vocab(with_added_tokens=False).items():
+        table[token] = plain[piece]
+    for token, added in tokenizer.get_added_tokens_decoder().items():
+        table[token] = b"" if added.special else added.content.encode("utf-8")
+    return table
+
+
+def byte_characters() -> dict[int, str]:
+    """GPT-2's alphabet: printable bytes stand for themselves, the others for characters from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte if byte in printable else 0x100 + others.index(byte)) for byte in range(256)}
+
+
+def _fallback_bytes(piece: str, block_is_space: bool) -> bytes:
+    found = re.fullmatch("<0x([0-9A-Fa-f]{2})>", piece)
+    if found:
+        return bytes([int(found[1], 16)])
+    return (piece.replace("\u2581", " ") if block_is_space else piece).encode("utf-8")
+
+
+def _kinds(decoder: Any) -> set[str]:
+    if not isinstance(decoder, dict):
+        return set()
+    return {decoder["type"]}.union(*(_kinds(part) for part in decoder.get("decoders", [])))
