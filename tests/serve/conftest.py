@@ -68,6 +68,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def overrides() -> tuple[str, ...]:
+    """What makes the tiny run's recipe, without `runs_dir`."""
+    return OVERRIDES
+
+
+@pytest.fixture(scope="session")
 def recipe(runs: Path) -> Recipe:
     """The recipe of the tiny run: greedy, 24 tokens."""
     return load_recipe(*OVERRIDES, f"runs_dir={runs}")
@@ -102,7 +108,7 @@ class Scripted(Transformer):
         self.script, self.said = script, 0
 
     def project(self, x_BTD: torch.Tensor) -> torch.Tensor:
-        logits = torch.zeros(1, 1, self.config.vocab_size)
+        logits = torch.zeros(*x_BTD.shape[:2], self.config.vocab_size)
         logits[..., self.script[self.said % len(self.script)]] = 10.0
         self.said += 1
         return logits
