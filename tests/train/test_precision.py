@@ -27,7 +27,7 @@ def test_auto_takes_a_gpu_where_there_is_one(monkeypatch):
 def test_auto_precision_follows_the_hardware(monkeypatch, native, expected):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: native)
     assert resolve_precision(TrainConfig(), "cpu") == expected
     assert resolve_precision(TrainConfig(), "cuda") == expected
 

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 from slm.core.artifact import Artifact, Spec, require_parent
 from slm.core.config import Config
+from slm.core.console import say
+from slm.core.errors import UserError
 from slm.model.config import ModelConfig
 from slm.objective.config import ObjectiveConfig
 from slm.train.config import TrainConfig
+from slm.train.metrics import METRICS, read_metrics
 
 if TYPE_CHECKING:
     from slm.recipe import Recipe
@@ -36,16 +39,23 @@ def specification(recipe: Recipe) -> Spec:
 
 def run(recipe: Recipe) -> Artifact:
     """Train to the end, from the newest sound checkpoint if there is one; returns the last checkpoint."""
-    from slm.core.artifact import newest, open_artifact
-    from slm.core.console import say
-
     spec = specification(recipe)
-    folder = recipe.folder("train")
-    if (folder / "latest").is_file() and not recipe.redo:
-        done = open_artifact(newest(folder), "train") if (newest(folder) / "manifest.json").is_file() else None
-        if done is not None and done.key == spec.key and done.counts["finished"]:
-            say(f"train: up to date in {done.path} ({done.fingerprint[:12]})")
-            return done
+    finished = None if recipe.redo else _finished(recipe, spec)
+    if finished is not None:
+        say(f"train: up to date in {finished.path} ({finished.fingerprint[:12]})")
+        return finished
     from slm.train.loop import train
 
     return train(recipe, spec)
+
+
+def _finished(recipe: Recipe, spec: Spec) -> Artifact | None:
+    """The last checkpoint of a run that reached its end; anything else is for the loop to sort out."""
+    try:
+        checkpoint = recipe.artifact("train")
+    except UserError:
+        return None
+    if checkpoint.key != spec.key or not checkpoint.counts["finished"]:
+        return None
+    rows = read_metrics(recipe.folder("train") / METRICS)
+    return checkpoint if rows and rows[-1]["kind"] == "finished" else None

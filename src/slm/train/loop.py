@@ -16,6 +16,7 @@ from slm.core.artifact import Artifact, Spec
 from slm.core.batch import Batch
 from slm.core.console import Progress, quantity, say
 from slm.core.errors import UserError
+from slm.core.seeds import derive
 from slm.model.transformer import Transformer, build
 from slm.objective import build as build_objective
 from slm.objective.loss import Objective
@@ -47,6 +48,7 @@ def train(recipe: Recipe, spec: Spec) -> Artifact:
     shards = spec.parents["shards"]
     checkpoint = newest_sound(folder, spec, redo=recipe.redo)
     folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(derive(recipe.seed, "train"))
     model = build(recipe.model, recipe.seed).to(device)
     loader = Loader(shards, batch_rows=facts.batch_rows, micro_batch_rows=config.micro_batch_rows, seed=recipe.seed)
     state = TrainState(model, Optimizer(model, config.optimizer), loader)
@@ -74,6 +76,17 @@ def train(recipe: Recipe, spec: Spec) -> Artifact:
         Metrics(recipe, folder, state.step) as metrics,
         Progress("train", facts.steps, "steps", start=state.step) as progress,
     ):
+
+        def evaluate() -> None:
+            held_out = evaluator(state.model)
+            metrics.write("evaluate", state.step, state.tokens, **held_out)
+            progress.advance(0, f"held out {held_out['bits_per_byte']:.3f} bits/byte")
+            for prompt in config.sample_prompts:
+                text = continuation(state.model, tokenizer, prompt, recipe.seed, state.step)
+                metrics.write("sample", state.step, state.tokens, prompt=prompt, text=text)
+
+        if checkpoint is not None and (state.step == facts.steps or due(state.step, config.evaluate_every_steps)):
+            evaluate()  # the save came first, so a kill may have fallen between the two
         stopwatch, logged_step = Stopwatch(), state.step
         while state.step < facts.steps:
             share = lr_share(config.schedule, state.tokens + config.batch_tokens / 2, facts.tokens)
@@ -99,14 +112,10 @@ def train(recipe: Recipe, spec: Spec) -> Artifact:
             if stop.requested and not last:
                 raise KeyboardInterrupt
             if last or due(state.step, config.evaluate_every_steps):
-                held_out = evaluator(state.model)
-                metrics.write("evaluate", state.step, state.tokens, **held_out)
-                progress.advance(0, f"loss {loss:.3f}, held out {held_out['bits_per_byte']:.3f} bits/byte")
-                for prompt in config.sample_prompts:
-                    text = continuation(state.model, tokenizer, prompt, recipe.seed, state.step)
-                    metrics.write("sample", state.step, state.tokens, prompt=prompt, text=text)
+                evaluate()
                 stopwatch.lap()
             progress.advance()
+        metrics.write("finished", state.step, state.tokens)
     if saved is None:
         raise UserError(f"train.tokens ({config.tokens:,}) leads to no step; raise it")
     say(f"train: finished {facts.steps:,} steps; checkpoint {saved.path} ({saved.fingerprint[:12]})")
@@ -142,7 +151,9 @@ def forward_backward(
 class Evaluator:
     """Loss and bits per byte over a fixed part of the held-out rows; changes nothing of the run's state."""
 
-    def __init__(self, recipe: Recipe, shards: Artifact, objective: Objective, device: str, precision: Precision) -> None:
+    def __init__(
+        self, recipe: Recipe, shards: Artifact, objective: Objective, device: str, precision: Precision
+    ) -> None:
         self._reader = ShardReader(shards, "validation")
         self._pad_id: int = shards.counts["pad_id"]
         self._rows = min(recipe.train.evaluate_rows, self._reader.num_rows)

@@ -1,7 +1,8 @@
 """Where a run's figures go: `metrics.jsonl` always; Weights & Biases and TensorBoard when asked.
 
-A row is a flat JSON object with `kind` (train, evaluate, sample), `step` and `tokens`. On resume, rows past
-the step resumed from are cut off, so the file reads as if the run had never stopped.
+A row is a flat JSON object with `kind` (train, evaluate, sample, finished), `step` and `tokens`. On resume,
+rows past the step resumed from are cut off, and what was written after that step's save, so the file reads
+as if the run had never stopped.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import json
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from slm.core.artifact import write_atomically
 from slm.core.console import say
 from slm.core.errors import UserError
-from slm.recipe import Recipe
+
+if TYPE_CHECKING:
+    from slm.recipe import Recipe
 
 METRICS = "metrics.jsonl"
 
@@ -27,7 +30,7 @@ class Metrics:
         self._wandb = _open_wandb(recipe, folder) if recipe.train.wandb != "off" else None
         self._tensorboard = _open_tensorboard(folder, resumed_step) if recipe.train.tensorboard else None
         path = folder / METRICS
-        rows = [row for row in read_metrics(path) if row["step"] <= resumed_step]
+        rows = [row for row in read_metrics(path) if row["step"] < resumed_step + (row["kind"] == "train")]
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._stream = path.open("a", encoding="utf-8")
 

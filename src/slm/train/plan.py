@@ -34,7 +34,7 @@ def plan(recipe: Recipe) -> Plan:
         steps=steps,
         tokens=tokens,
         batch_rows=recipe.train.batch_tokens // recipe.shards.seq_len,
-        num_parameters=num_parameters(recipe.model).total,
+        num_parameters=num_parameters(recipe.model),
         flops=float(flops_per_token(recipe.model, recipe.shards.seq_len)) * tokens,
     )
 

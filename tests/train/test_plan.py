@@ -1,0 +1,36 @@
+"""Facts that follow from a recipe before anything runs."""
+
+from __future__ import annotations
+
+import torch
+
+from slm.model.transformer import build
+from slm.recipe import build_recipe
+from slm.train.plan import announce, plan
+
+RECIPE = build_recipe(
+    {
+        "shards": {"seq_len": 128},
+        "model": {"width": 64, "layers": 2, "heads": 2, "kv_heads": 1, "head_dim": 32, "ffn_width": 128},
+        "train": {"tokens": 1_000_000, "batch_tokens": 4096},
+    }
+)
+
+
+def test_steps_are_whole_and_cover_the_tokens():
+    facts = plan(RECIPE)
+    assert facts.steps == 245
+    assert facts.tokens == 245 * 4096
+    assert facts.batch_rows == 32
+
+
+def test_parameters_are_those_of_the_real_model():
+    assert plan(RECIPE).num_parameters == sum(p.numel() for p in build(RECIPE.model, 0).parameters())
+
+
+def test_the_facts_are_printed_with_the_expected_time(capsys):
+    announce(RECIPE, plan(RECIPE), "cpu", "fp32", epochs=2.0, seconds=0.5)
+    printed = capsys.readouterr().out
+    assert "1,003,520 tokens in 245 steps of 4,096 (2.00 epochs" in printed
+    assert "about 2 min 02 s at 8,192 tokens/s" in printed
+    assert f"fp32 on cpu with {torch.get_num_threads()} threads" in printed
