@@ -134,16 +134,21 @@ def attribute_reads() -> Iterator[tuple[str, str, str]]:
             for inner in ast.walk(node)
         }
         for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and node not in skipped:
+            if node in skipped:
+                continue
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 yield package, ast.unparse(node.value), node.attr
-            elif (
-                isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr" and node not in skipped
-            ):  # getattr(recipe.artifacts, stage) reads every field of the section
-                receiver = ast.unparse(node.args[0])
-                section = field_of(receiver.removeprefix("self.").removeprefix("recipe."))
-                kind = section.annotation if section else None
-                if isinstance(kind, type) and issubclass(kind, BaseModel):
-                    yield from ((package, receiver, name) for name in kind.model_fields)
+            elif isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith(".section"):
+                yield package, "", ast.unparse(node.slice).strip("'")  # artifact.section["key"]
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
+                yield from ((package, "artifacts", name) for name in fields_behind(ast.unparse(node.args[0])))
+
+
+def fields_behind(receiver: str) -> list[str]:
+    """`getattr(recipe.artifacts, stage)` reads every field of the section."""
+    field = field_of(receiver.removeprefix("self.").removeprefix("recipe."))
+    kind = field.annotation if field else None
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
 
 
 def is_validator(function: ast.FunctionDef) -> bool:
