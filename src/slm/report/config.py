@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from slm.core.config import Config, neutral
+from pydantic import Field
+
+from slm.core.config import Config
 
 
 class ReportConfig(Config):
     """Run to one self-contained HTML file."""
 
-    title: str = neutral("")
+    title: str = ""
     """Heading; by default the name of the run."""
+    sample_steps: int = Field(4, ge=1)
+    """At how many steps of the training, spread evenly and the last among them, samples are shown."""

@@ -1,0 +1,189 @@
+"""Curves of a run as SVG that takes its colours and fonts from the page.
+
+In: rows of the metrics. Out: markup to put into HTML: no width of its own, text as text, colours as CSS
+variables (so that light, dark and print differ), ids unique in the page, a title for those who cannot see.
+Curves are thinned to `POINTS` by averaging neighbours, and what was drawn is 10-40 kB a chart.
+
+matplotlib lays out, with placeholder colours that are replaced by variables afterwards.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+POINTS = 320
+SMOOTH_SHARE = 0.02
+SETTLED_SHARE = 0.05
+INK, MUTED, LINE, FIRST, SECOND = "#010101", "#020202", "#030303", "#040404", "#050505"
+VARIABLES = {
+    INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", FIRST: "var(--first)", SECOND: "var(--second)",
+}  # fmt: skip
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 1,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.major.pad": 8,
+    "ytick.major.pad": 8,
+    "lines.solid_capstyle": "round",
+    "lines.solid_joinstyle": "round",
+}
+Size = tuple[int, int]
+WIDE: Size = (880, 340)
+NARROW: Size = (360, 280)
+SMALL: Size = (300, 190)
+
+Rows = Sequence[dict[str, Any]]
+
+
+def loss_chart(steps: Rows, evaluations: Rows, size: Size) -> str:
+    """Loss against tokens: training (each logged step faintly, and smoothed) and held-out."""
+    title = f"Loss in nats per token against tokens trained on; training ends at {steps[-1]['loss']:.3f}"
+    if evaluations:
+        title += f", held-out at {evaluations[-1]['loss']:.3f}"
+
+    def draw(axes: Axes) -> None:
+        tokens, losses = _columns(steps, "loss")
+        axes.plot(*_thinned(tokens, losses), color=FIRST, linewidth=1, alpha=0.28)
+        smooth = _smoothed(losses)
+        axes.plot(*_thinned(tokens, smooth), color=FIRST, linewidth=2)
+        ends = [("train", tokens[-1], smooth[-1], FIRST)]
+        seen = losses[_settled(tokens) :]
+        if evaluations:
+            points, values = _columns(evaluations, "loss")
+            marker = "o" if len(points) <= 24 else ""
+            axes.plot(points, values, color=SECOND, linewidth=2, marker=marker, markersize=4.5)
+            ends.append(("held out", points[-1], values[-1], SECOND))
+            seen = seen + values[-max(1, len(values) - 1) :]
+        margin = 0.06 * (max(seen) - min(seen) or 1)
+        axes.set_ylim(min(seen) - margin, max(seen) + margin)
+        _label_ends(axes, ends, size)
+
+    return _svg(f"loss-{size[0]}", title, size, draw)
+
+
+def curve(name: str, title: str, steps: Rows, key: str, *, smooth: bool = False, floor: float | None = None) -> str:
+    """One figure of the metrics against tokens."""
+
+    def draw(axes: Axes) -> None:
+        tokens, values = _columns(steps, key)
+        if smooth:
+            axes.plot(*_thinned(tokens, values), color=FIRST, linewidth=1, alpha=0.28)
+            axes.plot(*_thinned(tokens, _smoothed(values)), color=FIRST, linewidth=2)
+            top = max(values[_settled(tokens) :]) * 1.08
+            axes.set_ylim(floor, top if top > (floor or 0) else None)
+        else:
+            axes.plot(*_thinned(tokens, values), color=FIRST, linewidth=2)
+            axes.set_ylim(floor, None)
+
+    return _svg(name, title, SMALL, draw)
+
+
+def compact(value: float) -> str:
+    """A number on an axis: 12M, 1.5k, 0.003."""
+    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def _svg(name: str, title: str, size: Size, draw: Callable[[Axes], None]) -> str:
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(size[0] / 72, size[1] / 72))
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        draw(axes)
+        axes.margins(x=0)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(5 if size[0] > 400 else 4))
+        axes.yaxis.set_major_locator(MaxNLocator(5 if size[1] > 240 else 4))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+        right = 88 if size[0] > 400 and name.startswith("loss") else 20
+        figure.subplots_adjust(left=46 / size[0], right=1 - right / size[0], top=1 - 12 / size[1], bottom=34 / size[1])
+        written = io.StringIO()
+        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _adapted(written.getvalue(), name, title)
+
+
+def _adapted(svg: str, name: str, title: str) -> str:
+    """Matplotlib's file as part of a page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
+    svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r"font-family: [^;\"]*;?", "", svg)
+    for placeholder, variable in VARIABLES.items():
+        svg = svg.replace(placeholder, variable)
+    view = re.search(r'viewBox="([^"]+)"', svg)
+    opening = f'<svg viewBox="{view[1] if view else ""}" role="img" aria-labelledby="{name}-title"'
+    opening += f' xmlns:xlink="http://www.w3.org/1999/xlink"><title id="{name}-title">{html.escape(title)}</title>'
+    return re.sub(r"<svg[^>]*>", lambda _: opening, svg, count=1)
+
+
+def _columns(rows: Rows, key: str) -> tuple[list[float], list[float]]:
+    return [float(row["tokens"]) for row in rows], [float(row[key]) for row in rows]
+
+
+def _settled(tokens: Sequence[float]) -> int:
+    """Index of the first row past the first 5 % of the tokens: what comes before would flatten the rest."""
+    return next((index for index, seen in enumerate(tokens) if seen >= SETTLED_SHARE * tokens[-1]), 0)
+
+
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Means over a centred window of `SMOOTH_SHARE` of the rows, narrower at the ends."""
+    reach = max(1, round(SMOOTH_SHARE * len(values)))
+    windows = (values[max(0, index - reach) : index + reach + 1] for index in range(len(values)))
+    return [sum(window) / len(window) for window in windows]
+
+
+def _thinned(tokens: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """At most `POINTS` points: means of equal runs of neighbours, the last point kept."""
+    stride = -(-len(values) // POINTS)
+    groups = [slice(start, start + stride) for start in range(0, len(values), stride)]
+    thin_tokens = [sum(tokens[group]) / len(tokens[group]) for group in groups]
+    thin_values = [sum(values[group]) / len(values[group]) for group in groups]
+    thin_tokens[-1], thin_values[-1] = tokens[-1], values[-1]
+    return thin_tokens, thin_values
+
+
+def _label_ends(axes: Axes, ends: list[tuple[str, float, float, str]], size: Size) -> None:
+    """Name each curve: at its end where there is room to the right, else in a corner, never overlapping."""
+    low, high = axes.get_ylim()
+    line = 16 * (high - low) / (size[1] - 46)
+    ends = sorted(ends, key=lambda end: end[2])
+    heights = [end[2] for end in ends]
+    if len(ends) == 2 and heights[1] - heights[0] < line:
+        middle = sum(heights) / 2
+        heights = [middle - line / 2, middle + line / 2]
+    for number, ((text, tokens, value, colour), height) in enumerate(zip(ends, heights, strict=True)):
+        if size[0] > 400:
+            axes.annotate(
+                f"{text} {value:.2f}", (tokens, height), (8, 0), textcoords="offset points", color=colour,
+                va="center", annotation_clip=False,
+            )  # fmt: skip
+        else:
+            top = 0.98 - 0.09 * (len(ends) - 1 - number)
+            axes.text(0.99, top, f"{text} {value:.2f}", color=colour, ha="right", va="top", transform=axes.transAxes)

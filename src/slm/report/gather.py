@@ -1,0 +1,129 @@
+"""The artifacts of a run to one typed record; nothing is computed or formatted here.
+
+Whatever a stage wrote is read from its files or its manifest. A stage that was not run leaves its part empty.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slm.core.artifact import MANIFEST, Artifact, file_sha256, lineage, newest
+from slm.core.errors import UserError
+from slm.recipe import STAGES, Recipe, Stage
+
+METRICS = "metrics.jsonl"
+UNSEEN = frozenset({"redo", "verify", "start", "stop", "report"})
+"""Parts of a recipe that change nothing that a report shows."""
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """All that a report shows."""
+
+    recipe: Recipe
+    artifacts: Mapping[Stage, Artifact]
+    steps: list[Json]
+    """Rows of kind `train` of the metrics, in order."""
+    evaluations: list[Json]
+    """Rows of kind `evaluate`."""
+    samples: list[Json]
+    """Rows of kind `sample`."""
+    results: Json = field(default_factory=dict)
+    """`results.json` of the evaluation."""
+    tokenizer: Json = field(default_factory=dict)
+    """`report.json` of the tokenizer."""
+    parity: Json = field(default_factory=dict)
+    """`parity.json` of the export."""
+    answers: Json = field(default_factory=dict)
+    """`samples.json` of the serve stage."""
+    broken_links: tuple[str, ...] = ()
+    """Sentences about ancestors that are gone or are no longer what was recorded."""
+    stale: Mapping[Stage, str] = field(default_factory=dict)
+    """Stages made from another artifact than the one of this run, with that other's kind."""
+
+
+def finished_artifacts(recipe: Recipe) -> dict[Stage, Artifact]:
+    """Every artifact of the run that is there, in the order of the stages; `UserError` without a checkpoint."""
+    recipe.artifact("train")
+    return {
+        stage: recipe.artifact(stage)
+        for stage in STAGES
+        if stage != "report" and (newest(recipe.folder(stage)) / MANIFEST).is_file()
+    }
+
+
+def inputs(recipe: Recipe) -> Json:
+    """What a report shows beside artifacts: the recipe and the metrics."""
+    metrics = metrics_file(recipe)
+    resolved = recipe.resolved()
+    return {
+        "recipe": {name: value for name, value in resolved.items() if name not in UNSEEN},
+        "metrics": file_sha256(metrics) if metrics.is_file() else "",
+    }
+
+
+def metrics_file(recipe: Recipe) -> Path:
+    """The metrics beside the run's checkpoints, also where the recipe names a single checkpoint."""
+    folder = recipe.folder("train")
+    return folder / METRICS if newest(folder) != folder else folder.parent / METRICS
+
+
+def gather(recipe: Recipe, artifacts: Mapping[Stage, Artifact]) -> Run:
+    """Read what the artifacts hold."""
+    rows = _rows(metrics_file(recipe))
+    return Run(
+        recipe,
+        artifacts,
+        steps=[row for row in rows if row["kind"] == "train"],
+        evaluations=[row for row in rows if row["kind"] == "evaluate"],
+        samples=[row for row in rows if row["kind"] == "sample"],
+        results=_content(artifacts.get("evaluate"), "results.json"),
+        tokenizer=_content(artifacts.get("tokenizer"), "report.json"),
+        parity=_content(artifacts.get("export"), "parity.json"),
+        answers=_content(artifacts.get("serve"), "samples.json"),
+        broken_links=_broken_links(artifacts),
+        stale=_stale(artifacts),
+    )
+
+
+def _rows(path: Path) -> list[Json]:
+    if not path.is_file():
+        return []
+    rows = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):  # a kill cut it off; the next start of the training removes it
+                break
+            raise UserError(f"{path}:{number} is not JSON ({error}); delete that line") from error
+    return rows
+
+
+def _content(artifact: Artifact | None, name: str) -> Json:
+    if artifact is None:
+        return {}
+    return dict(json.loads(artifact.file(name).read_text(encoding="utf-8")))
+
+
+def _broken_links(artifacts: Mapping[Stage, Artifact]) -> tuple[str, ...]:
+    found = [link for artifact in artifacts.values() for _, link in lineage(artifact.path) if isinstance(link, str)]
+    return tuple(dict.fromkeys(found))
+
+
+def _stale(artifacts: Mapping[Stage, Artifact]) -> dict[Stage, str]:
+    """Stages whose recorded parent is not the artifact in hand."""
+    found: dict[Stage, str] = {}
+    for stage, artifact in artifacts.items():
+        for name, recorded in artifact.manifest["parents"].items():
+            for kind, parent in artifacts.items():
+                if kind == name and parent.fingerprint != recorded["fingerprint"]:
+                    found.setdefault(stage, name)
+    return found

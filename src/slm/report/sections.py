@@ -1,0 +1,219 @@
+"""What a run's record says, part by part, in the order in which a reader asks: result, training, samples,
+then the stages of the pipeline. Each function returns a section; one whose stage was not run says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from slm.core.console import duration, quantity, size
+from slm.model.counting import flops_per_token, num_parameters, parameters_by_part
+from slm.recipe import Stage
+from slm.report.charts import NARROW, WIDE, curve, loss_chart
+from slm.report.gather import Run
+from slm.report.page import Bar, Fact, Figure, Sample, Section, Table, compact, percent, power, scientific
+
+NOT_RUN = "This stage was not run."
+BASELINES = {
+    "xz_bits_per_byte": ("xz\u00a0-9", "all of the text as one stream"),
+    "gzip_bits_per_byte": ("gzip\u00a0-9", "each document alone"),
+    "unigram_bits_per_byte": ("unigram", "frequencies of single tokens"),
+}
+
+
+def result(run: Run) -> Section:
+    """Bits per byte beside the baselines."""
+    section = Section("result", "Result")
+    validation, baselines = run.results.get("validation", {}), run.results.get("baselines", {})
+    if not validation:
+        section.lead = f"{NOT_RUN} Without it there is only the loss that the training measured in passing."
+        return section
+    _notice(section, run, "evaluate")
+    ours = float(validation["bits_per_byte"])
+    named = [("this model", "every token scored once", ours)]
+    named += [(*BASELINES[key], float(value)) for key, value in baselines.items() if key in BASELINES]
+    longest = max(value for _, _, value in named)
+    section.bars = [
+        Bar(name, f"{value:.3f}", value / longest, what, strong=name == "this model")
+        for name, what, value in sorted(named, key=lambda entry: entry[2])
+    ]
+    section.bars_caption = "Bits per byte of held-out text. Fewer is better; a byte stored as it is takes 8."
+    beaten = [name for name, _, value in named[1:] if ours < value]
+    section.lead = f"The model spends {ours:.3f} bits on a byte of text that it never saw, " + (
+        f"fewer than {_listed(beaten)}." if beaten else "more than every baseline."
+    )
+    section.facts = [
+        Fact("nats per token", f"{validation['nats_per_token']:.3f}"),
+        Fact("perplexity per token", f"{validation['perplexity']:.2f}"),
+        Fact("held-out text", size(validation["bytes"]), f"{validation['documents']:,} documents"),
+        Fact("tokens scored", f"{validation['tokens']:,}"),
+        Fact("window", f"{validation['context_tokens']:,} tokens", f"moved by {validation['stride_tokens']:,}"),
+    ]
+    return section
+
+
+def training(run: Run) -> Section:
+    """Curves and cost of the training."""
+    section = Section("training", "Training")
+    counts, recipe = run.artifacts["train"].counts, run.recipe
+    if not run.steps:
+        section.lead = "There is a checkpoint but no metrics.jsonl beside it, so there are no curves."
+        return section
+    if not counts.get("finished", True):
+        section.notices.append(f"The training has not ended: this is its state at step {counts['step']:,}.")
+    seconds = sum(row["seconds"] for row in run.steps)
+    rate = (run.steps[-1]["tokens"]) / seconds if seconds else 0.0
+    flops = flops_per_token(recipe.model, recipe.shards.seq_len) * counts["tokens"]
+    optimizer = recipe.train.optimizer
+    section.lead = (
+        f"{counts['step']:,} steps of {recipe.train.batch_tokens:,} tokens with "
+        f"{'Muon and AdamW' if optimizer.kind == 'muon' else 'AdamW'}, {recipe.train.schedule.kind} schedule."
+    )
+    section.figures = [
+        Figure(
+            "Loss in nats per token against tokens trained on; the faint line is each logged step, the strong one "
+            "their running mean. The first 5 % of the tokens may leave the frame.",
+            loss_chart(run.steps, run.evaluations, WIDE),
+            loss_chart(run.steps, run.evaluations, NARROW),
+            wide=True,
+        ),
+        Figure("Learning rate", curve("lr", "Learning rate against tokens", run.steps, "lr", floor=0)),
+        Figure(
+            "Gradient norm before clipping"
+            + (f" at {recipe.train.clip_norm:g}" if recipe.train.clip_norm else " (never clipped)"),
+            curve("norm", "Gradient norm against tokens", run.steps, "grad_norm", smooth=True, floor=0),
+        ),
+        Figure(
+            "Tokens per second",
+            curve("rate", "Tokens per second against tokens", run.steps, "tokens_per_second", smooth=True, floor=0),
+        ),
+    ]
+    section.facts = [
+        Fact("tokens trained on", compact(counts["tokens"]), _epochs(run)),
+        Fact("time in steps", duration(seconds), "without evaluation and saving"),
+        Fact("mean rate", f"{rate:,.0f} tokens/s"),
+        Fact("computation", f"{power(flops)} FLOPs", f"{flops / max(seconds, 1e-9) / 1e9:,.0f} GFLOP/s"),
+        Fact("arithmetic", str(counts.get("precision", "unknown")), f"{counts.get('threads', '?')} CPU threads"),
+    ]
+    return section
+
+
+def model(run: Run) -> Section:
+    """Shape and size."""
+    config = run.recipe.model
+    parts = {name: count for name, count in parameters_by_part(config).items() if count}
+    largest, total = max(parts.values()), num_parameters(config)
+    section = Section("model", "Model")
+    section.lead = (
+        f"A decoder of {config.layers} layers and width {config.width} that exports as "
+        f"{'Qwen3' if config.qk_norm else 'Llama'}."
+    )
+    section.bars = [
+        Bar(name, f"{count:,}  ({percent(count / total)})", count / largest)
+        for name, count in sorted(parts.items(), key=lambda item: -item[1])
+    ]
+    section.bars_caption = f"Parameters by part, {total:,} in all."
+    section.facts = [
+        Fact("heads", f"{config.heads}", f"{config.kv_heads} for keys and values, {config.head_dim} wide"),
+        Fact("SwiGLU", f"{config.ffn_width:,} wide"),
+        Fact("vocabulary", f"{config.vocab_size:,}", "tied head" if config.tie_embeddings else "head of its own"),
+        Fact("longest context", f"{config.max_seq_len:,} tokens", f"rotary base {config.rope_theta:,.0f}"),
+    ]
+    return section
+
+
+def samples(run: Run) -> Section:
+    """What the model wrote at several steps of its training."""
+    section = Section("samples", "Samples")
+    prompts = list(dict.fromkeys(row["prompt"] for row in run.samples))
+    if not prompts:
+        section.lead = "No samples were taken; train.sample_prompts names prompts to continue at each evaluation."
+        return section
+    chosen = _spread(sorted({row["step"] for row in run.samples}), run.recipe.report.sample_steps)
+    section.lead = "Continuations of the same prompts as the training went on. The prompt is set apart."
+    section.samples = [
+        [
+            Sample(f"step {row['step']:,} · {compact(row['tokens'])} tokens", prompt, row["text"])
+            for row in run.samples
+            if row["prompt"] == prompt and row["step"] in chosen
+        ]
+        for prompt in prompts
+    ]
+    return section
+
+
+def answers(run: Run) -> Section:
+    """What the exported file answers."""
+    section = Section("answers", "Answers")
+    if not run.answers:
+        section.lead = NOT_RUN
+        return section
+    _notice(section, run, "serve")
+    section.lead = f"{run.answers['model']}, answered by {run.answers['engine']}."
+    written = [
+        Sample(
+            f"{answer['mode']} · {answer['generated_tokens']} tokens at {answer['tokens_per_second']:,.0f}/s",
+            answer["prompt"],
+            answer["text"],
+        )
+        for answer in run.answers["samples"]
+    ]
+    prompts = dict.fromkeys(sample.prompt for sample in written)
+    section.samples = [[sample for sample in written if sample.prompt == prompt] for prompt in prompts]
+    return section
+
+
+def golden(run: Run) -> Section:
+    """Prompts whose continuations are held to a range or a pattern."""
+    section = Section("golden", "Golden prompts")
+    table = run.results.get("golden", {})
+    items: list[dict[str, Any]] = table.get("items", [])
+    if not items:
+        section.lead = "No golden prompts were checked; evaluate.golden names a table of them."
+        return section
+    section.lead = f"{table['passed']} of {table['passed'] + table['failed']} golden prompts passed."
+    shown = ("name", "prompt", "passed")
+    rows = []
+    for item in items:
+        found = "; ".join(f"{key.replace('_', ' ')} {_plain(value)}" for key, value in item.items() if key not in shown)
+        rows.append((str(item["name"]), str(item.get("prompt", "")), "passed" if item["passed"] else "FAILED", found))
+    section.tables = [Table("", ("name", "prompt", "outcome", "details"), rows)]
+    return section
+
+
+def _epochs(run: Run) -> str:
+    shards = run.artifacts.get("shards")
+    if shards is None:
+        return ""
+    rows = shards.counts["train"]["rows"] * shards.counts["seq_len"]
+    return f"{run.artifacts['train'].counts['tokens'] / rows:.2f} epochs"
+
+
+def _notice(section: Section, run: Run, stage: Stage) -> None:
+    if stage in run.stale:
+        section.notices.append(
+            f"Out of date: this was made from another {run.stale[stage]} than the one of this run. "
+            f"Run slm {stage} again with redo=true."
+        )
+
+
+def _spread(steps: Sequence[int], count: int) -> set[int]:
+    """`count` of the steps, evenly spread, the last among them, and the first where there are at least two."""
+    if len(steps) <= count:
+        return set(steps)
+    if count == 1:
+        return {steps[-1]}
+    return {steps[round(index * (len(steps) - 1) / (count - 1))] for index in range(count)}
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, str):
+        return repr(value)
+    if isinstance(value, float):
+        return scientific(value) if abs(value) < 1e-3 else quantity(value)
+    return str(value)

@@ -1,0 +1,238 @@
+"""The sections about text, vocabulary, rows, files, lineage, and how to make it all again."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from slm.core.artifact import Artifact
+from slm.core.console import size
+from slm.report.gather import UNSEEN, Run
+from slm.report.page import Bar, Code, Fact, Link, Section, Table, percent, scientific
+from slm.report.sections import NOT_RUN, _notice
+
+FORMATS = {
+    "hf": "Hugging Face", "gguf_f32": "GGUF F32", "gguf_f16": "GGUF F16", "gguf_bf16": "GGUF BF16",
+    "gguf_q8_0": "GGUF Q8_0",
+}  # fmt: skip
+DROPPED_WORDS = ("redo", "from", "to", "start", "stop", "verify")
+
+
+def corpus(run: Run) -> Section:
+    """Which text under which licence."""
+    section = Section("corpus", "Text")
+    if "corpus" not in run.artifacts:
+        section.lead = NOT_RUN
+        return section
+    counts = run.artifacts["corpus"].counts
+    train, held_out, skipped = counts["train"], counts["validation"], counts["skipped"]
+    section.lead = (
+        f"{size(train['bytes'])} to train on and {size(held_out['bytes'])} held out, chosen by a hash of each "
+        "document's id."
+    )
+    section.tables = [
+        Table(
+            "Sources",
+            ("source", "documents", "UTF-8", "licence", "origin"),
+            [
+                (name, f"{item['documents']:,}", size(item["bytes"]), item["licence"], item["origin"])
+                for name, item in counts["sources"].items()
+            ],
+        )
+    ]
+    section.facts = [
+        Fact("train", f"{train['documents']:,} documents", size(train["bytes"])),
+        Fact("held out", f"{held_out['documents']:,} documents", size(held_out["bytes"])),
+        *(Fact(f"left out: {reason}", f"{count:,}") for reason, count in skipped.items()),
+    ]
+    return section
+
+
+def tokenizer(run: Run) -> Section:
+    """What the vocabulary is worth."""
+    section = Section("tokenizer", "Tokenizer")
+    if not run.tokenizer:
+        section.lead = NOT_RUN
+        return section
+    _notice(section, run, "tokenizer")
+    vocabulary, splits, rare = run.tokenizer["vocabulary"], run.tokenizer["splits"], run.tokenizer["rare"]
+    held_out = splits["validation"]
+    section.lead = (
+        f"{vocabulary['size']:,} ids; a token of held-out text is {held_out['bytes_per_token']:.2f} bytes on average."
+    )
+    section.facts = [
+        Fact("merged pieces", f"{vocabulary['merged']:,}"),
+        Fact("single characters", f"{vocabulary['characters']:,}"),
+        Fact("bytes and control", f"{vocabulary['bytes'] + vocabulary['control']:,}"),
+        Fact(f"seen less than {rare['seen_less_than']} times", f"{rare['pieces']:,}", f"never: {rare['never_seen']:,}"),
+        Fact("sha256 of the model", vocabulary["hash"][:12]),
+    ]
+    section.tables = [
+        Table(
+            "Compression by kind of text",
+            ("text", "documents", "UTF-8", "tokens", "bytes per token", "spelt in bytes"),
+            [
+                (
+                    f"{split}: {name}", f"{item['documents']:,}", size(item["bytes"]), f"{item['tokens']:,}",
+                    f"{item['bytes_per_token']:.2f}", percent(item["byte_fallback_rate"], 2),
+                )
+                for split, figures in splits.items()
+                for name, item in {"all": figures, **figures["domains"]}.items()
+            ],
+        )
+    ]  # fmt: skip
+    longest = run.tokenizer.get("longest_pieces", [])
+    if longest:
+        section.codes = [Code("Longest pieces", "  ".join(repr(piece) for piece in longest), folded=True)]
+    return section
+
+
+def shards(run: Run) -> Section:
+    """How documents fill rows."""
+    section = Section("shards", "Rows")
+    if "shards" not in run.artifacts:
+        section.lead = NOT_RUN
+        return section
+    _notice(section, run, "shards")
+    counts = run.artifacts["shards"].counts
+    train, length = counts["train"], counts["seq_len"]
+    padding = train["padding"] / max(train["rows"] * length, 1)
+    section.lead = (
+        f"{train['rows']:,} rows of {length:,} tokens to train on, {percent(padding, 3)} of them padding. Attention "
+        "never crosses the border of a document."
+    )
+    section.tables = [
+        Table(
+            "Packing",
+            ("rows", "documents", "tokens", "number of rows", "padding", "documents cut", "bytes per token"),
+            [
+                (
+                    name, f"{item['documents']:,}", f"{item['tokens']:,}", f"{item['rows']:,}", f"{item['padding']:,}",
+                    f"{item['split_documents']:,}", f"{item['bytes'] / max(item['tokens'], 1):.2f}",
+                )
+                for name, item in {**counts["sources"], "held out": counts["validation"]}.items()
+            ],
+        )
+    ]  # fmt: skip
+    section.facts = [
+        Fact("targets", f"{train['targets']:,}", "tokens that are predicted, once an epoch"),
+        Fact("stored as", counts["dtype"], "memory-mapped Arrow"),
+    ]
+    return section
+
+
+def export(run: Run) -> Section:
+    """The files that leave, each with its proof."""
+    section = Section("export", "Files and parity")
+    formats: dict[str, dict[str, Any]] = run.parity.get("formats", {})
+    if not formats:
+        section.lead = NOT_RUN
+        return section
+    _notice(section, run, "export")
+    engines = ", ".join(f"{name} {version}" for name, version in run.parity["engines"].items())
+    section.lead = f"Each file was opened by the program that will run it and compared with the checkpoint ({engines})."
+    largest = max(item["size_bytes"] for item in formats.values())
+    section.bars = [
+        Bar(FORMATS.get(name, name), size(item["size_bytes"]), item["size_bytes"] / largest)
+        for name, item in sorted(formats.items(), key=lambda entry: entry[1]["size_bytes"])
+    ]
+    section.bars_caption = "Size on disk."
+    section.tables = [
+        Table(
+            f"Parity over {len(run.parity['prompts'])} prompts",
+            ("format", "largest difference", "budget", "of", "mean KL", "same top token", "greedy text", "token ids"),
+            [
+                (
+                    FORMATS.get(name, name), scientific(item["max_delta"]), scientific(item["budget"]), str(item["quantity"]),
+                    scientific(item["mean_kl"]), percent(item["top1_agreement"]),
+                    _greedy(item), "equal" if item["token_ids_equal"] else "DIFFERENT",
+                )
+                for name, item in formats.items()
+            ],
+        )
+    ]  # fmt: skip
+    section.remarks += run.artifacts["export"].counts.get("notices", [])
+    return section
+
+
+def lineage(run: Run) -> Section:
+    """Every artifact with its fingerprint and what it was made from."""
+    section = Section("lineage", "Lineage")
+    section.lead = "Every artifact carries a fingerprint of its content and of what it was made from."
+    section.notices = list(run.broken_links)
+    section.links = [_link(artifact) for artifact in run.artifacts.values()]
+    return section
+
+
+def reproduce(run: Run) -> Section:
+    """Commands, recipe and versions."""
+    section = Section("reproduce", "Make it again")
+    manifest = run.artifacts["train"].manifest
+    commit, _, changed = str(manifest.get("git_commit") or "unknown").partition("-")
+    checkout = "" if commit == "unknown" else f"git checkout {commit}"
+    if changed:
+        checkout += "  # and changes that were not committed"
+    section.codes = [Code("The same run", f"{checkout}\n{command_line(run)}".strip())]
+    ggufs = sorted(run.artifacts["export"].path.glob("*.gguf"), key=_bytes) if "export" in run.artifacts else []
+    if ggufs:
+        section.codes.append(Code("Talk to it", f"slm chat serve.model={shlex.quote(str(ggufs[0]))}"))
+        section.codes.append(Code("Its ancestry", f"slm lineage {shlex.quote(str(ggufs[0]))}"))
+    resolved = {name: value for name, value in run.recipe.resolved().items() if name not in UNSEEN}
+    text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True, width=100)
+    section.codes.append(Code("The whole recipe, defaults included", text, folded=True))
+    return section
+
+
+def environment(run: Run) -> Section:
+    """What the run depended on beside recipe and text."""
+    section = Section("environment", "Environment")
+    manifest = run.artifacts["train"].manifest
+    section.lead = "As recorded when the checkpoint was made."
+    section.facts = [
+        Fact("made", str(manifest["created_at"]).replace("T", " ").removesuffix("+00:00"), "UTC"),
+        Fact("seed", str(run.recipe.seed)),
+        *(Fact(name, text) for name, text in manifest["versions"].items()),
+        Fact("this page was made on", f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} CPU cores"),
+    ]
+    return section
+
+
+def command_line(run: Run) -> str:
+    """The command that makes the run: what was typed, without the words that only steered this time."""
+    if not sys.argv[0].startswith("slm "):
+        return f"slm pipeline run={shlex.quote(run.recipe.run)}  # with the recipe below as recipes/NAME/config.yaml"
+    words = [word.lstrip("+") for word in sys.argv[1:] if "=" in word]
+    kept = [word for word in words if word.partition("=")[0] not in DROPPED_WORDS]
+    return shlex.join(["slm", "pipeline", *kept])
+
+
+def _link(artifact: Artifact) -> Link:
+    manifest = artifact.manifest
+    total = sum(record["size_bytes"] for record in manifest["files"].values())
+    count = len(manifest["files"])
+    made = str(manifest["created_at"]).replace("T", " ").removesuffix("+00:00")
+    parents = ", ".join(f"{name} {record['fingerprint'][:12]}" for name, record in manifest["parents"].items())
+    return Link(
+        artifact.kind,
+        artifact.fingerprint[:12],
+        f"{count:,} file{'' if count == 1 else 's'}, {size(total)}, made {made} UTC, seed {manifest['seed']}",
+        parents,
+        artifact.path.as_posix(),
+    )
+
+
+def _greedy(item: dict[str, Any]) -> str:
+    if not item["greedy_compared"]:
+        return "–"
+    ties = f", {item['greedy_ties']} tied" if item.get("greedy_ties") else ""
+    return f"{item['greedy_equal']} of {item['greedy_compared']} equal{ties}"
+
+
+def _bytes(path: Path) -> int:
+    return path.stat().st_size
