@@ -65,7 +65,7 @@ def answer(conversation: Conversation, question: str) -> None:
         notice(f"error: {error}")
         return
     if conversation.dropped > dropped:
-        notice(f"the context is full: {conversation.dropped} old turns are forgotten")
+        notice(f"the context is full: the oldest turns are forgotten ({conversation.dropped} so far)")
     pieces: list[str] = []
     try:
         for piece in generation:
