@@ -101,8 +101,8 @@ class Transformer(nn.Module):
         start = cache.length if cache is not None else 0
         if positions_BT is None:
             return self._tables.span(start, start + num_tokens, device, dtype)
-        # Positions never run ahead of slots, so the row's length bounds them without asking the device.
-        return self._tables.at(positions_BT, start + num_tokens, dtype)
+        longest = max(start + num_tokens, self.config.max_seq_len)  # a bound that does not ask the device
+        return self._tables.at(positions_BT, longest, dtype)
 
 
 def build(config: ModelConfig, seed: int) -> Transformer:
