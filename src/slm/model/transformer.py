@@ -77,7 +77,7 @@ class Transformer(nn.Module):
         dtype = compute_dtype(x_BTD)
         if cache is not None:
             cache.reserve(documents_BT, batch, num_tokens)
-        how = plan(self.config, num_tokens, dtype, x_BTD.device, documents_BT, cache)
+        how = plan(self.config, tokens_BT.shape, dtype, x_BTD.device, documents_BT, cache)
         rotation = self._rotation(positions_BT, num_tokens, cache, dtype, x_BTD.device)
         for block in self.blocks:
             x_BTD = block(x_BTD, rotation, how, cache)
