@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from slm.core.artifact import Artifact
     from slm.recipe import Recipe
+    from slm.tokenizer.gguf import GgufVocabulary
     from slm.tokenizer.hugging_face import write_hugging_face
-    from slm.tokenizer.tokenizer import GgufVocabulary, Tokenizer
+    from slm.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["GgufVocabulary", "Tokenizer", "run", "write_hugging_face"]
 
-_HOMES = {"GgufVocabulary": "tokenizer", "Tokenizer": "tokenizer", "write_hugging_face": "hugging_face"}
+_HOMES = {"GgufVocabulary": "gguf", "Tokenizer": "tokenizer", "write_hugging_face": "hugging_face"}
 
 
 def run(recipe: Recipe) -> Artifact:

@@ -45,14 +45,14 @@ _INDENTATION = re.compile(r"(?<=\n)[ \t]+")
 def training_chunks(texts: Iterable[str], total_bytes: int, sample_bytes: int, *, marks: bool) -> Iterator[str]:
     """Chunks of `texts`, at most `sample_bytes` of the `total_bytes` that they hold in all.
 
-    A chunk is taken by a hash of its content, so the choice depends on nothing but the text and does
-    not favour the heads or the lengths of documents.
+    A chunk is taken by a hash of its content and its number, so the choice is the same each time and
+    favours neither the heads of documents nor short ones.
     """
-    taken, threshold = 0, min(1.0, sample_bytes / max(total_bytes, 1)) * (1 << 32)
+    taken, number, threshold = 0, 0, min(1.0, sample_bytes / max(total_bytes, 1)) * (1 << 32)
     for text in texts:
         for chunk in cut(text):
-            content = chunk.encode()
-            if zlib.crc32(content) < threshold and taken + len(content) <= sample_bytes:
+            content, number = chunk.encode(), number + 1
+            if zlib.crc32(content, number) < threshold and taken + len(content) <= sample_bytes:
                 taken += len(content)
                 yield marked(chunk) if marks else chunk
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import sentencepiece
 from numpy.typing import NDArray
 
 from slm.core.errors import DamagedError, UserError
-from slm.tokenizer import chat
+from slm.tokenizer import chat, gguf
 from slm.tokenizer.model_file import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, Piece
 from slm.tokenizer.sample import META_SPACE
 from slm.tokenizer.training import CONTROL_TOKENS, NUM_FIXED
@@ -38,25 +37,6 @@ LONG_CHARACTERS = 8192
 _UNSPELLABLE = re.compile(f"[{META_SPACE}\udc80-\udcff]+")
 """U+2581 and, as `surrogateescape` shows them, bytes that are not UTF-8."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-@dataclass(frozen=True, slots=True)
-class GgufVocabulary:
-    """What a GGUF file needs to tokenize alike; `types` are GGUF's token_type numbers."""
-
-    model: str
-    tokens: list[str]
-    scores: list[float]
-    types: list[int]
-    unk_id: int
-    bos_id: int
-    eos_id: int
-    pad_id: int
-    chat_template: str
-    add_bos: bool = True
-    add_eos: bool = False
-    add_space_prefix: bool = False
-    remove_extra_whitespaces: bool = False
 
 
 class Tokenizer:
@@ -138,20 +118,9 @@ class Tokenizer:
             self.chat_template, messages, CONTROL_TOKENS, self.encode, add_generation_prompt=add_generation_prompt
         )
 
-    def gguf_vocabulary(self) -> GgufVocabulary:
+    def gguf_vocabulary(self) -> gguf.GgufVocabulary:
         """The vocabulary as GGUF stores it."""
-        texts, scores, types = (list(column) for column in zip(*self._pieces, strict=True))
-        return GgufVocabulary(
-            model="llama",
-            tokens=texts,
-            scores=scores,
-            types=types,
-            unk_id=self.unk_id,
-            bos_id=self.bos_id,
-            eos_id=self.eos_id,
-            pad_id=self.pad_id,
-            chat_template=self.chat_template,
-        )
+        return gguf.vocabulary(self)
 
     def _parts(self, text: str | bytes) -> Iterator[str | bytes]:
         """`text` as runs for SentencePiece and, as bytes, runs that it cannot hold."""

@@ -1,0 +1,79 @@
+"""What the trainer gets to see: everything that matters, nothing that would make it drop a chunk."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from slm.core.errors import UserError
+from slm.tokenizer.sample import CHUNK_CHARACTERS, cut, marked, not_empty, training_chunks, unmarked
+
+RESERVED = "\u2581\u2585\0\U0010fffc\U0010fffd"
+awkward = st.text(st.sampled_from(f"<|>0xaF \n\t{RESERVED}é"), max_size=200)
+
+
+@given(st.one_of(st.text(), awkward))
+@example("<|im_start|><0x41>▁\0")
+def test_chunks_hold_the_whole_text_but_reserved_characters(text: str) -> None:
+    assert "".join(cut(text)) == re.sub(f"[{RESERVED}]", "", text)
+
+
+@given(st.one_of(st.text(), awkward), st.integers(1, 4), st.sampled_from(["\n", " ", "z"]))
+def test_long_text_is_cut_short_and_whole(text: str, repeats: int, separator: str) -> None:
+    long = separator.join([text] * repeats * 100) + "x" * (CHUNK_CHARACTERS + 1)
+    chunks = list(cut(long))
+    assert max(map(len, chunks)) <= CHUNK_CHARACTERS
+    assert "".join(chunks) == re.sub(f"[{RESERVED}]", "", long)
+
+
+@given(awkward)
+@example("<|bos|> |> <| <0x0A> <0xff>")
+def test_no_chunk_holds_an_end_of_a_control_name_or_a_byte_name(text: str) -> None:
+    for chunk in cut(text.replace("\0", "")):
+        assert "<|" not in chunk
+        assert "|>" not in chunk
+        assert not re.search("<0x[0-9A-Fa-f]{2}|0x[0-9A-Fa-f]{2}>(?<=<.....)", chunk)
+
+
+def test_chunks_end_before_a_line_end() -> None:
+    lines = "".join(f"line {number}\n" for number in range(2000))
+    chunks = list(cut(lines))
+    assert len(chunks) > 3
+    assert all(chunk.startswith("\n") for chunk in chunks[1:])
+
+
+def test_only_indentation_and_tabs_are_marked() -> None:
+    space, tab = "\U0010fffd", "\U0010fffc"
+    assert marked(" a  b\n  c\td \n\t e") == f" a  b\n{space}{space}c{tab}d \n{tab}{space}e"
+    assert unmarked(f"\n{space}{space}{tab}x") == "\n▁▁\tx"
+
+
+def test_whole_corpus_is_taken_if_it_fits() -> None:
+    texts = [f"text {number} " * 50 for number in range(100)]
+    total = sum(map(len, texts))
+    assert list(training_chunks(texts, total, total, marks=False)) == texts
+
+
+def test_sample_is_bounded_spread_and_the_same_each_time() -> None:
+    texts = [f"{number} {'word ' * 200}" for number in range(3000)]
+    total = sum(map(len, texts))
+    sample = list(training_chunks(texts, total, total // 5, marks=True))
+    assert sample == list(training_chunks(texts, total, total // 5, marks=True))
+    assert total * 0.18 < sum(map(len, sample)) <= total // 5
+    numbers = [int(chunk.split()[0]) for chunk in sample]
+    tenths = [sum(start <= number < start + 300 for number in numbers) for start in range(0, 3000, 300)]
+    assert min(tenths) > 30
+
+
+def test_marks_do_not_count_against_the_sample() -> None:
+    texts = ["\n" + " " * 40 + f"{number}" for number in range(500)]
+    total = sum(map(len, texts))
+    assert len(list(training_chunks(texts, total, total, marks=True))) == 500
+
+
+def test_empty_train_split_is_refused_with_the_way_out() -> None:
+    with pytest.raises(UserError, match=r"runs/r/corpus holds no text .* add documents to corpus\.sources"):
+        list(not_empty(training_chunks(["", "\0"], 0, 100, marks=True), "runs/r/corpus"))
