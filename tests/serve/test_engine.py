@@ -8,14 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
-from slm.core.errors import DamagedError, UserError
-from slm.model.cache import KVCache
+from slm.core.errors import UserError
 from slm.recipe import Recipe
-from slm.serve import torch_backend
 from slm.serve.engine import Engine, trained_on_chat
-from slm.serve.torch_backend import TorchBackend, generation_end_ids
 from slm.tokenizer.tokenizer import Tokenizer
 
 TEXTS = [
@@ -36,11 +32,6 @@ def test_every_back_end_reads_the_same_ids(engines: dict[str, Engine], text: str
     ids = {name: engine.encode(text) for name, engine in engines.items()}
     assert ids["hf"] == ids["gguf"] == ids["checkpoint"]
     assert ids["checkpoint"][0] == Tokenizer.bos_id
-
-
-def test_only_llama_cpp_takes_the_lower_block_for_a_space(engines: dict[str, Engine], tokenizer: Tokenizer) -> None:
-    read = {name: tokenizer.decode(engine.encode("a▁b")) for name, engine in engines.items()}
-    assert read == {"checkpoint": "a▁b", "hf": "a▁b", "gguf": "a b"}
 
 
 @pytest.mark.parametrize("messages", CHATS)
@@ -115,55 +106,6 @@ def test_a_context_longer_than_the_models_is_refused(recipe: Recipe, places: dic
         Engine.open(places[back_end], long)
 
 
-def test_reading_the_prompt_in_chunks_equals_reading_it_token_by_token(
-    engines: dict[str, Engine], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    backend = engines["checkpoint"]._backend
-    assert isinstance(backend, TorchBackend)
-    ids = backend.encode("def parse(source, flags=0):\n    return source")
-    whole_V = backend._read(ids, KVCache(recipe.model, 1, len(ids)))
-    for chunk in (1, 3, 7):
-        monkeypatch.setattr(torch_backend, "PREFILL_TOKENS", chunk)
-        torch.testing.assert_close(backend._read(ids, KVCache(recipe.model, 1, len(ids))), whole_V, atol=1e-4, rtol=0)
-    plain_V = backend.model(torch.tensor([ids]))[0, -1]
-    torch.testing.assert_close(plain_V, whole_V, atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("end", [Tokenizer.eos_id, 5])
-def test_an_end_token_ends_the_answer_and_is_not_shown(
-    scripted: Scripts, tokenizer: Tokenizer, recipe: Recipe, end: int
-) -> None:
-    said = tokenizer.encode("hello")
-    generation = scripted([*said, end, *said]).generate("x", recipe.serve)
-    assert "".join(generation) == "hello"
-    assert (generation.outcome.finish_reason, generation.outcome.generated_tokens) == ("stop", len(said) + 1)
-
-
-@pytest.mark.parametrize("stop", ["END", "\n\nEND", "D", "🛑"])
-def test_a_stop_text_across_tokens_ends_the_answer(scripted: Scripts, recipe: Recipe, stop: str) -> None:
-    settings = recipe.serve.model_copy(update={"stop": ("never", stop), "max_tokens": 200})
-    text = f"one E two EN {stop} three"
-    generation = scripted([byte + 6 for byte in text.encode()]).generate("x", settings)
-    shown = "".join(generation)
-    assert shown == text[: text.index(stop)]
-    assert generation.outcome.finish_reason == "stop"
-
-
-def test_characters_are_whole_in_every_piece(scripted: Scripts, recipe: Recipe) -> None:
-    text = "é😀日本\n"
-    ids = [byte + 6 for byte in text.encode()]
-    settings = recipe.serve.model_copy(update={"max_tokens": len(ids)})
-    pieces = list(scripted(ids).generate("x", settings))
-    assert "".join(pieces) == text
-    assert {piece for piece in pieces if piece} == set(text)
-
-
-def test_a_character_cut_off_by_the_end_becomes_a_replacement(scripted: Scripts, recipe: Recipe) -> None:
-    ids = [byte + 6 for byte in b"a\xff\xf0\x9f"]
-    settings = recipe.serve.model_copy(update={"max_tokens": len(ids)})
-    assert list(scripted(ids).generate("x", settings)) == ["a", "\ufffd", "", "", "\ufffd"]
-
-
 @pytest.mark.parametrize("name", BACK_ENDS)
 def test_an_answer_can_be_broken_off_and_the_next_is_whole(
     engines: dict[str, Engine], recipe: Recipe, name: str
@@ -202,14 +144,6 @@ def test_what_is_no_model_is_refused_with_what_was_expected(recipe: Recipe, tmp_
         Engine.open(str(recipe.folder("tokenizer")), recipe)
 
 
-@pytest.mark.parametrize("keep", [0.001, 0.3, 0.95])
-def test_a_truncated_gguf_is_refused(recipe: Recipe, places: dict[str, str], tmp_path: Path, keep: float) -> None:
-    data = Path(places["gguf"]).read_bytes()
-    (tmp_path / "cut.gguf").write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(DamagedError, match=r"cut\.gguf"):
-        Engine.open(str(tmp_path / "cut.gguf"), recipe)
-
-
 def test_a_folder_without_a_tokenizer_is_refused(recipe: Recipe, places: dict[str, str], tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors"):
         shutil.copy(Path(places["hf"]) / name, tmp_path / name)
@@ -242,14 +176,3 @@ def test_whether_a_model_was_trained_on_chat_comes_from_its_checkpoint(
     manifest = {"kind": "train", "section": {"objective": {"kind": "sft"}}}
     (lone.parent / "manifest.json").write_text(json.dumps(manifest))
     assert trained_on_chat(lone) is True
-
-
-def test_end_ids_of_a_hugging_face_folder_may_be_one_or_many(tmp_path: Path) -> None:
-    assert generation_end_ids(tmp_path) == frozenset()
-    path = tmp_path / "generation_config.json"
-    for content, ids in (('{"eos_token_id": 7}', {7}), ('{"eos_token_id": [7, 9]}', {7, 9}), ("{}", set())):
-        path.write_text(content)
-        assert generation_end_ids(tmp_path) == ids
-    path.write_text("[")
-    with pytest.raises(UserError, match="not a JSON object"):
-        generation_end_ids(tmp_path)

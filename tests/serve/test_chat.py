@@ -1,4 +1,4 @@
-"""`slm chat` as a person or a pipe uses it."""
+"""`slm chat` with a model, as a person or a pipe uses it."""
 
 from __future__ import annotations
 
@@ -108,25 +108,3 @@ def test_a_chat_from_a_gguf_goes_through_its_template(
 def test_lines_that_are_not_utf8_are_refused(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"standard input is not UTF-8 \(byte 0xff in a line\)"):
         talk(recipe, b"a\xff\n", monkeypatch)
-
-
-def test_a_terminal_gets_a_prompt_and_control_d_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.TextIOWrapper(io.BytesIO(b""), encoding="utf-8")
-    stream.isatty = lambda: True  # type: ignore[method-assign]
-    monkeypatch.setattr(sys, "stdin", stream)
-    monkeypatch.setattr("builtins.input", lambda prompt: f"typed after {prompt}")
-    assert chat.read_line() == "typed after > "
-
-    def end(prompt: str) -> str:
-        raise EOFError(prompt)
-
-    monkeypatch.setattr("builtins.input", end)
-    assert chat.read_line() is None
-
-    def interrupt(prompt: str) -> str:
-        raise KeyboardInterrupt(prompt)
-
-    monkeypatch.setattr("builtins.input", interrupt)
-    with pytest.raises(SystemExit) as left:
-        chat.read_line()
-    assert left.value.code == 130

@@ -1,8 +1,7 @@
-"""`slm generate` as a person runs it."""
+"""`slm generate` with a model, as a person runs it."""
 
 from __future__ import annotations
 
-import io
 import signal
 import subprocess
 import sys
@@ -10,18 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from slm.compose import load_recipe
-from slm.core.errors import UserError
-from slm.generate import read_prompt, run, show
+from slm.generate import run
 from slm.recipe import Recipe
 
 NASTY = " def f(x={'a': \"${b}\"}, *y):\n\treturn [x, \\' ]"
-
-
-def standard_input(data: bytes, terminal: bool = False) -> io.TextIOWrapper:
-    stream = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8")
-    stream.isatty = lambda: terminal  # type: ignore[method-assign]
-    return stream
 
 
 def command(runs: Path, overrides: tuple[str, ...], *arguments: str) -> list[str]:
@@ -69,35 +60,3 @@ def test_the_continuation_alone_goes_to_standard_output(
     assert "generated" not in printed.out
     assert printed.err.startswith(f"{outcome.prompt_tokens} prompt tokens, 8 generated at ")
     assert "tokens/s, cut at its longest, " in printed.err
-
-
-def test_a_prompt_comes_from_the_argument_or_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    for given, piped, expected in (
-        ("typed", b"piped", "typed"), ("", b"piped", ""), ("-", b"piped\n", "piped\n"), (None, "é".encode(), "é"),
-    ):  # fmt: skip
-        monkeypatch.setattr(sys, "stdin", standard_input(piped))
-        assert read_prompt(given) == expected
-
-
-def test_no_prompt_at_a_terminal_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", standard_input(b"", terminal=True))
-    with pytest.raises(UserError, match=r"serve.prompt is not set and nothing is piped in; give prompt=TEXT"):
-        read_prompt(None)
-
-
-def test_standard_input_that_is_not_utf8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", standard_input(b"ab\xff"))
-    with pytest.raises(UserError, match=r"standard input is not UTF-8 \(byte 0xff at offset 2\)"):
-        read_prompt("-")
-
-
-def test_a_terminal_without_a_character_shows_a_question_mark(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="latin-1", newline="")
-    monkeypatch.setattr(sys, "stdout", stream)
-    show("é😀\n")
-    assert stream.buffer.getvalue() == b"\xe9?\n"  # type: ignore[attr-defined]
-
-
-def test_a_run_without_a_checkpoint_is_one_sentence(tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    with pytest.raises(UserError, match=r"there is no train in .*; make it first"):
-        run(load_recipe(*overrides, f"runs_dir={tmp_path}", "serve.prompt=x"))
