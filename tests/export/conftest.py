@@ -25,6 +25,13 @@ from slm.tokenizer.training import train_model
 from slm.train.config import TrainConfig
 
 VOCAB = 448
+SHAPE = {
+    "vocab_size": VOCAB, "width": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn_width": 96,
+    "max_seq_len": 64,
+}  # fmt: skip
+ModelOf = Callable[..., Transformer]
+SubjectOf = Callable[..., Subject]
+Save = Callable[[Recipe, Transformer, int], Artifact]
 PROMPTS = ("def main():\n", "import os\n    ")
 
 
@@ -50,36 +57,39 @@ def export_config() -> ExportConfig:
     return ExportConfig(prompts=PROMPTS, greedy_tokens=8, max_logprob_delta_f16=0.02, max_logprob_delta_q8_0=1.0)
 
 
-def small_config(**changes: object) -> ModelConfig:
-    shape = {"vocab_size": VOCAB, "width": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16,
-             "ffn_width": 96, "max_seq_len": 64}  # fmt: skip
-    return ModelConfig.model_validate(shape | changes)
-
-
-def small_model(**changes: object) -> Transformer:
-    """An untrained model whose norms are not all ones, so that a norm in the wrong place shows."""
-    model = build(small_config(**changes), 7)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.uniform_(0.5, 1.5, generator=generator)
-    return model
-
-
 @pytest.fixture(scope="session")
-def subject_of(tokenizer: Tokenizer) -> Callable[..., Subject]:
-    def make(**changes: object) -> Subject:
-        source = Dataset("stdlib", "PSF-2.0", "the standard library of Python 3.11")
-        return Subject("tiny", small_model(**changes), tokenizer, "f" * 64, (source,))
+def model_of() -> ModelOf:
+    """Untrained models whose norms are not all ones, so that a norm in the wrong place shows."""
+
+    def make(**changes: object) -> Transformer:
+        model = build(ModelConfig.model_validate(SHAPE | changes), 7)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() == 1:
+                    parameter.uniform_(0.5, 1.5, generator=generator)
+        return model
 
     return make
 
 
-@pytest.fixture()
-def run_recipe(tmp_path: Path, tokenizer: Tokenizer, export_config: ExportConfig) -> Recipe:
-    """A recipe whose run holds a corpus, a tokenizer and two checkpoints."""
-    recipe = Recipe(run="tiny", runs_dir=str(tmp_path / "runs"), model=small_config(), export=export_config)
+@pytest.fixture(scope="session")
+def subject_of(tokenizer: Tokenizer, model_of: ModelOf) -> SubjectOf:
+    def make(**changes: object) -> Subject:
+        source = Dataset("stdlib", "PSF-2.0", "the standard library of Python 3.11")
+        return Subject("tiny", model_of(**changes), tokenizer, "f" * 64, (source,))
+
+    return make
+
+
+@pytest.fixture
+def run_recipe(
+    tmp_path: Path, tokenizer: Tokenizer, export_config: ExportConfig, model_of: ModelOf, save_checkpoint: Save
+) -> Recipe:
+    """A recipe whose run holds a corpus, a tokenizer and a checkpoint."""
+    recipe = Recipe(
+        run="tiny", runs_dir=str(tmp_path / "runs"), model=ModelConfig.model_validate(SHAPE), export=export_config
+    )
     with create(recipe.folder("corpus"), Spec("corpus", CorpusConfig())) as draft:
         facts = {"documents": 2, "bytes": 10, "licence": "PSF-2.0", "origin": "the standard library"}
         draft.counts["sources"] = {"stdlib": facts}
@@ -88,15 +98,20 @@ def run_recipe(tmp_path: Path, tokenizer: Tokenizer, export_config: ExportConfig
         (draft.path / "tokenizer.model").write_bytes(tokenizer.model)
         write_hugging_face(tokenizer, draft.path)
         draft.counts["hash"] = tokenizer.hash
-    save_checkpoint(recipe, small_model(), 20)
+    save_checkpoint(recipe, model_of(), 20)
     return recipe
 
 
-def save_checkpoint(recipe: Recipe, model: Transformer, step: int) -> Artifact:
-    """Publish `model` as the newest checkpoint of the recipe's run."""
-    path = recipe.folder("train") / f"step-{step:08d}"
-    with create(path, Spec("train", TrainConfig(), {"tokenizer": recipe.artifact("tokenizer")})) as draft:
-        save_model(model, draft.path)
-        draft.counts.update(step=step, tokens=step * 100, finished=True)
-    write_atomically(recipe.folder("train") / LATEST, f"{path.name}\n")
-    return open_artifact(path, "train")
+@pytest.fixture(scope="session")
+def save_checkpoint() -> Save:
+    """Publishes a model as the newest checkpoint of a recipe's run."""
+
+    def save(recipe: Recipe, model: Transformer, step: int) -> Artifact:
+        path = recipe.folder("train") / f"step-{step:08d}"
+        with create(path, Spec("train", TrainConfig(), {"tokenizer": recipe.artifact("tokenizer")})) as draft:
+            save_model(model, draft.path)
+            draft.counts.update(step=step, tokens=step * 100, finished=True)
+        write_atomically(recipe.folder("train") / LATEST, f"{path.name}\n")
+        return open_artifact(path, "train")
+
+    return save

@@ -98,13 +98,12 @@ def write(subject: Subject, folder: Path, name: str) -> Written:
         shape = tuple(entry.tensor.shape)
         size = int(np.prod(gguf.quant_shape_to_byte_shape(shape, entry.type)))
         writer.add_tensor_info(entry.name, shape, np.dtype(np.float32), size, raw_dtype=entry.type)
-    with _disk_full_named(path):
+    with _disk_full_named(path), contextlib.closing(writer):
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for entry in entries:
             writer.write_tensor_data(encode(entry))
-        writer.close()
     read_back(path, entries)
     narrow = [entry for entry in entries if entry.tensor.dim() == 2 and entry.type != kind]
     return Written(path, tuple(_fallback_notice(name, entry) for entry in narrow))

@@ -108,8 +108,7 @@ class Reference:
         return logits_V
 
     def _case(self, text: str, ids: list[int]) -> Case:
-        count = min(self._max_positions, len(ids))
-        positions = sorted({len(ids) - 1 - (index * len(ids)) // count for index in range(count)})
+        positions = spread(len(ids), self._max_positions)
         return Case(text, ids, positions, self._logits(ids, positions), self._greedy(ids))
 
     def _long_case(self, tokens: Sequence[int]) -> Case:
@@ -145,7 +144,7 @@ def prove(reference: Reference, engine: Engine, config: ExportConfig, name: Form
     result = Parity(name, size_bytes, engine.quantity, budget)
     _compare_ids(reference, engine, result)
     _compare_scores(reference.cases, engine, result)
-    if not result.max_delta <= budget:  # NaN must not pass
+    if result.max_delta > budget:
         raise UserError(
             f"{name} failed its proof: largest |difference| of {result.quantity} {result.max_delta:.3g} at "
             f"{result.worst}, above {key} ({budget:g}); nothing was published: leave {name} out of "
@@ -208,6 +207,11 @@ def _compare_scores(cases: Sequence[Case], engine: Engine, result: Parity) -> No
                 f"{result.format} failed its proof: it has {theirs_PV.shape[-1]:,} vocabulary entries, the model has "
                 f"{case.logits_PV.shape[-1]:,}; nothing was published"
             )
+        if not np.isfinite(theirs_PV).all():
+            raise DamagedError(
+                f"{result.format} failed its proof: NaN or infinity among its {result.quantity} for "
+                f"{case.text[:40]!r}; nothing was published: leave {result.format} out of export.formats"
+            )
         logp_PV = log_softmax(case.logits_PV)
         if result.quantity == "logits":
             delta_PV = np.abs(theirs_PV - case.logits_PV)
@@ -216,14 +220,12 @@ def _compare_scores(cases: Sequence[Case], engine: Engine, result: Parity) -> No
             delta_PV = np.abs(theirs_PV - np.maximum(logp_PV, FLOOR))
         theirs_logp_PV = log_softmax(theirs_PV)
         delta_P = delta_PV.max(axis=1)
-        worst = int(delta_P.argmax())  # the first NaN, if there is one
-        if not delta_P[worst] <= result.max_delta or not result.worst:
+        worst = int(delta_P.argmax())
+        if delta_P[worst] > result.max_delta or not result.worst:
             result.max_delta = float(delta_P[worst])
             result.worst = f"token {case.positions[worst] + 1:,} of {case.text[:40]!r}"
         divergences += kl_divergence(logp_PV, theirs_logp_PV).tolist()
         agreed += int((theirs_PV.argmax(axis=1) == case.logits_PV.argmax(axis=1)).sum())
-        if np.isnan(result.max_delta):
-            break
     result.positions = len(divergences)
     result.mean_kl = float(np.mean(divergences))
     result.top1_agreement = agreed / len(divergences)
@@ -252,6 +254,12 @@ def _compare_greedy(reference: Reference, engine: Engine, case: Case, result: Pa
     result.greedy_ties += 1
 
 
+def spread(length: int, at_most: int) -> list[int]:
+    """At most so many positions below `length`, evenly spread, the last one included."""
+    count = min(at_most, length)
+    return [length - 1 - index * length // count for index in reversed(range(count))]
+
+
 def log_softmax(scores_PV: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Log-probabilities of logits (or of log-probabilities, whose rounding it evens out)."""
     shifted_PV = scores_PV - scores_PV.max(axis=1, keepdims=True)
@@ -267,7 +275,7 @@ def kl_divergence(logp_PV: npt.NDArray[np.float64], logq_PV: npt.NDArray[np.floa
 
 def _greedy_cell(result: Parity) -> str:
     text = f"{result.greedy_equal} of {result.greedy_compared}"
-    return f"{text} ({result.greedy_ties} ties)" if result.greedy_ties else text
+    return f"{text} (ties: {result.greedy_ties})" if result.greedy_ties else text
 
 
 def _short(ids: Sequence[int]) -> str:

@@ -179,7 +179,9 @@ class LlamaCpp:
         answer = self._post("/completion", request)
         entries = answer["completion_probabilities"][0]["top_logprobs"]
         result = np.full(len(entries), np.nan)
-        result[[entry["id"] for entry in entries]] = [entry["logprob"] for entry in entries]
+        for entry in entries:  # NaN is null in JSON, and stays NaN here
+            if entry["logprob"] is not None:
+                result[entry["id"]] = entry["logprob"]
         return result
 
     def greedy(self, ids: Sequence[int], max_tokens: int) -> list[int]:
