@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from pathlib import Path
 
 from slm import __version__
-from slm.compose import guarded, read_yaml, recipe_files
+from slm.compose import guarded, recipe_files
 from slm.core.artifact import Artifact, lineage
 from slm.core.console import say, size
 from slm.core.errors import ProblemsError
@@ -74,16 +75,24 @@ def lineage_text(path: Path) -> str:
     """The chain of artifacts behind `path`, one a line, indented by depth; each is shown in full once."""
     if not path.exists():
         raise ProblemsError([f"{path} does not exist; give a file or folder of a run, such as runs/quickstart/export"])
-    lines, shown = [], set()
+    lines: list[str] = []
+    shown: set[str] = set()
+    skipping = -1  # depth of an artifact shown before, whose parents need no second showing
     for depth, artifact in lineage(path):
+        if 0 <= skipping < depth:
+            continue
+        skipping = -1
         indent = "  " * depth
         if isinstance(artifact, str):
             lines.append(f"{indent}{artifact}")
-            continue
-        lines.append(f"{indent}{artifact.kind} {artifact.fingerprint[:12]} {artifact.path}{_facts(artifact)}")
-        if artifact.fingerprint not in shown and artifact.kind == "corpus":
-            lines += [f"{indent}  {line}" for line in _sources(artifact)]
-        shown.add(artifact.fingerprint)
+        elif artifact.fingerprint in shown:
+            lines.append(f"{indent}{artifact.kind} {artifact.fingerprint[:12]} (see above)")
+            skipping = depth
+        else:
+            shown.add(artifact.fingerprint)
+            lines.append(f"{indent}{artifact.kind} {artifact.fingerprint[:12]} {artifact.path}{_facts(artifact)}")
+            if artifact.kind == "corpus":
+                lines += [f"{indent}  {line}" for line in _sources(artifact)]
     return "\n".join(lines)
 
 
@@ -102,19 +111,17 @@ def _sources(artifact: Artifact) -> list[str]:
 
 
 def recipes_text() -> str:
-    """The known recipes with the first sentence of their README."""
+    """The known recipes and what each makes, from its README."""
     files = recipe_files()
     width = max(map(len, files))
-    return "\n".join(f"{name.ljust(width)}  {_summary(file)}" for name, file in files.items())
+    return "\n".join(f"{name.ljust(width)}  {_makes(file.with_name('README.md'))}" for name, file in files.items())
 
 
-def _summary(config: Path) -> str:
-    read_yaml(config)
-    readme = config.with_name("README.md")
-    if not readme.is_file():
-        return ""
-    lines = [line.strip() for line in readme.read_text(encoding="utf-8").splitlines()]
-    return next((line for line in lines if line and not line.startswith("#")), "")
+def _makes(readme: Path) -> str:
+    """The cell beside "makes" in a recipe's README; nothing where a user's own recipe has none."""
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    found = re.search(r"^\| makes \| (.*?) \|$", text, re.MULTILINE)
+    return found.group(1) if found else ""
 
 
 if __name__ == "__main__":

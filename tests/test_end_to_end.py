@@ -1,0 +1,250 @@
+"""The whole way, by real processes: text to a GGUF that answers, then everything that can go wrong on it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from slm.recipe import STAGES
+
+GOLDEN = Path(__file__).parent / "golden" / "smoke.jsonl"
+
+
+def slm(*words: str, folder: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "slm.cli", *words], cwd=folder, input=stdin, capture_output=True, text=True, check=False
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str], status: int = 1) -> str:
+    assert done.returncode == status, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+    return done.stderr
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the smoke recipe ran through all stages, its golden prompts included."""
+    folder = tmp_path_factory.mktemp("smoke")
+    done = slm("pipeline", "recipe=smoke", f"evaluate.golden={GOLDEN}", folder=folder)
+    (folder / "printed").write_text(done.stdout + done.stderr)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture
+def copy(smoke: Path, tmp_path: Path) -> Path:
+    shutil.copytree(smoke / "runs", tmp_path / "runs")
+    return tmp_path
+
+
+def test_every_stage_leaves_an_artifact_and_the_end_says_where(smoke):
+    printed = (smoke / "printed").read_text()
+    for number, stage in enumerate(STAGES, 1):
+        assert f"[{number}/{len(STAGES)}] {stage}" in printed
+        assert (smoke / "runs/smoke" / stage).is_dir()
+    for place in ("train/step-00000032", "export/model-f16.gguf", "report/report.html"):
+        assert f"runs/smoke/{place}" in printed
+    assert "slm chat serve.model=runs/smoke/export/model-q8_0.gguf" in printed
+
+
+def test_every_export_is_proved_within_its_budget(smoke):
+    manifest = json.loads((smoke / "runs/smoke/export/manifest.json").read_text())
+    parity = {row["format"]: row for row in manifest["counts"]["parity"]}
+    assert set(parity) == {"hf", "gguf_f32", "gguf_f16", "gguf_bf16", "gguf_q8_0"}
+    for row in parity.values():
+        assert row["max_difference"] <= row["budget"]
+        assert row["token_ids_equal"]
+    assert parity["gguf_f32"]["budget"] == 1e-4
+    assert parity["gguf_f16"]["budget"] == 5e-3
+    assert parity["gguf_f32"]["greedy_equal"]
+    assert parity["gguf_f16"]["greedy_equal"]
+
+
+def test_golden_prompts_hold(smoke):
+    results = json.loads((smoke / "runs/smoke/evaluate/results.json").read_text())
+    assert results["golden"]["failed"] == 0
+    assert results["golden"]["passed"] == len(GOLDEN.read_text().splitlines())
+
+
+def test_lineage_leads_from_the_gguf_back_to_the_text(smoke):
+    done = slm("lineage", "runs/smoke/export/model-q8_0.gguf", folder=smoke)
+    kinds = [line.split()[0] for line in done.stdout.splitlines()]
+    assert kinds == ["export", "train", "shards", "corpus", "text", "tokenizer", "corpus", "tokenizer", "tokenizer"]
+    assert "PSF-2.0" in done.stdout
+
+
+def test_a_second_run_does_nothing_says_so_and_loads_nothing_heavy(smoke):
+    program = (
+        "import sys\n"
+        f"sys.argv = ['slm', 'recipe=smoke', 'evaluate.golden={GOLDEN}']\n"
+        "from slm.pipeline import main\n"
+        "main()\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'sentencepiece', 'matplotlib', 'pyarrow'} & set(sys.modules)\n"
+        "print('loaded', sorted(heavy))\n"
+    )
+    before = {path: path.stat().st_mtime_ns for path in (smoke / "runs").rglob("*") if path.is_file()}
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=smoke, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    seconds = time.monotonic() - began
+    assert done.returncode == 0, done.stderr
+    assert all(f"{stage}: up to date in runs/smoke/{stage}" in done.stdout for stage in STAGES)
+    assert "loaded []" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in (smoke / "runs").rglob("*") if path.is_file()} == before
+    assert seconds < 5
+
+
+def test_the_gguf_chats(smoke):
+    done = slm(
+        "chat", "serve.model=runs/smoke/export/model-q8_0.gguf", "serve.max_tokens=8", folder=smoke, stdin="hello\n/exit\n"
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+INTERRUPTED = """
+import importlib, json, os, pathlib, shutil, signal, sys
+import slm.core.artifact as artifact
+from slm.compose import guarded, load_recipe
+
+seal = artifact._seal
+def interrupted(*arguments):
+    os.kill(os.getpid(), signal.SIGINT)
+    return seal(*arguments)
+
+recipe = load_recipe("recipe=smoke", "evaluate.golden=" + sys.argv[1])
+statuses = {}
+for stage in sys.argv[2:]:
+    folder = recipe.folder(stage)
+    folder.rename(folder.with_name("kept"))
+    artifact._seal = interrupted
+    try:
+        guarded(lambda: importlib.import_module(f"slm.{stage}").run(recipe))
+        statuses[stage] = 0
+    except SystemExit as left:
+        statuses[stage] = left.code
+    artifact._seal = seal
+    assert not folder.exists() and not list(folder.parent.glob("*.tmp-*")), stage
+    folder.with_name("kept").rename(folder)
+pathlib.Path("statuses.json").write_text(json.dumps(statuses))
+"""
+
+
+def test_ctrl_c_in_every_stage_ends_cleanly_and_leaves_nothing_half_made(copy):
+    stages = [stage for stage in STAGES if stage != "train"]  # tests/train/test_loop.py interrupts training
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(GOLDEN), *stages], cwd=copy, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((copy / "statuses.json").read_text()) == dict.fromkeys(stages, 130)
+    assert done.stderr.count("interrupted: everything already made is kept") == len(stages)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_folder_made_by_another_recipe_is_refused_and_kept(copy):
+    manifest = (copy / "runs/smoke/corpus/manifest.json").read_bytes()
+    done = slm("pipeline", "recipe=smoke", "corpus.validation_fraction=0.2", folder=copy)
+    message = refused(done)
+    assert "corpus.validation_fraction" in message or "validation_fraction: 0.05 -> 0.2" in message
+    assert "choose another run=NAME to keep it, or add redo=true" in message
+    assert (copy / "runs/smoke/corpus/manifest.json").read_bytes() == manifest
+
+
+def test_a_child_of_another_parent_is_refused_with_both_fingerprints(copy):
+    done = slm("tokenizer", "recipe=smoke", "tokenizer.split_digits=false", "redo=true", folder=copy)
+    assert done.returncode == 0, done.stderr
+    message = refused(slm("train", "recipe=smoke", "tokenizer.split_digits=false", folder=copy))
+    old = json.loads((copy / "runs/smoke/shards/manifest.json").read_text())["parents"]["tokenizer"]["fingerprint"]
+    new = json.loads((copy / "runs/smoke/tokenizer/manifest.json").read_text())["fingerprint"]
+    assert old[:12] in message
+    assert new[:12] in message
+    assert "redo=true" in message
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated"])
+@pytest.mark.parametrize(
+    ("stage", "file", "command"),
+    [
+        ("corpus", "train-00000.parquet", "tokenizer"),
+        ("tokenizer", "tokenizer.model", "shards"),
+        ("shards", "train-stdlib-00000.arrow", "train"),
+        ("train/step-00000032", "model-00001-of-00001.safetensors", "evaluate"),
+        ("export", "model-q8_0.gguf", "serve"),
+    ],
+)
+def test_damaged_files_are_named_and_nothing_is_computed_from_them(copy, damage, stage, file, command):
+    path = copy / "runs/smoke" / stage / file
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+    else:
+        del content[len(content) // 2 :]
+    path.write_bytes(content)
+    shutil.rmtree(copy / "runs/smoke" / command)
+    message = refused(slm(command, "recipe=smoke", f"evaluate.golden={GOLDEN}", folder=copy))
+    assert f"{stage}/{file} is damaged" in message
+    assert len(message.strip().splitlines()) == 1
+    assert not (copy / "runs/smoke" / command / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(("command", "missing"), [("tokenizer", "corpus"), ("evaluate", "train"), ("serve", "export")])
+def test_a_missing_earlier_stage_is_named(tmp_path, command, missing):
+    message = refused(slm(command, "recipe=smoke", folder=tmp_path))
+    assert f"there is no {missing} in runs/smoke/{missing}" in message
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["corpus.sources=[{kind: text, path: nowhere, licence: MIT}]"], "nowhere"),
+        (["corpus.sources=[{kind: text, path: empty, licence: MIT}]"], "empty"),
+        (["corpus.sources=[{kind: text, path: latin, licence: MIT}]"], "not UTF-8"),
+        (["tokenizer.vocab_size=60000", "model.vocab_size=60000", "to=tokenizer"], "vocab_size"),
+    ],
+)
+def test_bad_text_is_one_sentence(tmp_path, settings, expected):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "latin").mkdir()
+    (tmp_path / "latin" / "a.txt").write_bytes("Stra\u00dfe".encode("latin-1"))
+    message = refused(slm("pipeline", "recipe=smoke", *settings, folder=tmp_path))
+    assert expected in message
+    assert len(message.strip().splitlines()) == 1
+
+
+def test_rows_longer_than_the_model_are_refused_before_anything_runs(tmp_path):
+    message = refused(slm("pipeline", "recipe=smoke", "shards.seq_len=512", folder=tmp_path), status=2)
+    assert "shards.seq_len (512) must not exceed model.max_seq_len (256); lower it or pick a longer model" in message
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"mounting a small file system is not allowed here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_keeps_what_was_made(small_disk):
+    message = refused(slm("pipeline", "recipe=smoke", "to=shards", folder=small_disk))
+    assert "the disk filled up while writing" in message
+    assert "run the same command again" in message
+    published = {path.parent.name for path in small_disk.glob("runs/smoke/*/manifest.json")}
+    assert published
+    assert "shards" not in published
+    assert not list(small_disk.glob("runs/smoke/*.tmp-*"))

@@ -1,0 +1,61 @@
+"""The chain of stages: which run, which are taken from elsewhere, what is said at the end."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from slm import pipeline
+from slm.core.artifact import Artifact
+from slm.core.errors import UserError
+from slm.recipe import STAGES, Recipe, build_recipe
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace every stage by one that only notes that it ran."""
+    order: list[str] = []
+    for stage in STAGES:
+        module = importlib.import_module(f"slm.{stage}")
+
+        def note(_recipe: Recipe, stage: str = stage) -> Artifact:
+            order.append(stage)
+            return Artifact(Path(stage), {})
+
+        monkeypatch.setattr(module, "run", note)
+    return order
+
+
+def test_stages_run_in_order(ran, tmp_path, capsys):
+    made = pipeline.run(build_recipe({"runs_dir": str(tmp_path)}))
+    assert ran == list(STAGES) == list(made)
+    assert "[1/8] corpus" in capsys.readouterr().out
+
+
+def test_from_and_to_choose_a_part(ran, tmp_path):
+    pipeline.run(build_recipe({"runs_dir": str(tmp_path), "start": "shards", "stop": "evaluate"}))
+    assert ran == ["shards", "train", "evaluate"]
+
+
+def test_an_artifact_from_elsewhere_is_checked_and_not_made(ran, tmp_path):
+    recipe = build_recipe({"runs_dir": str(tmp_path), "stop": "shards", "artifacts": {"tokenizer": str(tmp_path)}})
+    with pytest.raises(UserError, match=r"there is no tokenizer in .*; make it first, or correct the path"):
+        pipeline.run(recipe)
+    assert ran == ["corpus"]
+
+
+@pytest.mark.usefixtures("ran")
+def test_the_end_names_only_what_exists(tmp_path, capsys):
+    recipe = build_recipe({"runs_dir": str(tmp_path), "run": "r"})
+    pipeline.run(recipe)
+    assert "chat" not in capsys.readouterr().out
+    export = recipe.folder("export")
+    export.mkdir(parents=True)
+    (export / "model-f16.gguf").write_bytes(b"x" * 2000)
+    (export / "model-q8_0.gguf").write_bytes(b"x" * 1000)
+    pipeline.run(recipe)
+    printed = capsys.readouterr().out
+    assert f"{export}/model-f16.gguf (2.0 kB)" in printed
+    assert f"slm chat serve.model={export}/model-q8_0.gguf" in printed
