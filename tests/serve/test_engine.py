@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from slm.core.artifact import manifest_checksum
 from slm.core.errors import UserError
 from slm.recipe import Recipe
 from slm.serve.engine import Engine, trained_on_chat
@@ -157,6 +158,7 @@ def test_a_checkpoint_made_with_another_tokenizer_is_refused(runs: Path, recipe:
     manifest = tmp_path / "tiny" / "train" / "step-00000002" / "manifest.json"
     content = json.loads(manifest.read_text())
     content["parents"]["tokenizer"]["fingerprint"] = "0" * 64
+    content["checksum"] = manifest_checksum(content)
     manifest.write_text(json.dumps(content))
     with pytest.raises(UserError, match="was made from tokenizer 000000000000, but"):
         Engine.open(str(tmp_path / "tiny"), recipe)

@@ -7,7 +7,8 @@ with a manifest is complete, whatever was killed or ran full on the way.
 
 Two hashes, two questions. The *key* covers what an artifact is made from, and answers "does this still
 have to be made?" before any work. The *fingerprint* covers key and file contents, and answers "is this
-the very thing that the child was made from?". Opening checks every size and hashes files up to
+the very thing that the child was made from?". A *checksum* over the manifest itself guards the rest of it
+(counts, settings, parents) against a flipped bit. Opening checks every size and hashes files up to
 `SMALL_FILE_BYTES`; `verify="full"` hashes all (about 1 s per 2 GB here).
 """
 
@@ -158,10 +159,16 @@ def create(path: Path, spec: Spec) -> Iterator[Draft]:
     If the block raises, what it wrote is deleted and what was at `path` before is untouched.
     """
     path = path.absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(path)
     draft = Draft(path.with_name(f"{path.name}.tmp-{os.getpid()}"))
-    draft.path.mkdir()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path)
+        draft.path.mkdir()
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        reason = f"{error.strerror}: {error.filename}"
+        raise UserError(f"{path} cannot be written ({reason}); free the place, or point runs_dir elsewhere") from error
     try:
         yield draft
         _seal(draft, spec, path)
@@ -267,9 +274,13 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Delete drafts of `path` whose process is gone; put back what a killed replacement had set aside."""
+    """Delete drafts of `path` whose process is gone; put back what a killed replacement had set aside.
+
+    A draft under this process's own number is abandoned too: in containers every run may have the same number.
+    """
     for leftover in path.parent.glob(f"{path.name}.tmp-*"):
-        if not _alive(leftover.name.rpartition("-")[2]):
+        number = leftover.name.rpartition("-")[2]
+        if number == str(os.getpid()) or not _alive(number):
             shutil.rmtree(leftover, ignore_errors=True)
     for leftover in path.parent.glob(f"{path.name}.old-*"):
         if path.exists():
@@ -289,7 +300,7 @@ def _seal(draft: Draft, spec: Spec, final: Path) -> None:
     for directory in sorted((d for d in draft.path.rglob("*") if d.is_dir()), reverse=True):
         fsync_directory(directory)
     ingredients = spec.ingredients()
-    manifest = {
+    manifest: dict[str, Any] = {
         "kind": spec.kind,
         "format_version": FORMAT_VERSION,
         "key": _digest(ingredients),
@@ -312,6 +323,7 @@ def _seal(draft: Draft, spec: Spec, final: Path) -> None:
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
     }
+    manifest["checksum"] = manifest_checksum(manifest)
     write_atomically(draft.path / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
 
 
@@ -325,7 +337,9 @@ def _replace(draft: Path, path: Path) -> None:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    required = ("kind", "format_version", "key", "fingerprint", "files", "parents", "counts", "section", "ingredients")
+    required = (
+        "kind", "format_version", "key", "fingerprint", "files", "parents", "counts", "section", "ingredients", "checksum",
+    )  # fmt: skip
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         missing = [name for name in required if name not in manifest]
@@ -338,10 +352,14 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"{path} has format version {manifest['format_version']}, this slm reads {FORMAT_VERSION}; "
             "make the artifact again"
         )
-    expected = _digest({"key": _digest(manifest["ingredients"]), "files": manifest["files"]})
-    if manifest["fingerprint"] != expected:
-        raise DamagedError(f"{path} was changed after it was written (fingerprint mismatch); make the artifact again")
+    if manifest["checksum"] != manifest_checksum(manifest):
+        raise DamagedError(f"{path} was changed after it was written (its checksum differs); make the artifact again")
     return dict(manifest)
+
+
+def manifest_checksum(manifest: Mapping[str, Any]) -> str:
+    """What a manifest's `checksum` must be: the hash of all its other entries."""
+    return _digest({name: value for name, value in manifest.items() if name != "checksum"})
 
 
 def _check_file(path: Path, record: Mapping[str, Any], verify: Verify) -> None:
