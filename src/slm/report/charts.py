@@ -115,8 +115,7 @@ def _svg(name: str, title: str, size: Size, draw: Callable[[Axes], None]) -> str
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         draw(axes)
-        axes.margins(x=0)
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.006 * axes.dataLim.x1)  # room for half a line's width and a marker
         axes.xaxis.set_major_locator(MaxNLocator(5 if size[0] > 400 else 4))
         axes.yaxis.set_major_locator(MaxNLocator(5 if size[1] > 240 else 4))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))

@@ -29,10 +29,10 @@ def result(run: Run) -> Section:
     if not validation:
         section.lead = f"{NOT_RUN} Without it there is only the loss that the training measured in passing."
         return section
-    _notice(section, run, "evaluate")
+    mark_stale(section, run, "evaluate")
     ours = float(validation["bits_per_byte"])
     named = [("this model", "every token scored once", ours)]
-    named += [(*BASELINES[key], float(value)) for key, value in baselines.items() if key in BASELINES]
+    named += [(*text, float(baselines[key])) for key, text in BASELINES.items() if baselines.get(key) is not None]
     longest = max(value for _, _, value in named)
     section.bars = [
         Bar(name, f"{value:.3f}", value / longest, what, strong=name == "this model")
@@ -149,7 +149,7 @@ def answers(run: Run) -> Section:
     if not run.answers:
         section.lead = NOT_RUN
         return section
-    _notice(section, run, "serve")
+    mark_stale(section, run, "serve")
     section.lead = f"{run.answers['model']}, answered by {run.answers['engine']}."
     written = [
         Sample(
@@ -190,7 +190,8 @@ def _epochs(run: Run) -> str:
     return f"{run.artifacts['train'].counts['tokens'] / rows:.2f} epochs"
 
 
-def _notice(section: Section, run: Run, stage: Stage) -> None:
+def mark_stale(section: Section, run: Run, stage: Stage) -> None:
+    """Say so where a stage was made from another artifact than the one of this run."""
     if stage in run.stale:
         section.notices.append(
             f"Out of date: this was made from another {run.stale[stage]} than the one of this run. "

@@ -15,7 +15,7 @@ from slm.core.artifact import Artifact
 from slm.core.console import size
 from slm.report.gather import UNSEEN, Run
 from slm.report.page import Bar, Code, Fact, Link, Section, Table, percent, scientific
-from slm.report.sections import NOT_RUN, _notice
+from slm.report.sections import NOT_RUN, mark_stale
 
 FORMATS = {
     "hf": "Hugging Face", "gguf_f32": "GGUF F32", "gguf_f16": "GGUF F16", "gguf_bf16": "GGUF BF16",
@@ -60,7 +60,7 @@ def tokenizer(run: Run) -> Section:
     if not run.tokenizer:
         section.lead = NOT_RUN
         return section
-    _notice(section, run, "tokenizer")
+    mark_stale(section, run, "tokenizer")
     vocabulary, splits, rare = run.tokenizer["vocabulary"], run.tokenizer["splits"], run.tokenizer["rare"]
     held_out = splits["validation"]
     section.lead = (
@@ -99,7 +99,7 @@ def shards(run: Run) -> Section:
     if "shards" not in run.artifacts:
         section.lead = NOT_RUN
         return section
-    _notice(section, run, "shards")
+    mark_stale(section, run, "shards")
     counts = run.artifacts["shards"].counts
     train, length = counts["train"], counts["seq_len"]
     padding = train["padding"] / max(train["rows"] * length, 1)
@@ -134,7 +134,7 @@ def export(run: Run) -> Section:
     if not formats:
         section.lead = NOT_RUN
         return section
-    _notice(section, run, "export")
+    mark_stale(section, run, "export")
     engines = ", ".join(f"{name} {version}" for name, version in run.parity["engines"].items())
     section.lead = f"Each file was opened by the program that will run it and compared with the checkpoint ({engines})."
     largest = max(item["size_bytes"] for item in formats.values())
@@ -149,7 +149,8 @@ def export(run: Run) -> Section:
             ("format", "largest difference", "budget", "of", "mean KL", "same top token", "greedy text", "token ids"),
             [
                 (
-                    FORMATS.get(name, name), scientific(item["max_delta"]), scientific(item["budget"]), str(item["quantity"]),
+                    FORMATS.get(name, name), scientific(item["max_delta"]), scientific(item["budget"]),
+                    str(item["quantity"]),
                     scientific(item["mean_kl"]), percent(item["top1_agreement"]),
                     _greedy(item), "equal" if item["token_ids_equal"] else "DIFFERENT",
                 )

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from slm.core.artifact import Artifact
+from slm.core.errors import DamagedError, UserError
+from slm.recipe import Recipe
+from slm.report.gather import finished_artifacts, gather, inputs, metrics_file
+
+Make = Callable[..., dict[str, Artifact]]
+
+
+def test_what_is_there_is_read_and_the_rest_is_empty(recipe: Recipe, make_run: Make) -> None:
+    make_run(recipe, "evaluate")
+    artifacts = finished_artifacts(recipe)
+    assert list(artifacts) == ["corpus", "tokenizer", "shards", "train", "evaluate"]
+    run = gather(recipe, artifacts)
+    assert (len(run.steps), len(run.evaluations), len(run.samples)) == (600, 12, 24)
+    assert run.results["baselines"]["gzip_bits_per_byte"] == 2.121
+    assert run.tokenizer["vocabulary"]["size"] == 2048
+    assert run.parity == run.answers == {}
+    assert run.stale == {}
+    assert run.broken_links == ()
+
+
+def test_a_damaged_artifact_is_refused_not_left_out(recipe: Recipe, make_run: Make) -> None:
+    made = make_run(recipe, "evaluate")
+    made["evaluate"].file("results.json").write_text("{}")
+    with pytest.raises(DamagedError, match=r"results.json is damaged"):
+        finished_artifacts(recipe)
+
+
+def test_a_last_line_that_a_kill_cut_off_is_left_out_and_another_is_refused(recipe: Recipe, make_run: Make) -> None:
+    make_run(recipe)
+    file = recipe.folder("train") / "metrics.jsonl"
+    whole = file.read_text()
+    file.write_text(whole + '{"kind": "train", "st')
+    assert len(gather(recipe, finished_artifacts(recipe)).steps) == 600
+    file.write_text("nonsense\n" + whole)
+    with pytest.raises(UserError, match=r"metrics.jsonl:1 is not JSON .*; delete that line"):
+        gather(recipe, finished_artifacts(recipe))
+
+
+def test_inputs_change_with_the_metrics_and_the_recipe_but_not_with_how_it_is_run(
+    recipe: Recipe, make_run: Make
+) -> None:
+    make_run(recipe)
+    before = inputs(recipe)
+    assert inputs(recipe.model_copy(update={"redo": True, "verify": "full", "start": "train"})) == before
+    assert inputs(recipe.model_copy(update={"seed": 3})) != before
+    with metrics_file(recipe).open("a") as stream:
+        stream.write(json.dumps({"kind": "train"}) + "\n")
+    assert inputs(recipe) != before
+
+
+def test_metrics_are_found_beside_a_checkpoint_that_the_recipe_names(recipe: Recipe, make_run: Make) -> None:
+    made = make_run(recipe)
+    paths = recipe.artifacts.model_copy(update={"train": str(made["train"].path)})
+    named = recipe.model_copy(update={"artifacts": paths})
+    assert metrics_file(named).resolve() == metrics_file(recipe).resolve()
+    assert metrics_file(recipe).is_file()
+
+
+def test_an_ancestor_that_is_gone_is_told(recipe: Recipe, make_run: Make) -> None:
+    made = make_run(recipe)
+    made["corpus"].path.rename(made["corpus"].path.with_name("elsewhere"))
+    run = gather(recipe, finished_artifacts(recipe))
+    assert "corpus" not in run.artifacts
+    assert len(run.broken_links) == 1
+    assert "not there" in run.broken_links[0]

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from slm.core.artifact import Artifact
+from slm.recipe import Recipe
+from slm.report import sections
+from slm.report.gather import Run, finished_artifacts, gather
+
+Make = Callable[..., dict[str, Artifact]]
+
+
+@pytest.fixture
+def run(recipe: Recipe, make_run: Make) -> Run:
+    make_run(recipe, "evaluate", "export", "serve")
+    return gather(recipe, finished_artifacts(recipe))
+
+
+def test_the_result_names_the_baselines_that_are_beaten_and_no_others(run: Run) -> None:
+    assert "fewer than xz\u00a0-9, gzip\u00a0-9 and unigram." in sections.result(run).lead
+    results = {**run.results, "validation": {**run.results["validation"], "bits_per_byte": 2.0}}
+    assert "fewer than gzip\u00a0-9 and unigram." in sections.result(replace(run, results=results)).lead
+    results["validation"] = {**results["validation"], "bits_per_byte": 5.0}
+    worst = sections.result(replace(run, results=results))
+    assert worst.lead.endswith("more than every baseline.")
+    assert [bar.label for bar in worst.bars][-1] == "this model"
+
+
+def test_bars_are_as_long_as_their_numbers(run: Run) -> None:
+    bars = sections.result(run).bars
+    assert [bar.share for bar in bars] == sorted(bar.share for bar in bars)
+    assert bars[-1].share == 1.0
+    assert bars[0].share == pytest.approx(1.6874 / 4.127)
+    assert [bar.strong for bar in bars] == [True, False, False, False]
+
+
+def test_a_training_that_has_not_ended_is_told(run: Run) -> None:
+    train = run.artifacts["train"]
+    unfinished = Artifact(train.path, {**train.manifest, "counts": {**train.counts, "finished": False}})
+    section = sections.training(replace(run, artifacts={**run.artifacts, "train": unfinished}))
+    assert section.notices == ["The training has not ended: this is its state at step 600."]
+    assert sections.training(run).notices == []
+
+
+def test_parameters_by_part_add_up(run: Run) -> None:
+    bars = sections.model(run).bars
+    counts = [int(bar.value.split(" ")[0].replace(",", "")) for bar in bars]
+    assert f"{sum(counts):,} in all" in sections.model(run).bars_caption
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_samples_are_spread_over_the_training_and_end_with_the_last(run: Run) -> None:
+    groups = sections.samples(run).samples
+    assert [len(group) for group in groups] == [4, 4]
+    assert [sample.label.split(" · ")[0] for sample in groups[0]] == ["step 50", "step 250", "step 400", "step 600"]
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1, {5}), (2, {1, 5}), (3, {1, 3, 5}), (5, {1, 2, 3, 4, 5}), (9, {1, 2, 3, 4, 5})]
+)
+def test_steps_are_spread_evenly(count: int, expected: set[int]) -> None:
+    assert sections._spread([1, 2, 3, 4, 5], count) == expected
+
+
+def test_golden_prompts_show_what_was_found(run: Run) -> None:
+    rows = sections.golden(run).tables[0].rows
+    assert rows[0] == ("import", "import o", "passed", "logprob per token -0.41; min -1")
+    assert rows[2][2:] == ("FAILED", "pattern '^[A-Z]'; found 'x'")
