@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from slm.core.config import Config, neutral
@@ -15,8 +17,14 @@ class EvaluateConfig(Config):
     stride_tokens: int = Field(0, ge=0)
     """Step of the window; 0 takes half of it, so each token sees at least half a window."""
     max_documents: int = Field(0, ge=0)
-    """Held-out documents to score; 0 scores all."""
+    """Held-out documents to score, taken at even distances; 0 scores all."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic: fp32 for numbers that are compared; bf16 is faster and moves them in the third digit."""
     golden: str = ""
     """A JSON Lines table of golden prompts that the model must pass; empty skips it."""
     batch_tokens: int = neutral(16_384, ge=1)
     """Positions scored in one forward pass."""
+    device: Literal["auto", "cpu", "cuda"] = neutral("auto")
+    """Where to compute; auto takes a GPU where there is one."""
+    threads: int = neutral(0, ge=0)
+    """CPU threads; 0 leaves torch's choice."""

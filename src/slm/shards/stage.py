@@ -7,7 +7,6 @@ a window per source. Each document is stored as [bos] ids [eos].
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +15,11 @@ from slm.core.console import Progress, say, table
 from slm.core.errors import UserError
 
 if TYPE_CHECKING:
-    from slm.corpus.document import Document
     from slm.recipe import Recipe
     from slm.shards.write import Layout, Tally
     from slm.tokenizer.tokenizer import Tokenizer
 
 LAYOUT_VERSION = 1
-BLOCK_DOCUMENTS = 1_024
-BLOCK_CHARACTERS = 4_000_000
 
 
 def run(recipe: Recipe) -> Artifact:
@@ -67,6 +63,8 @@ def _build(recipe: Recipe, corpus: Artifact, tokenizer_artifact: Artifact, draft
 def _write_train(
     corpus: Artifact, tokenizer: Tokenizer, layout: Layout, threads: int, draft: Draft
 ) -> dict[str, Tally]:
+    from slm.corpus import read_documents
+    from slm.shards.encode import encode
     from slm.shards.write import ShardWriter, file_stems
 
     with ExitStack() as stack:
@@ -75,49 +73,25 @@ def _write_train(
             for source, stem in file_stems(corpus.counts["sources"]).items()
         }
         with Progress("shards: packing train", corpus.counts["train"]["documents"], "documents") as progress:
-            for document, ids in _encoded(corpus, "train", tokenizer, threads):
+            for document, ids in encode(read_documents(corpus, "train"), tokenizer, threads):
                 writers[document.source].add(ids, len(document.text.encode()))
                 progress.advance()
     return {source: writer.tally for source, writer in writers.items() if writer.tally.documents}
 
 
 def _write_validation(corpus: Artifact, tokenizer: Tokenizer, layout: Layout, threads: int, draft: Draft) -> Tally:
+    from slm.corpus import read_documents
+    from slm.shards.encode import encode
     from slm.shards.write import ShardWriter
 
     with (
         ShardWriter(draft.path, "validation", layout) as writer,
         Progress("shards: packing validation", corpus.counts["validation"]["documents"], "documents") as progress,
     ):
-        for document, ids in _encoded(corpus, "validation", tokenizer, threads):
+        for document, ids in encode(read_documents(corpus, "validation"), tokenizer, threads):
             writer.add(ids, len(document.text.encode()))
             progress.advance()
     return writer.tally
-
-
-def _encoded(corpus: Artifact, split: Any, tokenizer: Tokenizer, threads: int) -> Iterator[tuple[Document, Any]]:
-    """Each document with its ids, beginning and end of text included."""
-    import numpy as np
-
-    bos, eos = (np.array([token], dtype=np.int32) for token in (tokenizer.bos_id, tokenizer.eos_id))
-    for block in _blocks(corpus, split):
-        encoded = tokenizer.encode_documents([document.text for document in block], threads)
-        for document, ids in zip(block, encoded, strict=True):
-            yield document, np.concatenate([bos, ids, eos])
-
-
-def _blocks(corpus: Artifact, split: Any) -> Iterator[list[Document]]:
-    from slm.corpus import read_documents
-
-    block: list[Document] = []
-    characters = 0
-    for document in read_documents(corpus, split):
-        block.append(document)
-        characters += len(document.text)
-        if len(block) >= BLOCK_DOCUMENTS or characters >= BLOCK_CHARACTERS:
-            yield block
-            block, characters = [], 0
-    if block:
-        yield block
 
 
 def count(sources: dict[str, Tally], validation: Tally, layout: Layout) -> dict[str, Any]:

@@ -1,0 +1,229 @@
+"""All numbers of one checkpoint: scores per document, baselines, intervals, golden prompts, and their table.
+
+Memory: a block of documents (2 million tokens) at a time, and one line of figures per document.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from slm.core.artifact import Artifact, Draft
+from slm.core.console import Progress, say, table
+from slm.core.errors import UserError
+from slm.core.seeds import derive
+from slm.corpus import Document, read_documents
+from slm.evaluate.baselines import XzMeter, count_targets, gzip_bytes, unigram_nats
+from slm.evaluate.config import EvaluateConfig
+from slm.evaluate.golden import check, read_golden
+from slm.evaluate.intervals import ratio_interval
+from slm.evaluate.score import score
+from slm.model.load import load_model
+from slm.model.transformer import Transformer
+from slm.recipe import Recipe
+from slm.shards.encode import encode
+from slm.shards.reader import ShardReader
+from slm.tokenizer.tokenizer import Tokenizer
+
+BLOCK_TOKENS = 1 << 21
+"""Documents sorted by length together."""
+
+Columns = dict[str, list[Any]]
+Encoded = tuple[Document, NDArray[np.int32]]
+
+
+def measure(recipe: Recipe, parents: Mapping[str, Artifact], golden: Path | None, draft: Draft) -> None:
+    """Take every number of `recipe.evaluate` and write them into `draft`."""
+    config = recipe.evaluate
+    prompts = read_golden(golden) if golden else []
+    tokenizer = Tokenizer.load(parents["tokenizer"].path)
+    model = _load(parents["train"], tokenizer, config)
+    context, stride = _window(config, parents["shards"], model)
+    corpus = parents["corpus"]
+    if not parents["train"].counts["finished"]:
+        say(f"evaluate: {parents['train'].path} is a checkpoint of a run that has not finished")
+
+    same_documents = not (config.max_documents or recipe.artifacts.corpus)
+    total = parents["shards"].counts["validation"]["targets"] if same_documents else None
+    documents = _chosen(corpus, config.max_documents)
+    columns, held_out_V, xz = _score(model, tokenizer, documents, total, (context, stride), recipe)
+    if not columns["id"]:
+        raise UserError(f"{corpus.path} holds no held-out documents; raise corpus.validation_fraction")
+    validation = _summary(columns, recipe.seed)
+    validation.update(context_tokens=context, stride_tokens=stride, precision=config.precision)
+    num_bytes = validation["bytes"]
+    unigram = unigram_nats(count_targets(ShardReader(parents["shards"], "train")), held_out_V)
+    outcomes = check(model, tokenizer, prompts)
+    passed = sum(outcome.passed for outcome in outcomes)
+    results = {
+        "validation": validation,
+        "baselines": {
+            "unigram_bits_per_byte": unigram / math.log(2) / num_bytes,
+            "gzip_bits_per_byte": 8 * sum(columns["gzip_bytes"]) / num_bytes,
+            "xz_bits_per_byte": 8 * xz / num_bytes,
+        },
+        "sources": _groups(columns, "source"),
+        "domains": _groups(columns, "domain"),
+        "golden": {"passed": passed, "failed": len(outcomes) - passed, "items": [asdict(item) for item in outcomes]},
+    }
+    _write(draft.path, results, columns)
+    draft.counts.update({name: value for name, value in validation.items() if name != "interval_95"})
+    draft.counts.update(results["baselines"], golden_passed=passed, golden_failed=len(outcomes) - passed)
+    _print(results)
+
+
+def _load(checkpoint: Artifact, tokenizer: Tokenizer, config: EvaluateConfig) -> Transformer:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("evaluate.device is cuda, but torch sees no GPU here; set evaluate.device=cpu or auto")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    model = load_model(checkpoint.path)
+    if model.config.vocab_size != tokenizer.vocab_size:
+        raise UserError(
+            f"{checkpoint.path} has a vocabulary of {model.config.vocab_size:,}, its tokenizer one of "
+            f"{tokenizer.vocab_size:,}; point artifacts.tokenizer at the one it was trained with"
+        )
+    use_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    return model.to("cuda" if use_gpu else "cpu").eval()
+
+
+def _window(config: EvaluateConfig, shards: Artifact, model: Transformer) -> tuple[int, int]:
+    context = config.context_tokens or int(shards.counts["seq_len"])
+    if context > model.config.max_seq_len:
+        raise UserError(
+            f"evaluate.context_tokens ({context:,}) must not exceed the checkpoint's max_seq_len "
+            f"({model.config.max_seq_len:,}); lower it"
+        )
+    stride = config.stride_tokens or max(1, context // 2)
+    if stride > context:
+        raise UserError(f"evaluate.stride_tokens ({stride:,}) must not exceed the window ({context:,}); lower it")
+    return context, stride
+
+
+def _chosen(corpus: Artifact, most: int) -> Iterator[Document]:
+    """All held-out documents, or `most` of them at even distances."""
+    total = int(corpus.counts["validation"]["documents"])
+    for number, document in enumerate(read_documents(corpus, "validation")):
+        if not most or (number + 1) * most // total > number * most // total or most >= total:
+            yield document
+
+
+def _score(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    documents: Iterable[Document],
+    total: int | None,
+    window: tuple[int, int],
+    recipe: Recipe,
+) -> tuple[Columns, NDArray[np.int64], int]:
+    """Figures per document, how often each token is a target in them, and the size of `xz -9` of all."""
+    config, names = recipe.evaluate, ("id", "source", "domain", "bytes", "tokens", "nats", "gzip_bytes")
+    columns: Columns = {name: [] for name in names}
+    held_out_V, xz = np.zeros(tokenizer.vocab_size, dtype=np.int64), XzMeter()
+    with Progress("evaluate: scoring", total, "tokens") as progress:
+        for block in _blocks(encode(documents, tokenizer, recipe.shards.threads)):
+            nats_D = score(
+                model,
+                [ids for _, ids in block],
+                context=window[0],
+                stride=window[1],
+                batch_tokens=config.batch_tokens,
+                precision=config.precision,
+                progress=progress.advance,
+            )
+            for (document, ids), nats in zip(block, nats_D.tolist(), strict=True):
+                text = document.text.encode()
+                xz.feed(text)
+                held_out_V += np.bincount(ids[1:], minlength=tokenizer.vocab_size)
+                origin = (document.id, document.source, document.metadata.get("domain", ""))
+                figures = (*origin, len(text), len(ids) - 1, nats, gzip_bytes(text))
+                for name, figure in zip(names, figures, strict=True):
+                    columns[name].append(figure)
+    return columns, held_out_V, xz.finish()
+
+
+def _blocks(encoded: Iterable[Encoded]) -> Iterator[list[Encoded]]:
+    block: list[Encoded] = []
+    tokens = 0
+    for document, ids in encoded:
+        block.append((document, ids))
+        tokens += len(ids)
+        if tokens >= BLOCK_TOKENS:
+            yield block
+            block, tokens = [], 0
+    if block:
+        yield block
+
+
+def _summary(columns: Columns, seed: int) -> dict[str, Any]:
+    nats_D, bytes_D = np.array(columns["nats"]), np.array(columns["bytes"], dtype=np.float64)
+    nats, num_bytes, tokens = float(nats_D.sum()), int(bytes_D.sum()), sum(columns["tokens"])
+    low, high = ratio_interval(nats_D / math.log(2), bytes_D, derive(seed, "bootstrap"))
+    return {
+        "bits_per_byte": nats / math.log(2) / num_bytes,
+        "interval_95": [low, high],
+        "nats_per_token": nats / tokens,
+        "perplexity": math.exp(nats / tokens),
+        "documents": len(columns["id"]),
+        "bytes": num_bytes,
+        "tokens": tokens,
+    }
+
+
+def _groups(columns: Columns, key: str) -> dict[str, dict[str, Any]]:
+    """Bits per byte of the model and of gzip for each source or domain."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name in filter(None, dict.fromkeys(columns[key])):
+        rows = [number for number, value in enumerate(columns[key]) if value == name]
+        num_bytes, nats, packed = (sum(columns[c][row] for row in rows) for c in ("bytes", "nats", "gzip_bytes"))
+        groups[name] = {
+            "documents": len(rows),
+            "bytes": num_bytes,
+            "bits_per_byte": nats / math.log(2) / num_bytes,
+            "gzip_bits_per_byte": 8 * packed / num_bytes,
+        }
+    return groups
+
+
+def _write(folder: Path, results: dict[str, Any], columns: Columns) -> None:
+    text = json.dumps(results, indent=1, ensure_ascii=False)
+    (folder / "results.json").write_text(text, encoding="utf-8")
+    num_bytes = np.array(columns["bytes"])
+    shown = {name: values for name, values in columns.items() if name != "gzip_bytes"}
+    shown["bits_per_byte"] = (np.array(columns["nats"]) / math.log(2) / num_bytes).tolist()
+    shown["gzip_bits_per_byte"] = (8 * np.array(columns["gzip_bytes"]) / num_bytes).tolist()
+    pq.write_table(pa.table(shown), folder / "documents.parquet")
+
+
+def _print(results: dict[str, Any]) -> None:
+    validation, baselines, golden = results["validation"], results["baselines"], results["golden"]
+    low, high = validation["interval_95"]
+    how = f"windows of {validation['context_tokens']:,}, step {validation['stride_tokens']:,}"
+    note = f"95 % interval {low:.3f} to {high:.3f}; {how}, {validation['precision']}"
+    rows = [
+        ("model", f"{validation['bits_per_byte']:.4f}", note),
+        ("xz -9, all together", f"{baselines['xz_bits_per_byte']:.4f}", "looks back over all held-out text"),
+        ("gzip -9, each alone", f"{baselines['gzip_bits_per_byte']:.4f}", "learns from one document"),
+        ("unigram tokens", f"{baselines['unigram_bits_per_byte']:.4f}", "train frequencies, add-one smoothed"),
+    ]
+    title = f"Bits per byte of {validation['documents']:,} held-out documents ({validation['bytes']:,} bytes)"
+    table(title, ("", "bits/byte", ""), rows)
+    for name in ("domains", "sources"):
+        if len(results[name]) > 1:
+            columns = (name.rstrip("s"), "documents", "bits/byte", "gzip -9")
+            groups = results[name].items()
+            facts = ("documents", "bits_per_byte", "gzip_bits_per_byte")
+            table("", columns, [(group, *(figures[fact] for fact in facts)) for group, figures in groups])
+    say(f"evaluate: perplexity {validation['perplexity']:.2f} a token, {validation['nats_per_token']:.4f} nats")
+    if golden["items"]:
+        say(f"evaluate: {golden['passed']} of {len(golden['items'])} golden prompts passed")

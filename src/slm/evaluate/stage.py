@@ -1,0 +1,68 @@
+"""The evaluate stage: a checkpoint in, `results.json` and `documents.parquet` out.
+
+The number that counts is bits per byte of held-out text: total nats of all tokens after the first of each
+document, the end of text included, over ln 2 and over UTF-8 bytes. It does not depend on the tokenizer,
+so models of different vocabularies, and compressors, stand in one table. Arithmetic is fp32 unless the
+recipe asks for bf16. Held-out documents come from the corpus that the shards were made from; another
+corpus is scored only where `artifacts.corpus` names it.
+
+A golden prompt that fails makes the stage fail after its results are saved: running it again fails again,
+at once, from what was saved.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slm.core.artifact import Artifact, Draft, Spec, file_sha256, make, require_parent
+from slm.core.errors import UserError
+
+if TYPE_CHECKING:
+    from slm.recipe import Recipe
+
+RESULTS = "results.json"
+DOCUMENTS = "documents.parquet"
+LAYOUT_VERSION = 1
+
+
+def run(recipe: Recipe) -> Artifact:
+    """Evaluate the newest checkpoint, unless that is done; `UserError` naming each golden prompt that failed."""
+    parents = _parents(recipe)
+    golden = Path(recipe.evaluate.golden) if recipe.evaluate.golden else None
+    if golden is not None and not golden.is_file():
+        raise UserError(f"evaluate.golden ({golden}) is not a file; correct the path, or leave it empty to skip it")
+    inputs = {"layout_version": LAYOUT_VERSION, "golden": file_sha256(golden) if golden else ""}
+    spec = Spec("evaluate", recipe.evaluate, parents, inputs, recipe.seed)
+
+    def build(draft: Draft) -> None:
+        from slm.evaluate.measure import measure
+
+        measure(recipe, parents, golden, draft)
+
+    made = make(recipe.folder("evaluate"), spec, build, redo=recipe.redo)
+    _require_golden(made)
+    return made
+
+
+def _parents(recipe: Recipe) -> dict[str, Artifact]:
+    train, shards = recipe.artifact("train"), recipe.artifact("shards")
+    corpus, tokenizer = recipe.artifact("corpus"), recipe.artifact("tokenizer")
+    require_parent(train, "shards", shards)
+    require_parent(train, "tokenizer", tokenizer)
+    if not recipe.artifacts.corpus:
+        require_parent(shards, "corpus", corpus)
+    return {"train": train, "shards": shards, "corpus": corpus, "tokenizer": tokenizer}
+
+
+def _require_golden(made: Artifact) -> None:
+    if not made.counts["golden_failed"]:
+        return
+    items = json.loads(made.file(RESULTS).read_text(encoding="utf-8"))["golden"]["items"]
+    failed = [item for item in items if not item["passed"]]
+    reasons = "; ".join(f"{item['name']}: expected {item['expected']}, found {item['found']}" for item in failed)
+    raise UserError(
+        f"{len(failed)} of {len(items)} golden prompts of {made.section['golden']} failed ({reasons}); "
+        f"the results are saved in {made.path}: train longer, or correct the table and run evaluate with redo=true"
+    )
