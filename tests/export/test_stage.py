@@ -235,3 +235,20 @@ def test_the_sources_are_found_through_the_lineage_or_said_to_be_gone(
     run_recipe.folder("corpus").rename(run_recipe.folder("corpus").with_name("moved"))
     assert stage._subject(run_recipe, checkpoint, tokenizer).datasets == ()
     assert "the corpus behind the checkpoint is not at hand" in capsys.readouterr().out
+
+
+def test_a_training_that_has_not_ended_is_exported_and_said(
+    run_recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = run_recipe.artifact("train")
+    unfinished = Artifact(checkpoint.path, checkpoint.manifest | {"counts": {"step": 20, "finished": False}})
+    assert stage._subject(run_recipe, unfinished, run_recipe.artifact("tokenizer")).name == "tiny"
+    assert "is from a training that has not ended (step 20)" in capsys.readouterr().out
+
+
+def test_the_command_ends_in_a_sentence_and_a_status(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "slm.export", "recipe=smoke", f"runs_dir={tmp_path}"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: there is no train in ")
+    assert len(done.stderr.splitlines()) == 1
