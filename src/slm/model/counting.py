@@ -37,7 +37,7 @@ def flops_per_token(config: ModelConfig, seq_len: int) -> float:
     operations, the backward costs twice the forward, and `visible` is the mean number of keys that a
     token sees: (seq_len + 1) / 2 for causal attention, less with a sliding window. The embedding is a
     look-up and costs nothing; as the head (tied or not) it is a product. Norms, rotations, softmax and
-    activations are left out: at width 256 and above they are under 2 %.
+    activations are left out, as everywhere.
 
     This is what has to be computed. Many tables count the upper triangle too (12 * layers * width *
     seq_len, as PaLM's appendix B), which is up to twice as much attention.

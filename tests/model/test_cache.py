@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from slm.core.errors import UserError
+from slm.model.cache import KVCache
+from slm.model.config import ModelConfig
+from slm.model.transformer import Transformer, build
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"kv_heads": 4},
+    {"kv_heads": 1, "qk_norm": True},
+    {"sliding_window": 5},
+    {"sliding_window": 1, "kv_heads": 1},
+    {"rope_scaling": {"kind": "linear", "factor": 2.0}, "tie_embeddings": False},
+]
+CHUNKS = [[1] * 18, [18], [5, 13], [7, 1, 1, 1, 8], [1, 17]]
+
+
+def in_chunks(model: Transformer, tokens: Tensor, chunks: list[int], **more: Tensor) -> Tensor:
+    cache = KVCache(model.config, tokens.shape[0], tokens.shape[1])
+    out, start = [], 0
+    for length in chunks:
+        part = slice(start, start + length)
+        out.append(model(tokens[:, part], cache=cache, **{name: value[:, part] for name, value in more.items()}))
+        start += length
+    assert cache.length == start
+    return torch.cat(out, 1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("chunks", CHUNKS, ids=str)
+def test_decoding_in_chunks_equals_one_forward(
+    shape: Callable[..., ModelConfig], tokens: Callable[..., Tensor], options: dict[str, Any], chunks: list[int]
+) -> None:
+    model, ids = build(shape(**options), 3), tokens(2, 18)
+    torch.testing.assert_close(in_chunks(model, ids, chunks), model(ids), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window", [0, 4])
+@pytest.mark.parametrize("chunks", [[1] * 24, [10, 14], [7, 1, 16]], ids=str)
+def test_packed_documents_stay_apart_in_the_cache(
+    shape: Callable[..., ModelConfig], packed: Any, window: int, chunks: list[int]
+) -> None:
+    model = build(shape(sliding_window=window), 3)
+    more = {"documents_BT": packed.documents_BT, "positions_BT": packed.positions_BT}
+    expected = model(packed.tokens_BT, **more)
+    torch.testing.assert_close(in_chunks(model, packed.tokens_BT, chunks, **more), expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_rows_of_unequal_length_are_padded_on_the_left(
+    shape: Callable[..., ModelConfig], tokens: Callable[..., Tensor]
+) -> None:
+    model, ids = build(shape(), 3), tokens(1, 6)
+    long = tokens(1, 9, seed=1)
+    both = torch.cat((torch.cat((torch.zeros(1, 3, dtype=torch.int64), ids), 1), long))
+    documents = torch.tensor([[-1] * 3 + [0] * 6, [0] * 9])
+    positions = torch.tensor([[0, 1, 2, *range(6)], [*range(9)]])
+    out = in_chunks(model, both, [6, 1, 2], documents_BT=documents, positions_BT=positions)
+    torch.testing.assert_close(out[:1, 3:], model(ids), atol=1e-5, rtol=0)
+    torch.testing.assert_close(out[1:], model(long), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_cache_can_be_emptied_cut_and_used_again(
+    shape: Callable[..., ModelConfig], tokens: Callable[..., Tensor]
+) -> None:
+    model, ids, others = build(shape(), 3), tokens(1, 10), tokens(1, 10, seed=5)
+    cache = KVCache(model.config, 1, 10)
+    model(others, documents_BT=torch.tensor([[0] * 4 + [1] * 6]), cache=cache)
+    cache.reset()
+    assert cache.length == 0
+    torch.testing.assert_close(model(ids, cache=cache), model(ids), atol=1e-5, rtol=0)
+    cache.truncate(4)
+    again = model(others[:, 4:], cache=cache)
+    expected = model(torch.cat((ids[:, :4], others[:, 4:]), 1))[:, 4:]
+    torch.testing.assert_close(again, expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_bfloat16_cache_serves_a_float32_model(
+    shape: Callable[..., ModelConfig], tokens: Callable[..., Tensor]
+) -> None:
+    model, ids = build(shape(), 3), tokens(1, 8)
+    cache = KVCache(model.config, 1, 8, dtype=torch.bfloat16)
+    torch.testing.assert_close(model(ids, cache=cache), model(ids), atol=0.1, rtol=0)
+    assert cache.keys_LBSHD.dtype == torch.bfloat16
+
+
+def test_a_full_cache_and_a_wrong_batch_are_refused(
+    shape: Callable[..., ModelConfig], tokens: Callable[..., Tensor]
+) -> None:
+    model = build(shape(), 3)
+    cache = KVCache(model.config, 2, 8)
+    model(tokens(2, 6), cache=cache)
+    with pytest.raises(UserError, match="room for 8 tokens, but this would be token 9; shorten"):
+        model(tokens(2, 3), cache=cache)
+    with pytest.raises(UserError, match="holds 2 rows, but 3 came; make a cache for 3 rows"):
+        model(tokens(3, 1), cache=cache)
+    assert cache.length == 6
