@@ -37,6 +37,9 @@ from slm.core.errors import DamagedError, UserError, is_disk_full
 MANIFEST = "manifest.json"
 LATEST = "latest"
 FORMAT_VERSION = 1
+REQUIRED = (
+    "kind", "format_version", "key", "fingerprint", "files", "parents", "counts", "section", "ingredients", "checksum"
+)  # fmt: skip
 SMALL_FILE_BYTES = 64 << 20
 RECORDED_LIBRARIES = ("torch", "numpy", "sentencepiece", "tokenizers", "transformers", "pyarrow", "safetensors")
 
@@ -129,6 +132,7 @@ def make(path: Path, spec: Spec, build: Callable[[Draft], None], *, redo: bool =
 
 def find(path: Path, spec: Spec, *, redo: bool = False) -> Artifact | None:
     """The artifact at `path` if it was made from exactly `spec`; None if there is none (or `redo`)."""
+    remove_abandoned(path)
     if not path.exists():
         return None
     if not (path / MANIFEST).exists():
@@ -276,17 +280,16 @@ def write_atomically(path: Path, text: str) -> None:
 def remove_abandoned(path: Path) -> None:
     """Delete drafts of `path` whose process is gone; put back what a killed replacement had set aside.
 
-    A draft under this process's own number is abandoned too: in containers every run may have the same number.
+    One under this process's own number is abandoned too: in containers every run may have the same number.
     """
-    for leftover in path.parent.glob(f"{path.name}.tmp-*"):
+    for leftover in [*path.parent.glob(f"{path.name}.tmp-*"), *path.parent.glob(f"{path.name}.old-*")]:
         number = leftover.name.rpartition("-")[2]
-        if number == str(os.getpid()) or not _alive(number):
-            shutil.rmtree(leftover, ignore_errors=True)
-    for leftover in path.parent.glob(f"{path.name}.old-*"):
-        if path.exists():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
+        if number != str(os.getpid()) and _alive(number):
+            continue
+        if ".old-" in leftover.name and not path.exists():
             leftover.rename(path)
+        else:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _seal(draft: Draft, spec: Spec, final: Path) -> None:
@@ -337,12 +340,9 @@ def _replace(draft: Path, path: Path) -> None:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    required = (
-        "kind", "format_version", "key", "fingerprint", "files", "parents", "counts", "section", "ingredients", "checksum",
-    )  # fmt: skip
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        missing = [name for name in required if name not in manifest]
+        missing = [name for name in REQUIRED if name not in manifest]
     except (ValueError, TypeError) as error:
         raise DamagedError(f"{path} is not readable as a manifest ({error}); make the artifact again") from error
     if missing:

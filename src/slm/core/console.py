@@ -79,7 +79,7 @@ class Progress:
 
     def __init__(self, description: str, total: int | None, unit: str, start: int = 0) -> None:
         self.description, self.total, self.unit = description, total, unit
-        self._start, self._done, self._note = start, start, ""
+        self._start, self._done, self._told, self._note = start, start, start, ""
         self._began = self._printed = time.monotonic()
         self._bar = _terminal_bar(description, total, unit, start) if sys.stderr.isatty() else None
 
@@ -93,7 +93,7 @@ class Progress:
     ) -> None:
         if self._bar:
             self._bar[0].stop()
-        elif self._done > self._start and self._printed > self._began:
+        elif self._done > self._told > self._start:  # a last line, unless none was due or it stands there already
             self._line()
 
     def advance(self, count: int = 1, note: str = "") -> None:
@@ -107,7 +107,7 @@ class Progress:
             self._line()
 
     def _line(self) -> None:
-        self._printed = time.monotonic()
+        self._printed, self._told = time.monotonic(), self._done
         elapsed = max(self._printed - self._began, 1e-9)
         rate = (self._done - self._start) / elapsed
         parts = [f"{self.description}: {self._done:,}"]
