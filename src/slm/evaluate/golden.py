@@ -104,7 +104,6 @@ def read_golden(path: Path) -> list[GoldenPrompt]:
     return prompts
 
 
-@torch.inference_mode()
 def check(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[GoldenPrompt]) -> list[Outcome]:
     """The outcome of each prompt on `model`."""
     outcomes = []
@@ -121,6 +120,7 @@ def check(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[GoldenProm
     return outcomes
 
 
+@torch.inference_mode()
 def logprob_per_token(model: Transformer, tokenizer: Tokenizer, prompt: str, continuation: str, name: str) -> float:
     """Mean log-probability, in nats, of the tokens by which prompt + continuation goes on after the prompt.
 
@@ -138,6 +138,7 @@ def logprob_per_token(model: Transformer, tokenizer: Tokenizer, prompt: str, con
     return -float(token_nats(model, x_BTD[0, shared - 1 :], row_BT[0, shared:]).double().mean())
 
 
+@torch.inference_mode()
 def greedy(model: Transformer, tokenizer: Tokenizer, prompt: str, max_tokens: int, name: str) -> str:
     """The likeliest token, `max_tokens` times or until the end of text."""
     fresh = tokenizer.encode(prompt, bos=True)
