@@ -54,7 +54,9 @@ def test_control_c_stops_the_answer_and_then_leaves(runs: Path, overrides: tuple
         process.send_signal(signal.SIGINT)
         said = b""
         while b"generated" not in said:
-            said += process.stderr.readline()
+            line = process.stderr.readline()
+            assert line, "it left instead of stopping the answer"
+            said += line
         assert b"interrupted" in said
         assert process.poll() is None
         process.send_signal(signal.SIGINT)

@@ -50,7 +50,8 @@ def test_a_stop_text_across_tokens_ends_the_answer(scripted: Scripts, recipe: Re
     generation = scripted([byte + 6 for byte in text.encode()]).generate("x", settings)
     shown = "".join(generation)
     assert shown == text[: text.index(stop)]
-    assert generation.outcome.finish_reason == "stop"
+    last_byte = len(text[: text.index(stop) + len(stop)].encode())
+    assert (generation.outcome.finish_reason, generation.outcome.generated_tokens) == ("stop", last_byte)
 
 
 def test_characters_are_whole_in_every_piece(scripted: Scripts, recipe: Recipe) -> None:
