@@ -152,8 +152,8 @@ def _settled(tokens: Sequence[float]) -> int:
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    """Means over a centred window of `SMOOTH_SHARE` of the rows, narrower at the ends."""
-    reach = max(1, round(SMOOTH_SHARE * len(values)))
+    """Means over `SMOOTH_SHARE` of the rows to each side, fewer at the ends; a short run is left as it is."""
+    reach = round(SMOOTH_SHARE * len(values))
     windows = (values[max(0, index - reach) : index + reach + 1] for index in range(len(values)))
     return [sum(window) / len(window) for window in windows]
 

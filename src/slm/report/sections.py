@@ -93,7 +93,7 @@ def training(run: Run) -> Section:
         Fact("tokens trained on", compact(counts["tokens"]), _epochs(run)),
         Fact("time in steps", duration(seconds), "without evaluation and saving"),
         Fact("mean rate", f"{rate:,.0f} tokens/s"),
-        Fact("computation", f"{power(flops)} FLOPs", f"{flops / max(seconds, 1e-9) / 1e9:,.0f} GFLOP/s"),
+        Fact("computation", f"{power(flops)} FLOPs", f"{quantity(flops / max(seconds, 1e-9) / 1e9)} GFLOP/s"),
         Fact("arithmetic", str(counts.get("precision", "unknown")), f"{counts.get('threads', '?')} CPU threads"),
     ]
     return section

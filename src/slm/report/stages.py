@@ -218,11 +218,12 @@ def _link(artifact: Artifact) -> Link:
     total = sum(record["size_bytes"] for record in manifest["files"].values())
     count = len(manifest["files"])
     made = str(manifest["created_at"]).replace("T", " ").removesuffix("+00:00")
+    seed = f", seed {manifest['seed']}" if manifest["seed"] else ""  # stages that draw nothing record 0
     parents = ", ".join(f"{name} {record['fingerprint'][:12]}" for name, record in manifest["parents"].items())
     return Link(
         artifact.kind,
         artifact.fingerprint[:12],
-        f"{count:,} file{'' if count == 1 else 's'}, {size(total)}, made {made} UTC, seed {manifest['seed']}",
+        f"{count:,} file{'' if count == 1 else 's'}, {size(total)}, made {made} UTC{seed}",
         parents,
         artifact.path.as_posix(),
     )
