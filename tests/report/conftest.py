@@ -86,15 +86,24 @@ def parity(name: str, size_bytes: int, delta: float, budget: float) -> dict[str,
 
 EVALUATION: dict[str, Any] = {
     "validation": {
-        "bits_per_byte": 1.6874, "nats_per_token": 2.2068, "perplexity": 9.086, "documents": 41, "bytes": 263_697,
-        "tokens": 139_742, "context_tokens": 256, "stride_tokens": 128,
+        "bits_per_byte": 1.6874, "interval_95": [1.5912, 1.8021], "nats_per_token": 2.2068, "perplexity": 9.086,
+        "documents": 41, "bytes": 263_697, "tokens": 139_742, "context_tokens": 256, "stride_tokens": 128,
+        "precision": "fp32",
     },
     "baselines": {"unigram_bits_per_byte": 4.127, "gzip_bits_per_byte": 2.121, "xz_bits_per_byte": 1.752},
+    "sources": {"stdlib": {"documents": 41, "bytes": 263_697, "bits_per_byte": 1.6874, "gzip_bits_per_byte": 2.121}},
+    "domains": {
+        "code": {"documents": 33, "bytes": 247_311, "bits_per_byte": 1.672, "gzip_bits_per_byte": 2.094},
+        "prose": {"documents": 8, "bytes": 16_386, "bits_per_byte": 1.919, "gzip_bits_per_byte": 2.531},
+    },
     "golden": {
         "passed": 2, "failed": 1, "items": [
-            {"name": "import", "prompt": "import o", "passed": True, "logprob_per_token": -0.41, "min": -1.0},
-            {"name": "loop", "prompt": "for i in ran", "passed": True, "continuation": "ge(len(self)):"},
-            {"name": "docstring", "prompt": 'def f(x):\n    """', "passed": False, "pattern": "^[A-Z]", "found": "x"},
+            {"name": "import", "prompt": "import ", "passed": True, "expected": "at least -6 nats a token for 'sys\\n'",
+             "found": "-2.412"},
+            {"name": "def", "prompt": "def main(", "passed": True, "expected": "a match of '\\\\)' in 16 greedy tokens",
+             "found": "'):\\n'"},
+            {"name": "class", "prompt": "class A", "passed": False, "expected": "a match of ':' in 8 greedy tokens",
+             "found": "'((((((((' "},
         ],
     },
 }  # fmt: skip

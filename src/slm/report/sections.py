@@ -12,7 +12,7 @@ from slm.model.counting import flops_per_token, num_parameters, parameters_by_pa
 from slm.recipe import Stage
 from slm.report.charts import NARROW, WIDE, curve, loss_chart
 from slm.report.gather import Run
-from slm.report.page import Bar, Fact, Figure, Sample, Section, Table, compact, percent, power, scientific
+from slm.report.page import Bar, Fact, Figure, Sample, Section, Table, compact, percent, power
 
 NOT_RUN = "This stage was not run."
 BASELINES = {
@@ -43,13 +43,29 @@ def result(run: Run) -> Section:
     section.lead = f"The model spends {ours:.3f} bits on a byte of text that it never saw, " + (
         f"fewer than {_listed(beaten)}." if beaten else "more than every baseline."
     )
+    low, high = validation["interval_95"]
     section.facts = [
-        Fact("nats per token", f"{validation['nats_per_token']:.3f}"),
-        Fact("perplexity per token", f"{validation['perplexity']:.2f}"),
+        Fact("95 % interval", f"{low:.3f} to {high:.3f}", "over held-out documents"),
+        Fact(
+            "nats per token", f"{validation['nats_per_token']:.3f}", f"perplexity {quantity(validation['perplexity'])}"
+        ),
         Fact("held-out text", size(validation["bytes"]), f"{validation['documents']:,} documents"),
         Fact("tokens scored", f"{validation['tokens']:,}"),
         Fact("window", f"{validation['context_tokens']:,} tokens", f"moved by {validation['stride_tokens']:,}"),
     ]
+    groups = {**run.results["sources"], **run.results["domains"]}
+    if len(groups) > 2:  # one source of one domain is the whole
+        section.tables = [
+            Table(
+                "By source and domain",
+                ("text", "documents", "UTF-8", "bits per byte", "gzip\u00a0-9"),
+                [
+                    (name, f"{group['documents']:,}", size(group["bytes"]), f"{group['bits_per_byte']:.3f}",
+                     f"{group['gzip_bits_per_byte']:.3f}")
+                    for name, group in groups.items()
+                ],
+            )
+        ]  # fmt: skip
     return section
 
 
@@ -173,12 +189,22 @@ def golden(run: Run) -> Section:
         section.lead = "No golden prompts were checked; evaluate.golden names a table of them."
         return section
     section.lead = f"{table['passed']} of {table['passed'] + table['failed']} golden prompts passed."
-    shown = ("name", "prompt", "passed")
-    rows = []
-    for item in items:
-        found = "; ".join(f"{key.replace('_', ' ')} {_plain(value)}" for key, value in item.items() if key not in shown)
-        rows.append((str(item["name"]), str(item.get("prompt", "")), "passed" if item["passed"] else "FAILED", found))
-    section.tables = [Table("", ("name", "prompt", "outcome", "details"), rows)]
+    section.tables = [
+        Table(
+            "",
+            ("name", "prompt", "outcome", "expected", "found"),
+            [
+                (
+                    item["name"],
+                    item["prompt"],
+                    "passed" if item["passed"] else "FAILED",
+                    item["expected"],
+                    item["found"],
+                )
+                for item in items
+            ],
+        )
+    ]
     return section
 
 
@@ -210,11 +236,3 @@ def _spread(steps: Sequence[int], count: int) -> set[int]:
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, str):
-        return repr(value)
-    if isinstance(value, float):
-        return scientific(value) if abs(value) < 1e-3 else quantity(value)
-    return str(value)
