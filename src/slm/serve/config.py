@@ -12,7 +12,9 @@ from slm.core.config import Config, neutral
 class ServeConfig(Config):
     """A model that answers. The sampling settings shape the samples that the stage publishes."""
 
-    sample_prompts: tuple[str, ...] = ("def main():\n", "import os\n", "class Node:\n    def __init__(self")
+    sample_prompts: tuple[str, ...] = Field(
+        ("def main():\n", "import os\n", "class Node:\n    def __init__(self"), min_length=1
+    )
     """Prompts that the serve stage answers, once greedily and once sampled, and publishes in samples.json."""
     model: str = neutral("")
     """What answers in generate and chat: a checkpoint, a Hugging Face folder or a .gguf file; empty takes the run's."""
