@@ -6,7 +6,7 @@ id, source, licence, origin, metadata (JSON), in source order, and the counts fo
 A document is held out if the sha256 of its id falls below `validation_fraction`: adding a source or reading
 in another order never moves a document from one side to the other. Documents with exactly the same text are
 kept once, since a copy on the other side would be held-out text trained on; that costs about 70 bytes of
-memory per document (64-bit hashes: one false match expected in 10^6 corpora of 10^7 documents). Otherwise
+memory per document (64-bit hashes: of a million corpora of 10^7 documents, three lose one to a false match). Otherwise
 memory holds one row group of 32 MB per split. Near duplicates are not looked for here.
 """
 

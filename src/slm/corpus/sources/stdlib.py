@@ -8,8 +8,8 @@ Left out: tests, installed packages, the bundle of ensurepip, and generated tabl
 opcodes), which a small model can only memorise: found by the share of lines that begin with a literal, plus
 `TABLES`. What mostly repeats lines of an earlier document is left out too, since held-out text must not be
 trained on: twenty codecs that differ in a name, C modules with the docstrings of their Python twin, and 22
-of the 79 topics of Python 3.11, each contained in a longer one. On 3.11.7: 593 modules with 9.7 MB of code
-and 0.5 MB of prose, read in about a second.
+of the 79 topics of Python 3.11, each contained in a longer one. On 3.11.7: 595 modules with 9.7 MB of code
+and 125 documents with 0.8 MB of prose, in about 3 seconds.
 """
 
 from __future__ import annotations
