@@ -58,14 +58,19 @@ def test_whole_corpus_is_taken_if_it_fits() -> None:
 
 
 def test_sample_is_bounded_spread_and_the_same_each_time() -> None:
-    texts = [f"{number} {'word ' * 200}" for number in range(3000)]
+    texts = [f"{number} {'word ' * 20}" for number in range(3000)]
     total = sum(map(len, texts))
-    sample = list(training_chunks(texts, total, total // 5, marks=True))
-    assert sample == list(training_chunks(texts, total, total // 5, marks=True))
-    assert total * 0.18 < sum(map(len, sample)) <= total // 5
-    numbers = [int(chunk.split()[0]) for chunk in sample]
-    tenths = [sum(start <= number < start + 300 for number in numbers) for start in range(0, 3000, 300)]
-    assert min(tenths) > 30
+    for part in range(2, 8):
+        sample = list(training_chunks(texts, total, total // part, marks=True))
+        assert sample == list(training_chunks(texts, total, total // part, marks=True))
+        assert 0.9 * total / part < sum(map(len, sample)) <= total // part
+        numbers = [int(chunk.split()[0]) for chunk in sample]
+        tenths = [sum(start <= number < start + 300 for number in numbers) for start in range(0, 3000, 300)]
+        assert min(tenths) > 150 / part
+
+
+def test_copies_of_a_text_are_sampled_independently() -> None:
+    assert 20 < len(list(training_chunks(["the same"] * 100, 800, 400, marks=True))) <= 50
 
 
 def test_marks_do_not_count_against_the_sample() -> None:
