@@ -90,6 +90,13 @@ def test_every_problem_is_printed_at_once_with_status_2_and_no_trace(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_hydra_itself_refuses_is_told_in_our_words_too(tmp_path: Path) -> None:
+    done = call("recipe=smoke", "+seed=7", cwd=tmp_path)
+    assert done.returncode == EXIT_USAGE
+    assert done.stderr.startswith("error: the settings do not fit together: Could not append to config.")
+    assert done.stderr.count("\n") == 1
+
+
 def test_rules_between_sections_are_problems_like_any_other() -> None:
     assert refused("recipe=smoke", "shards.seq_len=512", "tokenizer.vocab_size=900", "train.batch_tokens=4096") == [
         "shards.seq_len (512) must not exceed model.max_seq_len (256); lower it or pick a longer model",

@@ -107,7 +107,8 @@ def test_every_declared_key_says_what_it_means() -> None:
 def described(key: str) -> bool:
     field = field_of(key)
     nested = field.annotation if field else None
-    return bool(field and field.description) or (isinstance(nested, type) and bool(nested.__doc__))
+    is_config = isinstance(nested, type) and issubclass(nested, Config)
+    return bool(field and field.description) or (is_config and bool(nested.__doc__))
 
 
 def is_read(key: str, package: str, receiver: str, attribute: str) -> bool:
