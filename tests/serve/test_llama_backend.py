@@ -21,9 +21,10 @@ def test_a_file_says_its_length_its_template_and_whether_it_is_f32(recipe: Recip
 
 
 def test_a_stop_text_ends_an_answer_and_is_not_shown(engines: dict[str, Engine], recipe: Recipe) -> None:
-    whole = "".join(engines["gguf"].generate("import re", recipe.serve))
-    stop = re.findall("[a-z]{3}", whole)[-1]
-    stopped = engines["gguf"].generate("import re", recipe.serve.model_copy(update={"stop": ("never there", stop)}))
+    settings = recipe.serve.model_copy(update={"max_tokens": 60})
+    whole = "".join(engines["gguf"].generate("import re", settings))
+    stop = re.findall("[ -~]{2}", whole)[-1]
+    stopped = engines["gguf"].generate("import re", settings.model_copy(update={"stop": ("never there", stop)}))
     assert "".join(stopped) == whole[: whole.index(stop)]
     assert stopped.outcome.finish_reason == "stop"
 
