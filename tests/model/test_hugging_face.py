@@ -145,6 +145,19 @@ def test_names_and_configuration_go_both_ways(shape: Callable[..., ModelConfig],
     assert all(back[name] is state[name] for name in state)
 
 
+def test_a_window_is_told_to_transformers_that_know_no_layer_types(shape: Callable[..., ModelConfig]) -> None:
+    config = shape(qk_norm=True, sliding_window=4)
+    content = hf_config(config)
+    del content["layer_types"]
+    assert config_from_hf(content) == config
+
+
+def test_scaling_by_one_is_none(shape: Callable[..., ModelConfig]) -> None:
+    content = hf_config(shape()) | {"rope_scaling": None}
+    content["rope_parameters"] = LINEAR_THEIRS | {"factor": 1.0}
+    assert config_from_hf(content).rope_scaling is None
+
+
 @pytest.mark.parametrize("name", ["blocks.0.attention.q.bias", "lm_head.weight", "blocks.x.ffn.up.weight", ""])
 def test_a_tensor_of_ours_without_a_name_there_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"tensor {name} has no counterpart in .+; choose"):

@@ -22,7 +22,7 @@ def test_norm_equals_that_of_torch() -> None:
 
 def test_norm_of_training_has_the_values_and_gradients_of_torchs() -> None:
     ours = norm()
-    x = (3 * torch.randn(3, 5, 24)).requires_grad_()
+    x = (torch.randn(3, 5, 24) * torch.tensor([3.0, 1e-2, 1e-3])[:, None, None]).requires_grad_()  # epsilon counts
     upstream = torch.randn(3, 5, 24)
 
     def results(out: Tensor) -> tuple[Tensor, ...]:
@@ -30,7 +30,7 @@ def test_norm_of_training_has_the_values_and_gradients_of_torchs() -> None:
 
     fast = results(_TrainedNorm.apply(x, ours.weight, 1e-5, torch.float32))
     for mine, reference in zip(fast, results(ours(x)), strict=True):
-        torch.testing.assert_close(mine, reference, atol=2e-6, rtol=2e-6)
+        torch.testing.assert_close(mine, reference, atol=2e-6, rtol=1e-5)
 
 
 def test_gradient_of_training_is_the_numerical_one() -> None:

@@ -23,6 +23,19 @@ class RopeScaling(Config):
     original_max_seq_len: int = Field(8192, ge=1)
     """llama3: the length that the model was trained at."""
 
+    @model_validator(mode="after")
+    def _settings_take_effect(self) -> RopeScaling:
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(
+                f"high_freq_factor ({self.high_freq_factor}) must be larger than low_freq_factor "
+                f"({self.low_freq_factor})"
+            )
+        if self.kind == "linear":
+            for name in ("low_freq_factor", "high_freq_factor", "original_max_seq_len"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} ({getattr(self, name)}) has no effect on linear scaling; leave it out")
+        return self
+
 
 class ModelConfig(Config):
     """A Llama-family decoder: RMSNorm, SwiGLU, rotary positions, grouped-query attention."""
