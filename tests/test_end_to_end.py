@@ -61,12 +61,12 @@ def test_every_export_is_proved_within_its_budget(smoke):
     parity = {row["format"]: row for row in manifest["counts"]["parity"]}
     assert set(parity) == {"hf", "gguf_f32", "gguf_f16", "gguf_bf16", "gguf_q8_0"}
     for row in parity.values():
-        assert row["max_difference"] <= row["budget"]
+        assert row["max_delta"] <= row["budget"]
         assert row["token_ids_equal"]
     assert parity["gguf_f32"]["budget"] == 1e-4
     assert parity["gguf_f16"]["budget"] == 5e-3
-    assert parity["gguf_f32"]["greedy_equal"]
-    assert parity["gguf_f16"]["greedy_equal"]
+    for name in ("hf", "gguf_f32", "gguf_f16"):
+        assert parity[name]["greedy_equal"] + parity[name]["greedy_ties"] == parity[name]["greedy_compared"] > 0
 
 
 def test_golden_prompts_hold(smoke):
@@ -101,13 +101,12 @@ def test_a_second_run_does_nothing_says_so_and_loads_nothing_heavy(smoke):
     assert all(f"{stage}: up to date in runs/smoke/{stage}" in done.stdout for stage in STAGES)
     assert "loaded []" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in (smoke / "runs").rglob("*") if path.is_file()} == before
-    assert seconds < 5
+    assert seconds < 5, done.stdout
 
 
 def test_the_gguf_chats(smoke):
-    done = slm(
-        "chat", "serve.model=runs/smoke/export/model-q8_0.gguf", "serve.max_tokens=8", folder=smoke, stdin="hello\n/exit\n"
-    )  # fmt: skip
+    words = ["chat", "serve.model=runs/smoke/export/model-q8_0.gguf", "serve.max_tokens=8"]
+    done = slm(*words, folder=smoke, stdin="hello\n/exit\n")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 

@@ -13,7 +13,7 @@ from slm.objective.linear_cross_entropy import linear_cross_entropy
 ROWS, WIDTH, VOCABULARY = 37, 16, 53
 
 
-@pytest.fixture()
+@pytest.fixture
 def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(ROWS, WIDTH, generator=generator)

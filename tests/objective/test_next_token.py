@@ -12,9 +12,7 @@ from slm.objective import OBJECTIVES
 from slm.objective import build as build_objective
 from slm.objective.config import ObjectiveConfig
 
-SHAPE = ModelConfig(
-    vocab_size=97, width=32, layers=2, heads=2, kv_heads=1, head_dim=16, ffn_width=64, max_seq_len=32
-)
+SHAPE = ModelConfig(vocab_size=97, width=32, layers=2, heads=2, kv_heads=1, head_dim=16, ffn_width=64, max_seq_len=32)
 
 
 def packed(documents: list[torch.Tensor], seq_len: int) -> Batch:

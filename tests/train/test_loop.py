@@ -16,11 +16,7 @@ import torch
 import slm.train
 from slm.core.artifact import file_sha256
 from slm.core.errors import UserError
-from slm.model.transformer import build
-from slm.objective import build as build_objective
-from slm.objective.config import ObjectiveConfig
 from slm.recipe import Recipe
-from slm.shards.loader import Loader
 from slm.train import loop
 from slm.train.checkpoint import step_folders
 from slm.train.metrics import read_metrics
@@ -124,9 +120,9 @@ def test_micro_batches_do_not_change_what_a_step_learns(make_recipe, unbroken):
     for rows in (1, 8):
         recipe = make_recipe(f"micro-{rows}", micro_batch_rows=rows)
         slm.train.run(recipe)
-        for mine, other in zip(figures(recipe), figures(unbroken), strict=True):
-            assert mine["kind"] == other["kind"]
-            assert mine.get("loss") == pytest.approx(other.get("loss"), rel=1e-5)
+        pairs = zip(figures(recipe), figures(unbroken), strict=True)
+        for mine, other in ((mine, other) for mine, other in pairs if "loss" in other):
+            assert mine["loss"] == pytest.approx(other["loss"], rel=1e-5)
 
 
 def test_a_finished_run_does_nothing_the_second_time(unbroken, capsys, monkeypatch):
@@ -228,12 +224,11 @@ def test_going_on_in_another_precision_is_refused(make_recipe, tmp_path, monkeyp
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(make_recipe):
     recipe = make_recipe("finite")
-    model = build(recipe.model, 0)
+    run = loop.prepare(recipe, slm.train.specification(recipe))
     with torch.no_grad():
-        model.norm.weight[0] = float("nan")
-    loader = Loader(recipe.artifact("shards"), batch_rows=8, micro_batch_rows=4, seed=1)
+        run.state.model.norm.weight[0] = float("nan")
     with pytest.raises(UserError, match=r"the loss \(nan\).*is not finite.*lower train\.optimizer\.lr"):
-        loop.forward_backward(model, build_objective(ObjectiveConfig()), loader.step(), "cpu", "fp32", 1.0)
+        loop.forward_backward(run, run.state.loader.step(), 1.0)
 
 
 def test_samples_are_written_at_each_evaluation_and_leave_the_weights_alone(make_recipe, unbroken):

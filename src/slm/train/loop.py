@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -27,71 +29,47 @@ from slm.tokenizer import Tokenizer
 from slm.train.checkpoint import TrainState, newest_sound, restore, save
 from slm.train.metrics import Metrics
 from slm.train.optim import Optimizer
-from slm.train.plan import Stopwatch, announce, plan
+from slm.train.plan import Plan, Stopwatch, announce, plan
 from slm.train.precision import Precision, autocast, resolve_device, resolve_precision
 from slm.train.samples import continuation
 from slm.train.schedule import lr_share
 from slm.train.stop import StopRequest
 
 
+@dataclass(slots=True)
+class Run:
+    """What the loop works with, wired once in `prepare`."""
+
+    folder: Path
+    spec: Spec
+    facts: Plan
+    device: str
+    precision: Precision
+    state: TrainState
+    objective: Objective
+    evaluator: Evaluator
+    tokenizer: Tokenizer
+    checkpoint: Artifact | None
+    """The newest checkpoint, at first the one that the run goes on from."""
+
+
 def train(recipe: Recipe, spec: Spec) -> Artifact:
     """Train from the newest sound checkpoint, or from nothing, to the recipe's last token."""
     config = recipe.train
-    folder = recipe.folder("train")
-    folder.mkdir(parents=True, exist_ok=True)
-    facts = plan(recipe)
-    device = resolve_device(config)
-    precision = resolve_precision(config, device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-
-    shards = spec.parents["shards"]
-    checkpoint = newest_sound(folder, spec, redo=recipe.redo)
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(derive(recipe.seed, "train"))
-    model = build(recipe.model, recipe.seed).to(device)
-    loader = Loader(shards, batch_rows=facts.batch_rows, micro_batch_rows=config.micro_batch_rows, seed=recipe.seed)
-    state = TrainState(model, Optimizer(model, config.optimizer), loader)
-    if checkpoint is not None:
-        _same_arithmetic(checkpoint, precision)
-        restore(checkpoint, state)
-        say(f"train: going on from {checkpoint.path} (step {state.step:,} of {facts.steps:,})")
-
-    objective = build_objective(recipe.objective)
-    evaluator = Evaluator(recipe, shards, objective, device, precision)
-    tokenizer = Tokenizer.load(spec.parents["tokenizer"].path)
-    rows = shards.counts["train"]["rows"]
-    announce(
-        recipe,
-        facts,
-        device,
-        precision,
-        facts.steps * facts.batch_rows / rows,
-        probe(state, objective, device, precision),
-    )
-    saved = checkpoint
-    how = {"precision": precision, "threads": torch.get_num_threads()}
+    run = prepare(recipe, spec)
+    state, facts = run.state, run.facts
     with (
         StopRequest() as stop,
-        Metrics(recipe, folder, state.step) as metrics,
+        Metrics(recipe, run.folder, state.step) as metrics,
         Progress("train", facts.steps, "steps", start=state.step) as progress,
     ):
-
-        def evaluate() -> None:
-            held_out = evaluator(state.model)
-            metrics.write("evaluate", state.step, state.tokens, **held_out)
-            progress.advance(0, f"held out {held_out['bits_per_byte']:.3f} bits/byte")
-            for prompt in config.sample_prompts:
-                text = continuation(state.model, tokenizer, prompt, recipe.seed, state.step)
-                metrics.write("sample", state.step, state.tokens, prompt=prompt, text=text)
-
-        if checkpoint is not None and (state.step == facts.steps or due(state.step, config.evaluate_every_steps)):
-            evaluate()  # the save came first, so a kill may have fallen between the two
+        if state.step and (state.step == facts.steps or due(state.step, config.evaluate_every_steps)):
+            evaluate(recipe, run, metrics, progress)  # the save came first, so a kill may have fallen between the two
         stopwatch, logged_step = Stopwatch(), state.step
         while state.step < facts.steps:
             share = lr_share(config.schedule, state.tokens + config.batch_tokens / 2, facts.tokens)
-            batches = [batch.to(device) for batch in state.loader.step()]
-            loss, grad_norm = forward_backward(state.model, objective, batches, device, precision, config.clip_norm)
+            batches = [batch.to(run.device) for batch in state.loader.step()]
+            loss, grad_norm = forward_backward(run, batches, config.clip_norm)
             state.optimizer.step(share)
             state.step += 1
             state.tokens += config.batch_tokens
@@ -101,40 +79,76 @@ def train(recipe: Recipe, spec: Spec) -> Artifact:
                 seconds = stopwatch.lap()
                 rate = config.batch_tokens * (state.step - logged_step) / seconds
                 logged_step = state.step
-                metrics.write(
-                    "train", state.step, state.tokens, loss=loss, lr=share * peak_lr(recipe), grad_norm=grad_norm,
-                    tokens_per_second=rate, seconds=seconds,
-                )  # fmt: skip
+                figures = {"loss": loss, "lr": share * peak_lr(recipe), "grad_norm": grad_norm}
+                metrics.write("train", state.step, state.tokens, **figures, tokens_per_second=rate, seconds=seconds)
                 progress.advance(0, f"loss {loss:.3f}, {quantity(rate)} tokens/s")
             if last or stop.requested or due(state.step, config.save_every_steps):
-                saved = save(folder, spec, state, config.keep_last, finished=last, loss=loss, **how)
+                how = {"precision": run.precision, "threads": torch.get_num_threads()}
+                run.checkpoint = save(run.folder, spec, state, config.keep_last, finished=last, loss=loss, **how)
                 stopwatch.lap()
             if stop.requested and not last:
                 raise KeyboardInterrupt
             if last or due(state.step, config.evaluate_every_steps):
-                evaluate()
+                evaluate(recipe, run, metrics, progress)
                 stopwatch.lap()
             progress.advance()
         metrics.write("finished", state.step, state.tokens)
-    if saved is None:
-        raise UserError(f"train.tokens ({config.tokens:,}) leads to no step; raise it")
-    say(f"train: finished {facts.steps:,} steps; checkpoint {saved.path} ({saved.fingerprint[:12]})")
-    return saved
+    assert run.checkpoint is not None  # a plan has at least one step, and the last step saves
+    say(f"train: finished {facts.steps:,} steps; wrote {run.checkpoint.path} ({run.checkpoint.fingerprint[:12]})")
+    return run.checkpoint
 
 
-def forward_backward(
-    model: Transformer, objective: Objective, batches: list[Batch], device: str, precision: Precision, clip_norm: float
-) -> tuple[float, float]:
+def prepare(recipe: Recipe, spec: Spec) -> Run:
+    """Build everything in order of dependency, restore the newest sound checkpoint, print the facts."""
+    config, folder, facts = recipe.train, recipe.folder("train"), plan(recipe)
+    device = resolve_device(config)
+    precision = resolve_precision(config, device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(derive(recipe.seed, "train"))
+
+    shards = spec.parents["shards"]
+    checkpoint = newest_sound(folder, spec, redo=recipe.redo)
+    folder.mkdir(parents=True, exist_ok=True)
+    model = build(recipe.model, recipe.seed).to(device)
+    loader = Loader(shards, batch_rows=facts.batch_rows, micro_batch_rows=config.micro_batch_rows, seed=recipe.seed)
+    state = TrainState(model, Optimizer(model, config.optimizer), loader)
+    if checkpoint is not None:
+        _same_arithmetic(checkpoint, precision)
+        restore(checkpoint, state)
+        say(f"train: going on from {checkpoint.path} (step {state.step:,} of {facts.steps:,})")
+    objective = build_objective(recipe.objective)
+    evaluator = Evaluator(recipe, shards, objective, device, precision)
+    tokenizer = Tokenizer.load(spec.parents["tokenizer"].path)
+    run = Run(folder, spec, facts, device, precision, state, objective, evaluator, tokenizer, checkpoint)
+    epochs = facts.steps * facts.batch_rows / shards.counts["train"]["rows"]
+    announce(recipe, facts, device, precision, epochs, probe(run))
+    return run
+
+
+def evaluate(recipe: Recipe, run: Run, metrics: Metrics, progress: Progress) -> None:
+    """Held-out loss, and what the model says to the recipe's prompts, as rows of the metrics."""
+    state = run.state
+    held_out = run.evaluator(state.model)
+    metrics.write("evaluate", state.step, state.tokens, **held_out)
+    progress.advance(0, f"held out {held_out['bits_per_byte']:.3f} bits/byte")
+    for prompt in recipe.train.sample_prompts:
+        text = continuation(state.model, run.tokenizer, prompt, recipe.seed, state.step)
+        metrics.write("sample", state.step, state.tokens, prompt=prompt, text=text)
+
+
+def forward_backward(run: Run, batches: list[Batch], clip_norm: float) -> tuple[float, float]:
     """Gradients of the mean loss over all targets of a step; returns (loss in nats per token, gradient norm).
 
     The sum over micro-batches is divided once by the targets of the whole step, so the result does not
     depend on how rows are spread over micro-batches.
     """
+    model = run.state.model
     tokens = sum(batch.num_targets for batch in batches)
-    nats = torch.zeros((), dtype=torch.float64, device=device)
+    nats = torch.zeros((), dtype=torch.float64, device=run.device)
     for batch in batches:
-        with autocast(device, precision):
-            loss = objective(model, batch)
+        with autocast(run.device, run.precision):
+            loss = run.objective(model, batch)
         (loss.nats_sum / tokens).backward()  # type: ignore[no-untyped-call]
         nats += loss.cross_entropy_sum.double()
     limit = clip_norm if clip_norm > 0 else math.inf
@@ -192,21 +206,22 @@ def peak_lr(recipe: Recipe) -> float:
     return optimizer.muon_lr if optimizer.kind == "muon" else optimizer.lr
 
 
-def probe(state: TrainState, objective: Objective, device: str, precision: Precision) -> float:
+def probe(run: Run) -> float:
     """Seconds that one step will take, from one micro-batch measured after a warm-up; state is left as it was."""
-    cursor = state.loader.state_dict()
-    batches = [batch.to(device) for batch in state.loader.step()]
-    state.loader.load_state_dict(cursor)
+    loader = run.state.loader
+    cursor = loader.state_dict()
+    batches = [batch.to(run.device) for batch in loader.step()]
+    loader.load_state_dict(cursor)
     seconds = 0.0
     for _ in range(2):
         began = time.perf_counter()
-        with autocast(device, precision):
-            loss = objective(state.model, batches[0])
+        with autocast(run.device, run.precision):
+            loss = run.objective(run.state.model, batches[0])
         loss.nats_sum.backward()  # type: ignore[no-untyped-call]
-        if device == "cuda":
+        if run.device == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
-    state.model.zero_grad(set_to_none=True)
+    run.state.model.zero_grad(set_to_none=True)
     return seconds * len(batches)
 
 
