@@ -57,6 +57,8 @@ def test_coarser_files_differ_more_and_say_so(
     names: tuple[Format, ...] = ("gguf_f16", "gguf_bf16", "gguf_q8_0")
     found = [proof(subject_of(), tmp_path, name, export_config) for name in names]
     assert 1e-5 < found[0].max_delta < found[1].max_delta < found[2].max_delta
+    assert all(item.max_delta < item.max_delta_vocabulary for item in found)
+    assert {item.quantity for item in found} == {"log-probabilities, tokens of the text"}
     assert 0 < found[0].mean_kl < found[1].mean_kl < found[2].mean_kl
     assert json.loads(json.dumps(found[2].as_dict()))["budget"] == export_config.max_logprob_delta_q8_0
 
@@ -68,7 +70,9 @@ def test_rows_of_q_and_k_in_the_wrong_order_are_caught(
         return weight
 
     monkeypatch.setattr(gguf, "interleave", unchanged)
-    with pytest.raises(UserError, match=r"gguf_f32 failed its proof: largest \|difference\| of log-probabilities"):
+    with pytest.raises(
+        UserError, match=r"gguf_f32 failed its proof: largest \|difference\| [\d.]+ \(log-probabilities, whole"
+    ):
         proof(subject_of(), tmp_path, "gguf_f32", export_config)
 
 
@@ -164,7 +168,10 @@ def test_an_engine_that_answers_alike_passes_with_nothing_to_report(
 @pytest.mark.parametrize(
     ("noise", "message"),
     [
-        (2e-4, r"log-probabilities 0\.0002 at token \d+ of '.*', above export\.max_logprob_delta_f32 \(0\.0001\)"),
+        (
+            2e-4,
+            r"0\.0002 \(log-probabilities, whole vocabulary\) at token \d+ of '.*', above export\.max_logprob_delta_f",
+        ),
         (float("nan"), "NaN or infinity among its log-probabilities for 'def main"),
         (float("inf"), "NaN or infinity among its log-probabilities for 'def main"),
     ],
@@ -176,6 +183,28 @@ def test_a_difference_above_the_budget_and_nan_fail(
     engine.noise = noise
     with pytest.raises(UserError, match=f"gguf_f32 failed its proof: .*{message}"):
         prove(reference, engine, export_config, "gguf_f32", 10)
+
+
+def test_coarse_formats_are_held_to_the_next_token_of_the_text_and_to_the_likeliest(
+    reference: Reference, export_config: ExportConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = reference.cases[0]
+    likeliest, follower = int(case.logits_PV[1].argmax()), case.ids[2]
+    other = next(token for token in range(448) if token not in (likeliest, follower))
+    original = Echo.scores
+    for token, noise, expected in ((other, 0.3, 0.0), (follower, -0.01, 0.01), (likeliest, 0.015, 0.015)):
+
+        def moved(
+            engine: Echo, ids: Sequence[int], positions: Sequence[int], token: int = token, noise: float = noise
+        ) -> npt.NDArray[np.float64]:
+            scores_PV = original(engine, ids, positions)
+            scores_PV[1, token] += noise if list(ids) == case.ids else 0
+            return scores_PV
+
+        monkeypatch.setattr(Echo, "scores", moved)
+        found = prove(reference, Echo(reference), export_config, "gguf_f16", 10)
+        assert found.max_delta == pytest.approx(expected)
+        assert found.max_delta_vocabulary == pytest.approx(abs(noise))
 
 
 def test_a_file_with_another_vocabulary_fails(
@@ -305,5 +334,13 @@ def test_the_table_shows_every_format_with_its_budget(
     result.greedy_ties, result.greedy_equal = 1, 1
     parity.show([result])
     line = next(line for line in capsys.readouterr().out.splitlines() if "gguf_f32" in line)
-    for cell in ("12.3 kB", "yes", "1 of 2 (ties: 1)", "5e-05", "log-probabilities", "0.0001", "100.0 %"):
+    for cell in (
+        "12.3 kB",
+        "yes",
+        "1 of 2 (ties: 1)",
+        "5e-05",
+        "any token",
+        "0.0001",
+        "100.0 %",
+    ):
         assert f" {cell} " in line

@@ -27,13 +27,13 @@ class ExportConfig(Config):
     max_logit_delta_hf: float = Field(1e-4, gt=0)
     """Largest |difference| of logits to transformers, fp32."""
     max_logprob_delta_f32: float = Field(1e-4, gt=0)
-    """Largest |difference| of log-probabilities to llama.cpp with an F32 file and F32 cache."""
+    """Largest |difference| of log-probabilities, whole vocabulary, to llama.cpp with an F32 file and F32 cache."""
     max_logprob_delta_f16: float = Field(5e-3, gt=0)
-    """The same for F16."""
+    """F16: the same, of the tokens of the text: the next in the prompt and the model's likeliest."""
     max_logprob_delta_bf16: float = Field(0.1, gt=0)
-    """The same for BF16."""
+    """BF16: as F16."""
     max_logprob_delta_q8_0: float = Field(0.5, gt=0)
-    """The same for Q8_0."""
+    """Q8_0: as F16."""
     threads: int = neutral(2, ge=1)
     """Threads for the engines that prove parity."""
 
