@@ -46,3 +46,9 @@ def test_problems_are_printed_one_a_line_with_the_status_of_wrong_usage() -> Non
     assert (error.exit_status, UserError("x").exit_status, DamagedError("x").exit_status) == (
         EXIT_USAGE, EXIT_FAILED, EXIT_FAILED
     )  # fmt: skip
+
+
+def test_causes_that_go_in_a_circle_end_the_search() -> None:
+    error = RuntimeError("not the disk")
+    error.__cause__ = error
+    assert not is_disk_full(error)

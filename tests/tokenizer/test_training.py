@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from slm.core.errors import UserError
+from slm.core.errors import UserError, is_disk_full
 from slm.tokenizer import Tokenizer, training
 from slm.tokenizer.config import TokenizerConfig
 from slm.tokenizer.model_file import NORMAL
@@ -157,6 +157,8 @@ def test_pieces_lost_to_duplicates_are_made_up_for_by_a_second_round(monkeypatch
     assert len(reads) == 2
 
 
-def test_other_complaints_of_the_trainer_are_not_hidden() -> None:
-    error = RuntimeError("INTERNAL: something else")
-    assert training._explained(error, TokenizerConfig(), "x") is error
+def test_other_complaints_of_the_trainer_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "MAX_SENTENCE_BYTES", 10)
+    with pytest.raises(RuntimeError, match=r"sentences_\.empty") as caught:
+        learn(CODE)
+    assert not is_disk_full(caught.value)  # walks the causes, which must not go in a circle

@@ -40,11 +40,13 @@ def is_disk_full(error: BaseException) -> bool:
 
     Libraries wrap ENOSPC in types of their own (safetensors, pyarrow), so the message counts as well.
     """
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+    cause: BaseException | None = error
+    visited: set[int] = set()
+    while cause is not None and id(cause) not in visited:  # `raise error from error` makes a circle
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if "No space left on device" in str(seen):
+        if "No space left on device" in str(cause):
             return True
-        seen = seen.__cause__ or seen.__context__
+        visited.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
     return False

@@ -2,7 +2,7 @@
 
 In: a tokenizer and the corpus it was learned from. Out: bytes per token and byte-fallback rate of the
 train and validation splits, overall and by domain; pieces that are hardly ever used; the longest ones.
-Up to `AUDIT_BYTES` of each split are encoded, by a hash of the documents' ids: 6 s a core.
+Up to `AUDIT_BYTES` of each split are encoded, by a hash of the documents' ids: 6 s a core for each.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def print_report(report: Report) -> None:
             )  # fmt: skip
     size, rare = report["vocabulary"]["size"], report["rare"]
     table(
-        f"Tokenizer: {size:,} ids, {rare['share_of_vocabulary']:.1%} of them seen less than {RARE_BELOW} times",
+        f"Tokenizer: {size:,} ids, {rare['share_of_vocabulary']:.1%} of them seen fewer than {RARE_BELOW} times",
         ["text", "documents", "bytes", "tokens", "bytes per token", "spelt in bytes"],
         rows,
     )
@@ -138,7 +138,7 @@ def _rare(tokenizer: Tokenizer, used: numpy.ndarray[Any, numpy.dtype[Any]]) -> R
     counted = [(int(used[index]), text) for index, (text, _, kind) in enumerate(tokenizer.pieces()) if kind == NORMAL]
     rare = sorted((entry for entry in counted if entry[0] < RARE_BELOW), key=lambda entry: entry[0])
     return {
-        "seen_less_than": RARE_BELOW,
+        "seen_fewer_than": RARE_BELOW,
         "pieces": len(rare),
         "share_of_vocabulary": round(len(rare) / tokenizer.vocab_size, 6),
         "never_seen": sum(count == 0 for count, _ in rare),

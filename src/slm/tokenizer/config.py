@@ -17,7 +17,7 @@ class TokenizerConfig(Config):
     split_digits: bool = True
     """Every digit is a token of its own, which small models need for arithmetic."""
     split_scripts: bool = True
-    """Pieces keep to one script, so that words and punctuation stay apart; off, code needs 5 % fewer tokens."""
+    """Pieces keep to one script, so that words and punctuation stay apart; off, code takes 5 % fewer, worse tokens."""
     whitespace_pieces: bool = True
     """Allow pieces of spaces, tabs and line ends with the indentation after them, so that either is one token."""
     threads: int = neutral(2, ge=1)

@@ -5,8 +5,17 @@ indentation and tabs become spaces and tabs, pieces that thereby appear twice ar
 is cut to the size asked for. Encoders of all engines need nothing but pieces and scores, so the edited
 model behaves alike in SentencePiece, Hugging Face and llama.cpp.
 
-Cost: 2 s for 9 MB at vocabulary 2,048, most of it on one core. The trainer holds the sample in memory.
-It does not learn pieces across a space, and it normalises nothing.
+What it is worth, on the standard library at vocabulary 2,048 (0.5 MB held out), and the bits per byte of
+a 1M-parameter model after 1.2M training tokens, two seeds differing by 0.003:
+
+    lines alone                       2.82 bytes per token    2.000 bits per byte
+    chunks of lines                   2.98                    1.995
+    and indentation (as it is here)   3.12                    1.999
+    and across scripts                3.27                    2.032
+
+So longer pieces save tokens at equal quality up to the point where they join words with punctuation;
+`split_scripts` stops there. Cost: 2 s for 9 MB, 4 s for 17 MB at vocabulary 32,768, on one core. The
+trainer holds the sample in memory. It learns no pieces across a space, and it normalises nothing.
 """
 
 from __future__ import annotations
@@ -85,7 +94,10 @@ def _learn(chunks: Iterable[str], config: TokenizerConfig, size: int, place: str
             **_control_settings(),
         )
     except RuntimeError as error:
-        raise _explained(error, config, place) from error
+        explained = _explained(error, config, place)
+        if explained is None:
+            raise
+        raise explained from error
     return written.getvalue()
 
 
@@ -97,11 +109,11 @@ def _control_settings() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _explained(error: RuntimeError, config: TokenizerConfig, place: str) -> Exception:
-    """The trainer's complaint about too many characters as a sentence; anything else as it is."""
+def _explained(error: RuntimeError, config: TokenizerConfig, place: str) -> UserError | None:
+    """The trainer's complaint about too many characters as a sentence; None for anything else."""
     found = re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error))
     if not found:
-        return error
+        return None
     return _too_small(config.vocab_size, int(found.group(1)) + 1, place)  # one for a space, should the text have none
 
 
