@@ -75,10 +75,16 @@ def test_prompts_pass_and_fail_as_the_model_speaks(knows_one_word, tokenizer):
     assert float(outcomes["too likely"].found) > -8
 
 
-def test_the_end_of_text_ends_the_continuation(knows_one_word, tokenizer):
+def test_the_end_of_text_ends_the_continuation(knows_one_word, tokenizer, monkeypatch):
+    calls = []
+    project = type(knows_one_word).project
+    monkeypatch.setattr(type(knows_one_word), "project", lambda self, x: calls.append(1) or project(self, x))
+    assert greedy(knows_one_word, tokenizer, "def", 9, "x") == " self" * 9
+    assert len(calls) == 9
     with torch.no_grad():
         knows_one_word.embedding.weight[tokenizer.eos_id] = 5.0
     assert greedy(knows_one_word, tokenizer, "def", 9, "x") == ""
+    assert len(calls) == 10
 
 
 @pytest.mark.parametrize(

@@ -253,9 +253,7 @@ def test_a_tokenizer_of_another_size_is_refused(on_trained, model, monkeypatch):
 
     larger = slm.model.transformer.build(model.config.model_copy(update={"vocab_size": 400}), 0)
     monkeypatch.setattr("slm.evaluate.measure.load_model", lambda _: larger)
-    with pytest.raises(
-        UserError, match=r"has a vocabulary of 400, its tokenizer one of 330; point artifacts"
-    ):
+    with pytest.raises(UserError, match=r"has a vocabulary of 400, its tokenizer one of 330; point artifacts"):
         slm.evaluate.run(on_trained("vocabulary"))
 
 
