@@ -129,7 +129,7 @@ class LlamaCpp:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            start_new_session=True,  # Ctrl-C reaches us, and we end it
+            process_group=0,  # Ctrl-C reaches us, and we end it
         )
         try:
             self._port = self._address(self._process)
