@@ -138,7 +138,7 @@ def _rare(tokenizer: Tokenizer, used: numpy.ndarray[Any, numpy.dtype[Any]]) -> R
     counted = [(int(used[index]), text) for index, (text, _, kind) in enumerate(tokenizer.pieces()) if kind == NORMAL]
     rare = sorted((entry for entry in counted if entry[0] < RARE_BELOW), key=lambda entry: entry[0])
     return {
-        "seen_fewer_than": RARE_BELOW,
+        "seen_less_than": RARE_BELOW,
         "pieces": len(rare),
         "share_of_vocabulary": round(len(rare) / tokenizer.vocab_size, 6),
         "never_seen": sum(count == 0 for count, _ in rare),
