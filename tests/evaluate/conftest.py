@@ -11,9 +11,11 @@ import pytest
 import torch
 
 import slm.corpus
+import slm.evaluate
 import slm.shards
 import slm.tokenizer
 import slm.train
+from slm.core.artifact import Artifact
 from slm.model.config import ModelConfig
 from slm.model.transformer import Transformer, build
 from slm.recipe import Recipe, build_recipe
@@ -80,3 +82,28 @@ def model() -> Transformer:
         vocab_size=330, width=32, layers=2, heads=2, kv_heads=1, head_dim=16, ffn_width=48, max_seq_len=64
     )
     return build(config, seed=0).eval()
+
+
+@pytest.fixture(scope="session")
+def evaluated(trained: Recipe) -> Artifact:
+    return slm.evaluate.run(trained)
+
+
+@pytest.fixture
+def results(evaluated: Artifact) -> dict[str, Any]:
+    return json.loads(evaluated.file("results.json").read_text())
+
+
+@pytest.fixture
+def on_trained(trained: Recipe, make_recipe):
+    """Recipes that evaluate the trained run into a folder of their own."""
+
+    def recipe(run: str, **changes: Any) -> Recipe:
+        names = ("tokenizer", "shards", "train")
+        made = make_recipe(run, artifacts={name: str(trained.folder(name)) for name in names}, **changes)
+        made.folder("corpus").parent.mkdir(parents=True, exist_ok=True)
+        if not made.folder("corpus").exists():
+            made.folder("corpus").symlink_to(trained.folder("corpus"))
+        return made
+
+    return recipe
