@@ -6,7 +6,7 @@ x = left * b + right with a * b >= size, and each round adds a hash of one half 
 undone by subtracting. Values that land at or above `size` walk on until they fall inside, which keeps
 the map one-to-one. Since a * b < size + a, about one value in a thousand walks for a million rows.
 
-Cost: about 0.3 us a row in batches of 1,000, whatever the size and wherever the index; nothing is
+Cost: about 0.15 us a row in batches of 1,000, whatever the size and wherever the index; nothing is
 stored and any position of any epoch can be computed alone. It is a shuffle, not a cipher.
 
 Shapes: N indices, R rounds.

@@ -2,9 +2,9 @@
 
 In: a shards artifact and a split. Out: token rows as one numpy array, with the lengths of the documents
 in each. Files are memory-mapped; the numpy view of each record batch's values is taken once at opening,
-after which a row costs about a microsecond (through pyarrow row by row: 30). What a file says of itself
-must agree with the manifest, and every id read is checked against the vocabulary, so a damaged file
-ends in one sentence that names it and never in a wrong embedding row.
+after which a row costs 1.4 us at 256 tokens and 2.2 us at 2,048 (through pyarrow row by row: about 29).
+What a file says of itself must agree with the manifest, and every id read is checked against the
+vocabulary, so a damaged file ends in one sentence that names it and never in a wrong embedding row.
 
 Shapes: N rows, T tokens in a row, P documents or fragments in a row.
 """
