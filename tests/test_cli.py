@@ -51,7 +51,7 @@ def test_a_stage_gets_the_rest_of_the_line(monkeypatch):
 
 def test_explain_goes_through_the_console(capsys):
     cli.dispatch(["explain", "recipe=smoke", "train.tokens"])
-    assert "train.tokens = 65536" in capsys.readouterr().out
+    assert "train.tokens = 131072" in capsys.readouterr().out
 
 
 def test_recipes_say_what_they_make(capsys):

@@ -210,15 +210,15 @@ def test_help_lists_recipes_and_pieces(tmp_path: Path) -> None:
 def test_a_sweep_runs_every_combination_under_its_own_run_name(tmp_path: Path) -> None:
     done = call("-m", "recipe=smoke", "seed=1,2", cwd=tmp_path)
     assert done.returncode == 0
-    assert done.stdout.splitlines() == ["RUN smoke-0 1 65536 2 corpus report", "RUN smoke-1 2 65536 2 corpus report"]
+    assert done.stdout.splitlines() == ["RUN smoke-0 1 131072 2 corpus report", "RUN smoke-1 2 131072 2 corpus report"]
 
 
 def test_a_sweep_may_name_its_runs_and_ends_at_a_refused_one(tmp_path: Path) -> None:
-    done = call("-m", "recipe=smoke", "run=a,b", "train.tokens=65536", cwd=tmp_path)
+    done = call("-m", "recipe=smoke", "run=a,b", "train.tokens=131072", cwd=tmp_path)
     assert [line.split()[1] for line in done.stdout.splitlines()] == ["a", "b"]
     done = call("-m", "recipe=smoke", "model.layers=1,0,2", cwd=tmp_path)
     assert done.returncode == EXIT_USAGE
-    assert done.stdout.splitlines() == ["RUN smoke-0 1234 65536 1 corpus report"]
+    assert done.stdout.splitlines() == ["RUN smoke-0 1234 131072 1 corpus report"]
     assert done.stderr == "error: model.layers: must be greater than or equal to 1, found 0\n"
 
 

@@ -19,7 +19,7 @@ SMALL = [*BIG, "model=15m", "tokenizer.vocab_size=8192", "shards.seq_len=1024"]
 @pytest.mark.parametrize(
     ("words", "value", "layer"),
     [
-        (["recipe=smoke", "train.tokens"], "65536", str(SMOKE)),
+        (["recipe=smoke", "train.tokens"], "131072", str(SMOKE)),
         (["recipe=smoke", "train.tokens=5e4", "train.schedule.warmup_tokens=0", "train.tokens"], "50000",
          "the command line (train.tokens=5e4)"),
         (["recipe=smoke", "++seed=7", "seed"], "7", "the command line (++seed=7)"),

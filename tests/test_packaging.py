@@ -67,7 +67,7 @@ def test_an_installed_wheel_finds_its_recipes_from_anywhere(wheel: Path, tmp_pat
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     told = run(environment / "bin" / "slm", "explain", "recipe=smoke", "train.tokens", cwd=elsewhere).splitlines()
-    assert told[0] == "train.tokens = 65536"
+    assert told[0] == "train.tokens = 131072"
     assert told[1] == f"  from {site}/slm/_recipes/smoke/config.yaml"
     assert "pretrain_300m" in run(environment / "bin" / "slm", "recipes", cwd=elsewhere)
     assert "layers: 24" in run(
