@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,19 @@ def test_the_end_names_only_what_exists(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f"{export}/model-f16.gguf (2.0 kB)" in printed
     assert f"slm chat serve.model={export}/model-q8_0.gguf" in printed
+
+
+def test_the_chat_command_can_be_typed_whether_or_not_the_environment_is_active(tmp_path, monkeypatch):
+    binary = tmp_path / ".venv" / "bin"
+    binary.mkdir(parents=True)
+    for name in ("slm", "python"):
+        (binary / name).write_text("#!/bin/sh\n")
+        (binary / name).chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(binary / "python"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert pipeline.console_command() == ".venv/bin/slm"
+    monkeypatch.chdir("/")
+    assert pipeline.console_command() == str(binary / "slm")
+    monkeypatch.setenv("PATH", str(binary))
+    assert pipeline.console_command() == "slm"

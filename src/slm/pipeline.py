@@ -6,7 +6,10 @@ A stage whose artifact already matches the recipe is skipped, in one line that s
 from __future__ import annotations
 
 import importlib
+import shutil
+import sys
 import time
+from pathlib import Path
 
 from slm.compose import command
 from slm.core.artifact import Artifact
@@ -45,9 +48,18 @@ def whereabouts(recipe: Recipe) -> list[str]:
     if report.is_file():
         lines.append(f"  report      {report}")
     if ggufs:
-        lines.append(f"  chat        slm chat serve.model={ggufs[0]}")
-        lines.append(f"  lineage     slm lineage {ggufs[0]}")
+        lines.append(f"  chat        {console_command()} chat serve.model={ggufs[0]}")
+        lines.append(f"  lineage     {console_command()} lineage {ggufs[0]}")
     return lines
+
+
+def console_command() -> str:
+    """`slm` as it can be typed here: by name where it is on the PATH, else by its path in this environment."""
+    if shutil.which("slm"):
+        return "slm"
+    beside = Path(sys.executable).with_name("slm")
+    here = Path.cwd()
+    return str(beside.relative_to(here)) if beside.is_relative_to(here) else str(beside)
 
 
 def main() -> None:
