@@ -121,6 +121,16 @@ def test_fresh_weights_have_the_spread_that_the_docstring_states(shape: Callable
         assert tensor.std().item() == pytest.approx(expected, rel=0.02), name
 
 
+def test_blocks_that_start_at_zero_leave_the_stream_as_it_is_and_still_learn(
+    shape: Callable[..., ModelConfig], tokens: Callable[..., Tensor]
+) -> None:
+    model, ids = build(shape(residual_init="zero"), 0), tokens(2, 9)
+    assert torch.equal(model.hidden(ids), model.norm(model.embedding(ids)))
+    assert torch.equal(model.blocks[0].ffn.up.weight, build(shape(), 0).blocks[0].ffn.up.weight)
+    model(ids).square().mean().backward()
+    assert all(block.attention.o.weight.grad.any() and block.ffn.down.weight.grad.any() for block in model.blocks)
+
+
 def test_an_untrained_model_is_near_uniform_and_its_stream_does_not_grow_with_depth(
     shape: Callable[..., ModelConfig], tokens: Callable[..., Tensor]
 ) -> None:

@@ -68,6 +68,8 @@ class ModelConfig(Config):
     """One matrix serves as embedding and as output head."""
     sliding_window: int = Field(0, ge=0)
     """Attend to at most this many tokens back, itself included; 0 attends to all."""
+    residual_init: Literal["scaled", "zero"] = "scaled"
+    """Fresh weights of attention.o and ffn.down: scaled by 1 / sqrt(2 * layers), or zero; only a new model reads it."""
     attention: Literal["auto", "sdpa", "flash_attn"] = neutral("auto")
     """Backend; auto takes flash_attn on a GPU that has it, else torch's SDPA."""
 
