@@ -7,9 +7,10 @@ Logits are float32.
 Initialisation (`build`): matrices normal with standard deviation fan_in^-0.5, embeddings width^-0.5
 (SmolLM2's choice). The two matrices that write into the residual stream, attention.o and ffn.down, are by
 default divided by sqrt(2 * layers) as in GPT-2, so that the stream's variance does not grow with depth;
-they are not zero, so that a check of attention, cache or export on a fresh model checks something. With `residual_init: zero` blocks start as the identity and training starts faster: mean loss at
-the end of short byte-level runs (1.6M parameters, 0.3M to 0.5M tokens, one or two seeds) was 1.591 against
-1.633 with Muon and 1.634 against 1.685 with AdamW. Longer runs were not compared.
+they are not zero, so that a check of attention, cache or export on a fresh model checks something. With
+`residual_init: zero` blocks start as the identity and training starts faster: mean loss at the end of
+short byte-level runs (1.6M parameters, 0.3M to 0.5M tokens, one or two seeds) was 1.591 against 1.633
+with Muon and 1.634 against 1.685 with AdamW. Longer runs were not compared.
 
 Shapes: B rows, T tokens, D width, V vocabulary.
 """
