@@ -42,7 +42,10 @@ def test_from_and_to_choose_a_part(ran, tmp_path):
 
 def test_an_artifact_from_elsewhere_is_checked_and_not_made(ran, tmp_path):
     recipe = build_recipe({"runs_dir": str(tmp_path), "stop": "shards", "artifacts": {"tokenizer": str(tmp_path)}})
-    with pytest.raises(UserError, match=r"there is no tokenizer in .*; make it first, or correct the path"):
+    with pytest.raises(
+        UserError,
+        match=r"there is no tokenizer in .*; make it with the same settings by slm pipeline to=tokenizer, or name",
+    ):
         pipeline.run(recipe)
     assert ran == ["corpus"]
 

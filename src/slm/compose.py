@@ -141,13 +141,14 @@ def prepare_overrides(arguments: Sequence[str], shortcuts: Mapping[str, str] | N
     words = {"from": "start", "to": "stop", **(shortcuts or {})}
     sweeping = not {"-m", "--multirun"}.isdisjoint(arguments)
     parser = OverridesParser.create()
+    flags: list[str] = []  # kept in front: argparse takes no settings after a flag that follows settings
     prepared: list[str] = []
     problems: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if argument.startswith("-") or before in ("-c", "--cfg", "-i", "--info"):
             if argument.startswith("-") and argument not in FLAGS:
                 problems.append(f"{argument}: no such flag; known are {', '.join(sorted(FLAGS))}")
-            prepared.append(argument)
+            flags.append(argument)
             continue
         if "=" not in argument and not argument.startswith("~"):
             problems.append(f"{argument}: settings are given as key=value, such as recipe=quickstart")
@@ -167,7 +168,7 @@ def prepare_overrides(arguments: Sequence[str], shortcuts: Mapping[str, str] | N
             problems.append(f"{argument}: not readable ({reason}); quote the value: {key}=\"'{value}'\"")
     if problems:
         raise ProblemsError(problems)
-    return prepared
+    return [*flags, *prepared]
 
 
 def _prepared(argument: str, words: Mapping[str, str]) -> str:

@@ -59,7 +59,7 @@ def console_command() -> str:
         return "slm"
     beside = Path(sys.executable).with_name("slm")
     here = Path.cwd()
-    return str(beside.relative_to(here)) if beside.is_relative_to(here) else str(beside)
+    return str(beside.relative_to(here)) if here != here.parent and beside.is_relative_to(here) else str(beside)
 
 
 def main() -> None:

@@ -17,9 +17,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from slm.core.artifact import Artifact, newest, open_artifact
+from slm.core.artifact import MANIFEST, Artifact, newest, open_artifact
 from slm.core.config import Config
-from slm.core.errors import ProblemsError
+from slm.core.errors import ProblemsError, UserError
 from slm.corpus.config import CorpusConfig
 from slm.evaluate.config import EvaluateConfig
 from slm.export.config import ExportConfig
@@ -84,7 +84,13 @@ class Recipe(Config):
 
     def artifact(self, stage: Stage) -> Artifact:
         """The finished artifact of an earlier stage; `UserError` with the way out where it is missing."""
-        return open_artifact(newest(self.folder(stage)), stage, verify=self.verify)
+        folder = self.folder(stage)
+        if not (newest(folder) / MANIFEST).is_file():
+            other = f", or name another by artifacts.{stage}=FOLDER" if stage in ArtifactPaths.model_fields else ""
+            raise UserError(
+                f"there is no {stage} in {folder}; make it with the same settings by slm pipeline to={stage}{other}"
+            )
+        return open_artifact(newest(folder), stage, verify=self.verify)
 
 
 def build_recipe(values: Mapping[str, Any]) -> Recipe:

@@ -110,5 +110,5 @@ def test_the_command_runs_the_stage(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_missing_checkpoints_are_named(make_recipe):
-    with pytest.raises(UserError, match=r"there is no train in .*; make it first"):
+    with pytest.raises(UserError, match=r"there is no train in .*; make it with the same settings"):
         slm.evaluate.run(make_recipe("nothing"))

@@ -118,7 +118,7 @@ def test_golden_prompts_are_part_of_the_proof_and_of_what_the_export_is_made_fro
 
 
 def test_without_a_checkpoint_there_is_nothing_to_export(run_recipe: Recipe) -> None:
-    with pytest.raises(UserError, match=r"there is no train in .*make it first"):
+    with pytest.raises(UserError, match=r"there is no train in .*make it with the same settings"):
         run(run_recipe.model_copy(update={"run": "other"}))
 
 
