@@ -1,9 +1,9 @@
 #   docker build --target cpu  -t slm:cpu  .
 #   docker build --target cuda -t slm:cuda .
-#   docker run --rm -v "$PWD/runs:/work/runs" slm:cpu pipeline recipe=quickstart
-#   docker run --rm --gpus all --shm-size 8g -v "$PWD/runs:/work/runs" slm:cuda pipeline recipe=pretrain_135m
+#   docker run --rm -v "$PWD/runs:/workspace/runs" slm:cpu pipeline recipe=quickstart
+#   docker run --rm --gpus all --shm-size 8g -v "$PWD/runs:/workspace/runs" slm:cuda pipeline recipe=pretrain_135m
 #
-# Both images run as user 1000, in /work, with the recipes inside the installed package. The packages lie in a layer
+# Both images run as user 1000, in /workspace, with the recipes inside the installed package. The packages lie in a layer
 # of their own, which changes only with requirements.lock and pyproject.toml. Where pip's own configuration knows a
 # CPU build of torch (docker build --build-arg PIP_EXTRA_INDEX_URL=...), the cpu image takes it and is gigabytes
 # smaller. In the cuda image the CUDA libraries come with torch's packages; the base gives the driver's interface.
@@ -43,12 +43,12 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /dist .
 
 FROM ${CPU_BASE} AS cpu
 RUN useradd --create-home --uid 1000 slm \
- && install --directory --owner slm --group slm /work
+ && install --directory --owner slm --group slm /workspace
 COPY --from=packages-cpu /opt/slm /opt/slm
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist /opt/slm/bin/pip install --no-cache-dir --no-deps /dist/*.whl
 ENV PATH=/opt/slm/bin:$PATH PYTHONUNBUFFERED=1
 USER 1000
-WORKDIR /work
+WORKDIR /workspace
 ENTRYPOINT ["slm"]
 CMD ["--help"]
 
@@ -61,11 +61,11 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* \
  && if id ubuntu > /dev/null 2>&1; then userdel --remove ubuntu; fi \
  && useradd --create-home --uid 1000 slm \
- && install --directory --owner slm --group slm /work
+ && install --directory --owner slm --group slm /workspace
 COPY --from=packages-cuda /opt/slm /opt/slm
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist /opt/slm/bin/pip install --no-cache-dir --no-deps /dist/*.whl
 ENV PATH=/opt/slm/bin:$PATH PYTHONUNBUFFERED=1
 USER 1000
-WORKDIR /work
+WORKDIR /workspace
 ENTRYPOINT ["slm"]
 CMD ["--help"]

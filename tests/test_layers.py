@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": {"core", "corpus", "tokenizer", "shards", "model", "objective", "serve"},
     "export": {"core", "corpus", "tokenizer", "shards", "model", "evaluate", "serve"},
     "serve": {"core", "tokenizer", "model", "export"},
-    "report": {"core", "corpus", "tokenizer", "shards", "model", "evaluate"},
+    "report": {"core", "corpus", "tokenizer", "shards", "model", "evaluate", "train"},
 }
 """Beside these, everybody but `core` may import `slm.recipe` and another package's `config`; `__main__` the command."""
 ENTRY_POINTS = {"chat", "cli", "compose", "explain", "generate", "pipeline", "recipe"}

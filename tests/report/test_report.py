@@ -26,7 +26,7 @@ def page_of(recipe: Recipe) -> str:
 
 
 def test_without_a_checkpoint_there_is_no_report(recipe: Recipe) -> None:
-    with pytest.raises(UserError, match=r"there is no train in .*; make it first"):
+    with pytest.raises(UserError, match=r"there is no train in .*; make it with the same settings"):
         run(recipe)
 
 

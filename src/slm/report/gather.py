@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from slm.core.artifact import MANIFEST, Artifact, file_sha256, lineage, newest
-from slm.core.errors import UserError
 from slm.recipe import STAGES, Recipe, Stage
+from slm.train.metrics import read_metrics
 
 METRICS = "metrics.jsonl"
 UNSEEN = frozenset({"redo", "verify", "start", "stop", "report"})
@@ -76,7 +76,7 @@ def metrics_file(recipe: Recipe) -> Path:
 
 def gather(recipe: Recipe, artifacts: Mapping[Stage, Artifact]) -> Run:
     """Read what the artifacts hold."""
-    rows = _rows(metrics_file(recipe))
+    rows = read_metrics(metrics_file(recipe))
     return Run(
         recipe,
         artifacts,
@@ -90,21 +90,6 @@ def gather(recipe: Recipe, artifacts: Mapping[Stage, Artifact]) -> Run:
         broken_links=_broken_links(artifacts),
         stale=_stale(artifacts),
     )
-
-
-def _rows(path: Path) -> list[Json]:
-    if not path.is_file():
-        return []
-    rows = []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            if number == len(lines):  # a kill cut it off; the next start of the training removes it
-                break
-            raise UserError(f"{path}:{number} is not JSON ({error}); delete that line") from error
-    return rows
 
 
 def _content(artifact: Artifact | None, name: str) -> Json:
