@@ -48,7 +48,7 @@ def test_a_terminal_without_a_character_shows_a_question_mark(monkeypatch: pytes
 
 
 def test_a_run_without_a_checkpoint_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there is no train in .*; make it first"):
+    with pytest.raises(UserError, match=r"there is no train in .*; make it with the same settings"):
         run(load_recipe("recipe=smoke", f"runs_dir={tmp_path}", "serve.prompt=x"))
 
 

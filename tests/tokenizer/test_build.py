@@ -58,7 +58,7 @@ def test_tokenizer_from_elsewhere_is_taken_as_it_is(artifact: Artifact, tmp_path
 
 
 def test_missing_corpus_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there is no corpus in .*; make it first, or correct the path"):
+    with pytest.raises(UserError, match=r"there is no corpus in .*; make it with the same settings"):
         run(build_recipe({"runs_dir": str(tmp_path)}))
 
 
