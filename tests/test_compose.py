@@ -231,7 +231,8 @@ def test_a_shortcut_reaches_its_key_and_nothing_is_left_behind(tmp_path: Path) -
 
 ENDINGS = {
     "interrupt": ("raise KeyboardInterrupt", 130, "interrupted: everything already made is kept; the same command"),
-    "terminate": ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)", 130, "interrupted: everything already made"),
+    "terminate": ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)", 85, "stopped (SIGTERM): everything already"),
+    "requeue": ("os.kill(os.getpid(), signal.SIGUSR1); time.sleep(5)", 85, "stopped (SIGUSR1): everything already"),
     "user error": ("raise UserError('a is b; do c')", 1, "error: a is b; do c\n"),
     "disk full": ("raise OSError(errno.ENOSPC, 'No space left', 'f')", 1, "error: the disk is full (f); free some"),
 }

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from slm.core.errors import EXIT_FAILED, EXIT_INTERRUPTED, ProblemsError, UserError, is_disk_full
+from slm.core.errors import EXIT_FAILED, EXIT_INTERRUPTED, ProblemsError, Stopped, UserError, is_disk_full
 from slm.recipe import STAGES, Recipe, build_recipe, is_section, known_keys
 
 DEFAULT_RECIPE = "quickstart"
@@ -109,12 +109,20 @@ def command(name: str, run: Callable[[Recipe], object], shortcuts: Mapping[str, 
 
 
 def guarded(work: Callable[[], object]) -> None:
-    """Run `work`; what a person can mend ends in a sentence and an exit status, never in a trace."""
-    previous = signal.signal(signal.SIGTERM, _terminated)
+    """Run `work`; what a person can mend ends in a sentence and an exit status, never in a trace.
+
+    SIGTERM and SIGUSR1, which schedulers send, end with status 85: the same command is worth starting again.
+    """
+    previous = {number: signal.signal(number, _stopped) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         work()
     except UserError as error:
         _leave(error.exit_status, "\n".join(f"error: {line}" for line in str(error).splitlines()))
+    except Stopped as error:
+        _leave(
+            error.exit_status,
+            f"stopped ({error}): everything already made is kept; the same command goes on from where it was",
+        )
     except KeyboardInterrupt:
         _leave(
             EXIT_INTERRUPTED, "interrupted: everything already made is kept; the same command goes on from where it was"
@@ -130,7 +138,8 @@ def guarded(work: Callable[[], object]) -> None:
             f"error: the disk is full ({error.filename or error}); free some space and run the same command",
         )
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def prepare_overrides(arguments: Sequence[str], shortcuts: Mapping[str, str] | None = None) -> list[str]:
@@ -292,8 +301,8 @@ def _numbered(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _terminated(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+def _stopped(number: int, _frame: object) -> None:
+    raise Stopped(signal.Signals(number).name)
 
 
 def _leave(status: int, message: str) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_REQUEUE = 85
+"""Stopped by a scheduler or by the clock, not finished and not broken: start the same command again."""
 EXIT_INTERRUPTED = 130
 
 
@@ -19,6 +21,15 @@ class UserError(Exception):
     """Something the user can mend; `str(error)` is the whole message."""
 
     exit_status = EXIT_FAILED
+
+
+class Stopped(KeyboardInterrupt):
+    """Asked to stop by something that will start the command again; `str(error)` names it.
+
+    As `KeyboardInterrupt` is, it is no `Exception`, so that nothing that goes on after a failure holds it up.
+    """
+
+    exit_status = EXIT_REQUEUE
 
 
 class ProblemsError(UserError):

@@ -60,11 +60,13 @@ class Loader:
         self._batch_rows, self._micro_batch_rows = batch_rows, micro_batch_rows
         self._rank, self._world_size = rank, world_size
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader") if prefetch else None
+        self._before = self.cursor.state_dict()
         self._ahead: tuple[int, Future[tuple[list[Batch], dict[str, int]]]] | None = None
 
     def step(self) -> list[Batch]:
         """The micro-batches of the next step for this rank; the cursor moves on by the global batch."""
         row = self.cursor.row
+        self._before = self.cursor.state_dict()
         if self._ahead is not None and self._ahead[0] == row:
             batches, sources = self._ahead[1].result()
         else:
@@ -78,6 +80,10 @@ class Loader:
         if self._thread is not None:
             self._ahead = (following, self._thread.submit(self._build, following))
         return batches
+
+    def undo(self) -> None:
+        """Put the cursor back to where it was before the last `step`."""
+        self.cursor.load_state_dict(self._before)
 
     def state_dict(self) -> dict[str, Any]:
         """The cursor as JSON values; steps built ahead are not in it."""

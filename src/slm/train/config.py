@@ -72,6 +72,10 @@ class TrainConfig(Config):
     """Steps between two checkpoints."""
     keep_last: int = neutral(2, ge=1)
     """Checkpoints kept; the newest that verifies is never deleted."""
+    deadline_minutes: float = neutral(0.0, ge=0)
+    """Save and leave with status 85 before this command has run so long; 0 is no limit but SLURM_JOB_END_TIME."""
+    deadline_margin_seconds: float = neutral(30.0, ge=0)
+    """How much earlier than such an end, besides the measured time of a step and a save."""
     sample_prompts: tuple[str, ...] = neutral(())
     """Prompts continued at each evaluation, for the report."""
     wandb: Literal["off", "offline", "online"] = neutral("off")

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -33,7 +36,7 @@ from slm.train.plan import Plan, Stopwatch, announce, plan
 from slm.train.precision import Precision, autocast, resolve_device, resolve_precision
 from slm.train.samples import continuation
 from slm.train.schedule import lr_share
-from slm.train.stop import StopRequest
+from slm.train.stop import StopRequest, stop_request
 
 
 @dataclass(slots=True)
@@ -51,6 +54,9 @@ class Run:
     tokenizer: Tokenizer
     checkpoint: Artifact | None
     """The newest checkpoint, at first the one that the run goes on from."""
+    stop: StopRequest
+    loss: float = math.nan
+    """Of the last step."""
 
 
 def train(recipe: Recipe, spec: Spec) -> Artifact:
@@ -59,21 +65,23 @@ def train(recipe: Recipe, spec: Spec) -> Artifact:
     run = prepare(recipe, spec)
     state, facts = run.state, run.facts
     with (
-        StopRequest() as stop,
+        run.stop as stop,
         Metrics(recipe, run.folder, state.step) as metrics,
         Progress("train", facts.steps, "steps", start=state.step) as progress,
+        saved_when_stopped(run, config.keep_last),
     ):
         if state.step and (state.step == facts.steps or due(state.step, config.evaluate_every_steps)):
             evaluate(recipe, run, metrics, progress)  # the save came first, so a kill may have fallen between the two
         stopwatch, logged_step = Stopwatch(), state.step
         while state.step < facts.steps:
+            stop.leave_if_asked()
             share = lr_share(config.schedule, state.tokens + config.batch_tokens / 2, facts.tokens)
             batches = [batch.to(run.device) for batch in state.loader.step()]
             loss, grad_norm = forward_backward(run, batches, config.clip_norm)
             state.optimizer.step(share)
             state.step += 1
             state.tokens += config.batch_tokens
-            last = state.step == facts.steps
+            last, run.loss = state.step == facts.steps, loss
 
             if last or due(state.step, config.log_every_steps):
                 seconds = stopwatch.lap()
@@ -82,17 +90,16 @@ def train(recipe: Recipe, spec: Spec) -> Artifact:
                 figures = {"loss": loss, "lr": share * peak_lr(recipe), "grad_norm": grad_norm}
                 metrics.write("train", state.step, state.tokens, **figures, tokens_per_second=rate, seconds=seconds)
                 progress.advance(0, f"loss {loss:.3f}, {quantity(rate)} tokens/s")
-            if last or stop.requested or due(state.step, config.save_every_steps):
-                how = {"precision": run.precision, "threads": torch.get_num_threads()}
-                run.checkpoint = save(run.folder, spec, state, config.keep_last, finished=last, loss=loss, **how)
+            if last or due(state.step, config.save_every_steps):
+                save_step(run, config.keep_last)
                 stopwatch.lap()
-            if stop.requested and not last:
-                raise KeyboardInterrupt
             if last or due(state.step, config.evaluate_every_steps):
                 evaluate(recipe, run, metrics, progress)
                 stopwatch.lap()
             progress.advance()
         metrics.write("finished", state.step, state.tokens)
+        if stop.signalled:
+            stop.leave()  # or a chain of stages would go on
     assert run.checkpoint is not None  # a plan has at least one step, and the last step saves
     say(f"train: finished {facts.steps:,} steps; wrote {run.checkpoint.path} ({run.checkpoint.fingerprint[:12]})")
     return run.checkpoint
@@ -120,19 +127,50 @@ def prepare(recipe: Recipe, spec: Spec) -> Run:
     objective = build_objective(recipe.objective)
     evaluator = Evaluator(recipe, shards, objective, device, precision)
     tokenizer = Tokenizer.load(spec.parents["tokenizer"].path)
-    run = Run(folder, spec, facts, device, precision, state, objective, evaluator, tokenizer, checkpoint)
+    stop = stop_request(config, facts.num_parameters)
+    run = Run(folder, spec, facts, device, precision, state, objective, evaluator, tokenizer, checkpoint, stop)
     epochs = facts.steps * facts.batch_rows / shards.counts["train"]["rows"]
     announce(recipe, facts, device, precision, epochs, probe(run))
     return run
 
 
+def save_step(run: Run, keep_last: int) -> None:
+    """Publish the state as it is after a step."""
+    began, state = time.perf_counter(), run.state
+    how = {"precision": run.precision, "threads": torch.get_num_threads()}
+    finished = state.step == run.facts.steps
+    run.checkpoint = save(run.folder, run.spec, state, keep_last, finished=finished, loss=run.loss, **how)
+    run.stop.saved(time.perf_counter() - began)
+
+
+@contextmanager
+def saved_when_stopped(run: Run, keep_last: int) -> Iterator[None]:
+    """Save what the steps since the last checkpoint learned when the run leaves because it was asked to."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        saved_step = run.checkpoint.counts["step"] if run.checkpoint else 0
+        if run.stop.leaving and run.state.step > saved_step:
+            save_step(run, keep_last)
+        raise
+
+
+def give_up_step(run: Run, generator: torch.Tensor) -> NoReturn:
+    """Leave in the middle of an accumulation as if the step had not begun; the weights have not changed."""
+    run.state.model.zero_grad(set_to_none=True)
+    run.state.loader.undo()
+    torch.set_rng_state(generator)
+    run.stop.leave()
+
+
 def evaluate(recipe: Recipe, run: Run, metrics: Metrics, progress: Progress) -> None:
     """Held-out loss, and what the model says to the recipe's prompts, as rows of the metrics."""
     state = run.state
-    held_out = run.evaluator(state.model)
+    held_out = run.evaluator(state.model, run.stop)
     metrics.write("evaluate", state.step, state.tokens, **held_out)
     progress.advance(0, f"held out {held_out['bits_per_byte']:.3f} bits/byte")
     for prompt in recipe.train.sample_prompts:
+        run.stop.leave_if_asked()
         text = continuation(state.model, run.tokenizer, prompt, recipe.seed, state.step)
         metrics.write("sample", state.step, state.tokens, prompt=prompt, text=text)
 
@@ -144,9 +182,12 @@ def forward_backward(run: Run, batches: list[Batch], clip_norm: float) -> tuple[
     depend on how rows are spread over micro-batches.
     """
     model = run.state.model
+    generator = torch.get_rng_state()
     tokens = sum(batch.num_targets for batch in batches)
     nats = torch.zeros((), dtype=torch.float64, device=run.device)
-    for batch in batches:
+    for done, batch in enumerate(batches):
+        if run.stop.rest_is_long(done, len(batches)):
+            give_up_step(run, generator)
         with autocast(run.device, run.precision):
             loss = run.objective(model, batch)
         (loss.nats_sum / tokens).backward()  # type: ignore[no-untyped-call]
@@ -177,10 +218,11 @@ class Evaluator:
         self._objective, self._device, self._precision = objective, device, precision
 
     @torch.no_grad()
-    def __call__(self, model: Transformer) -> dict[str, float]:
+    def __call__(self, model: Transformer, stop: StopRequest) -> dict[str, float]:
         """`{"loss": nats per token, "bits_per_byte": ...}`; bytes by the held-out set's mean bytes per token."""
         began, nats, tokens = time.perf_counter(), 0.0, 0
         for begin in range(0, self._rows, self._step_rows):
+            stop.leave_if_asked()
             rows = range(begin, min(begin + self._step_rows, self._rows))
             batch = collate(*self._reader.rows(list(rows)), self._pad_id).to(self._device)
             with autocast(self._device, self._precision):
