@@ -27,7 +27,7 @@ start() {
   fi
   local host cpus
   host=$(hostname -s)
-  cpus=$(nproc)
+  cpus=$(env -u OMP_NUM_THREADS nproc) # which nproc would obey
   mkdir -p "$state"/{ctld,slurmd,munge}
   chmod 755 "$state" "$state/munge"
   (umask 077 && head -c 1024 /dev/urandom >"$state/munge/key")

@@ -23,7 +23,7 @@ finish() {
 }
 trap finish EXIT
 
-steps() { grep -c '"kind": "train"' "$broken/proof/train/metrics.jsonl" 2>/dev/null || true; }
+steps() { cat "$broken/proof/train/metrics.jsonl" 2>/dev/null | grep -c "\"kind\": \"train\"" || true; }
 state() { squeue -h -j "$job" -o %T 2>/dev/null || true; }
 restarts() { scontrol show job -o "$job" | grep -o ' Restarts=[0-9]*' | cut -d= -f2; }
 await() { # what COMMAND...: until COMMAND holds

@@ -1,0 +1,226 @@
+"""Real signals in real processes, in every phase: the status that a scheduler understands, and no difference in the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import slm.train
+from slm.core.artifact import file_sha256
+from slm.core.errors import Stopped
+from slm.recipe import Recipe
+from slm.train import loop
+from slm.train.checkpoint import step_folders
+from slm.train.metrics import read_metrics
+
+ROOT = Path(__file__).parents[2]
+CLOCK = {"seconds", "tokens_per_second"}
+
+PROGRAM = """
+import os, pathlib, signal, sys
+import slm.train, slm.pipeline
+import slm.train.loop as loop, slm.train.checkpoint as checkpoint, slm.train.stop as stop
+from slm.compose import guarded
+from slm.recipe import Recipe
+
+phase, count, name, how = sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5]
+seen = 0
+
+def signalled(function):
+    def wrapped(*arguments, **named):
+        global seen
+        seen += 1
+        if seen == count:
+            os.kill(os.getpid(), getattr(signal, name))
+        return function(*arguments, **named)
+    return wrapped
+
+if phase == "accumulation":
+    build_objective = loop.build_objective
+    loop.build_objective = lambda *a: signalled(build_objective(*a))
+    stop.PATIENCE_SECONDS = -1.0
+elif phase == "evaluation":
+    loop.collate = signalled(loop.collate)
+elif phase == "save":
+    checkpoint.save_file = signalled(checkpoint.save_file)
+recipe = Recipe.model_validate_json(pathlib.Path(sys.argv[1]).read_text())
+guarded(lambda: slm.pipeline.run(recipe) if how == "pipeline" else slm.train.run(recipe))
+"""
+
+
+def write(recipe: Recipe, tmp_path: Path) -> str:
+    file = tmp_path / "recipe.json"
+    file.write_text(recipe.model_dump_json())
+    return str(file)
+
+
+def interrupt(recipe: Recipe, tmp_path: Path, phase: str, count: int, name: str, how: str = "") -> tuple[int, str]:
+    """(exit status, last checkpoint's name) of a process that signals itself at the `count`-th call of a phase."""
+    words = [sys.executable, "-c", PROGRAM, write(recipe, tmp_path), phase, str(count), name, how]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert "the same command goes on from where it was" in done.stderr
+    return done.returncode, step_folders(recipe.folder("train"))[0].name
+
+
+def figures(recipe: Recipe) -> list[dict[str, object]]:
+    rows = read_metrics(recipe.folder("train") / "metrics.jsonl")
+    return [{key: value for key, value in row.items() if key not in CLOCK} for row in rows]
+
+
+def hashes(recipe: Recipe) -> dict[str, str]:
+    checkpoint = recipe.artifact("train").path
+    return {file.name: file_sha256(file) for file in checkpoint.iterdir() if file.name != "manifest.json"}
+
+
+@pytest.fixture(scope="module")
+def unbroken(make_recipe: Callable[..., Recipe]) -> Recipe:
+    recipe = make_recipe("never-interrupted")
+    slm.train.run(recipe)
+    return recipe
+
+
+def test_a_run_stopped_in_every_phase_equals_the_unbroken_one_bit_for_bit(make_recipe, unbroken, tmp_path):
+    """12 steps of 2 micro-batches; evaluations of 2 batches after steps 5, 10 and 12; saves after 4, 8 and 12."""
+    recipe = make_recipe("interrupted-everywhere")
+    chain = recipe.model_copy(update={"start": "train", "stop": "evaluate"})
+    # Two calls of the objective are the probe's; so 7 is the first micro-batch of step 3.
+    assert interrupt(recipe, tmp_path, "accumulation", 7, "SIGUSR1") == (85, "step-00000002")
+    assert interrupt(recipe, tmp_path, "save", 2, "SIGTERM") == (85, "step-00000004")
+    assert interrupt(chain, tmp_path, "evaluation", 1, "SIGTERM", "pipeline") == (85, "step-00000005")
+    assert [row["kind"] for row in figures(recipe)] == ["train"] * 5
+    assert interrupt(recipe, tmp_path, "evaluation", 5, "SIGINT") == (130, "step-00000012")
+    assert not [row for row in figures(recipe) if row["kind"] == "finished"]
+    slm.train.run(recipe)
+    assert figures(recipe) == figures(unbroken)
+    assert hashes(recipe) == hashes(unbroken)
+
+
+def test_a_step_given_up_leaves_no_trace_in_the_state(make_recipe, monkeypatch):
+    recipe = make_recipe("given-up")
+    run = loop.prepare(recipe, slm.train.specification(recipe))
+    cursor, generator = run.state.loader.state_dict(), torch.get_rng_state()
+    answers = iter([False, True])
+    monkeypatch.setattr(type(run.stop), "rest_is_long", lambda *_: torch.rand(3) is None or next(answers))
+    with pytest.raises(Stopped):
+        loop.forward_backward(run, run.state.loader.step(), 1.0)
+    assert run.state.loader.state_dict() == cursor
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(parameter.grad is None for parameter in run.state.model.parameters())
+
+
+def test_a_run_saves_and_leaves_before_its_time_ends(make_recipe, tmp_path):
+    rare = {"evaluate_every_steps": 0, "save_every_steps": 100_000}
+    recipe = make_recipe("deadline", tokens=100_000 * 256, deadline_margin_seconds=2, **rare)
+    file = write(recipe, tmp_path)
+    ends = time.time() + 12
+    words = [sys.executable, "-c", PROGRAM, file, "", "0", "", ""]
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=False, env={**os.environ, "SLURM_JOB_END_TIME": str(int(ends))}
+    )
+    assert time.time() < ends
+    assert done.returncode == 85
+    assert "train: the time ends in" in done.stdout
+    assert "stopped (the time ends" in done.stderr
+    assert step_folders(recipe.folder("train"))
+
+
+def test_a_second_signal_leaves_at_once_with_what_was_saved(make_recipe, tmp_path):
+    recipe = make_recipe("insisting", tokens=100_000 * 256, save_every_steps=4, evaluate_every_steps=0)
+    stuck = (
+        "import time\ninner = loop.Loader.step\n"
+        "def stuck(loader):\n    if loader.cursor.row == 5 * 8: time.sleep(60)\n    return inner(loader)\n"
+        "loop.Loader.step = stuck\nrecipe = Recipe"
+    )
+    program = PROGRAM.replace("recipe = Recipe", stuck)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, write(recipe, tmp_path), "", "0", "", ""],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = recipe.folder("train") / "metrics.jsonl"
+    await_that(lambda: len(read_metrics(metrics)) == 5)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    said, complaint = process.communicate(timeout=10)
+    assert process.returncode == 85, said + complaint
+    assert "SIGTERM received; finishing the step and saving (once more to leave now)" in said
+    assert "stopped (SIGTERM, twice)" in complaint
+    assert recipe.artifact("train").counts["step"] == 4
+
+
+def test_torchrun_restarts_a_killed_worker_which_goes_on_to_the_same_weights(make_recipe, unbroken, tmp_path):
+    recipe = make_recipe("elastic")
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import os, pathlib, signal, sys\n"
+        "import slm.train, slm.train.loop as loop\n"
+        "from slm.compose import guarded\n"
+        "from slm.recipe import Recipe\n"
+        "inner, count = loop.forward_backward, 0\n"
+        "def deadly(*a):\n"
+        "    global count\n"
+        "    count += 1\n"
+        "    if count == 7 and os.environ['TORCHELASTIC_RESTART_COUNT'] == '0': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return inner(*a)\n"
+        "loop.forward_backward = deadly\n"
+        "recipe = Recipe.model_validate_json(pathlib.Path(sys.argv[1]).read_text())\n"
+        "guarded(lambda: slm.train.run(recipe))\n"
+    )
+    launch = [sys.executable, str(ROOT / "scripts" / "slurm" / "torchrun.py"), "--standalone", "--nproc-per-node", "1"]
+    done = subprocess.run(
+        [*launch, "--max-restarts", "1", str(script), write(recipe, tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "step-00000004 (step 4 of 12)" in done.stdout
+    assert figures(recipe) == figures(unbroken)
+    assert hashes(recipe) == hashes(unbroken)
+
+
+def test_torchrun_passes_the_signal_on_and_its_status_says_stopped(make_recipe, tmp_path):
+    recipe = make_recipe("launched", tokens=100_000 * 256, evaluate_every_steps=0, save_every_steps=100_000)
+    script = tmp_path / "worker.py"
+    script.write_text(PROGRAM)
+    launch = [sys.executable, str(ROOT / "scripts" / "slurm" / "torchrun.py"), "--standalone", "--nproc-per-node", "1"]
+    words = [*launch, "--max-restarts", "3", str(script), write(recipe, tmp_path), "", "0", "", ""]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    await_that(lambda: len(read_metrics(recipe.folder("train") / "metrics.jsonl")) > 5)
+    process.send_signal(signal.SIGUSR1)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 85, said
+    assert said.count("SIGUSR1 received") == 1
+    assert recipe.artifact("train").counts["step"] > 5
+
+
+@pytest.mark.skipif(
+    not (os.environ.get("SLM_TEST_SLURM") and shutil.which("slurmctld", path=os.environ["PATH"] + ":/usr/sbin")),
+    reason="starts a SLURM cluster: as root, SLM_TEST_SLURM=1 and Debian's slurm-wlm, or bash scripts/slurm/test.sh",
+)
+def test_a_job_preempted_and_requeued_by_slurm_equals_the_unbroken_run():
+    environment = {**os.environ, "SLM_PYTHON": sys.executable}
+    script = str(ROOT / "scripts" / "slurm" / "test.sh")
+    done = subprocess.run(["bash", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASS: " in done.stdout
+
+
+def await_that(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.1)
