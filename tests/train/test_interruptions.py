@@ -1,4 +1,4 @@
-"""Real signals in real processes, in every phase: the status that a scheduler understands, and no difference in the end."""
+"""Real signals in real processes, in every phase: a status that a scheduler understands, the same weights."""
 
 from __future__ import annotations
 
