@@ -79,6 +79,11 @@ class Loader:
             self._ahead = (following, self._thread.submit(self._build, following))
         return batches
 
+    def rows_at(self, first: int, count: int) -> list[int]:
+        """The rows of the shards at places `first`, ..., `first + count - 1` of the stream."""
+        found: list[int] = self._mixture.rows(first, count).tolist()
+        return found
+
     def state_dict(self) -> dict[str, Any]:
         """The cursor as JSON values; steps built ahead are not in it."""
         return self.cursor.state_dict()

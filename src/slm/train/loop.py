@@ -26,11 +26,14 @@ from slm.recipe import Recipe
 from slm.shards.loader import Loader, collate
 from slm.shards.reader import ShardReader
 from slm.tokenizer import Tokenizer
+from slm.train.averaging import average_of, follow
 from slm.train.checkpoint import TrainState, newest_sound, restore, save
+from slm.train.guard import Guard
 from slm.train.metrics import Metrics
 from slm.train.optim import Optimizer
 from slm.train.plan import Plan, Stopwatch, announce, plan
 from slm.train.precision import Precision, autocast, resolve_device, resolve_precision
+from slm.train.recovery import plain, refuse
 from slm.train.samples import continuation
 from slm.train.schedule import lr_share
 from slm.train.stop import StopRequest
@@ -60,7 +63,7 @@ def train(recipe: Recipe, spec: Spec) -> Artifact:
     state, facts = run.state, run.facts
     with (
         StopRequest() as stop,
-        Metrics(recipe, run.folder, state.step) as metrics,
+        Metrics(recipe, run.folder, state.step, len(state.guard.rewinds)) as metrics,
         Progress("train", facts.steps, "steps", start=state.step) as progress,
     ):
         if state.step and (state.step == facts.steps or due(state.step, config.evaluate_every_steps)):
@@ -70,12 +73,20 @@ def train(recipe: Recipe, spec: Spec) -> Artifact:
             share = lr_share(config.schedule, state.tokens + config.batch_tokens / 2, facts.tokens)
             batches = [batch.to(run.device) for batch in state.loader.step()]
             loss, grad_norm = forward_backward(run, batches, config.clip_norm)
-            state.optimizer.step(share)
+            refusal = state.guard.judge(loss, grad_norm)
+            if not refusal:
+                state.optimizer.step(share)
+            if state.average is not None and not refusal:
+                follow(state.average, state.model, config.ema_decay, state.step)
             state.step += 1
             state.tokens += config.batch_tokens
             last = state.step == facts.steps
 
-            if last or due(state.step, config.log_every_steps):
+            if refusal and (steps_back := refuse(run, batches, refusal, loss, grad_norm, metrics)):
+                progress.advance(1 - steps_back)
+                logged_step = state.step
+                continue
+            if not refusal and (last or due(state.step, config.log_every_steps)):
                 seconds = stopwatch.lap()
                 rate = config.batch_tokens * (state.step - logged_step) / seconds
                 logged_step = state.step
@@ -84,7 +95,8 @@ def train(recipe: Recipe, spec: Spec) -> Artifact:
                 progress.advance(0, f"loss {loss:.3f}, {quantity(rate)} tokens/s")
             if last or stop.requested or due(state.step, config.save_every_steps):
                 how = {"precision": run.precision, "threads": torch.get_num_threads()}
-                run.checkpoint = save(run.folder, spec, state, config.keep_last, finished=last, loss=loss, **how)
+                how |= {"rewind_target": due(state.step, config.save_every_steps) and not state.guard.skips}
+                run.checkpoint = save(run.folder, spec, state, config.keep_last, finished=last, loss=plain(loss), **how)
                 stopwatch.lap()
             if stop.requested and not last:
                 raise KeyboardInterrupt
@@ -112,7 +124,9 @@ def prepare(recipe: Recipe, spec: Spec) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
     model = build(recipe.model, recipe.seed).to(device)
     loader = Loader(shards, batch_rows=facts.batch_rows, micro_batch_rows=config.micro_batch_rows, seed=recipe.seed)
-    state = TrainState(model, Optimizer(model, config.optimizer), loader)
+    state = TrainState(model, Optimizer(model, config.optimizer), loader, Guard(config.guard))
+    if config.ema_decay:
+        state.average = average_of(model)
     if checkpoint is not None:
         _same_arithmetic(checkpoint, precision)
         restore(checkpoint, state)
@@ -129,11 +143,11 @@ def prepare(recipe: Recipe, spec: Spec) -> Run:
 def evaluate(recipe: Recipe, run: Run, metrics: Metrics, progress: Progress) -> None:
     """Held-out loss, and what the model says to the recipe's prompts, as rows of the metrics."""
     state = run.state
-    held_out = run.evaluator(state.model)
+    held_out = run.evaluator(state.published)
     metrics.write("evaluate", state.step, state.tokens, **held_out)
     progress.advance(0, f"held out {held_out['bits_per_byte']:.3f} bits/byte")
     for prompt in recipe.train.sample_prompts:
-        text = continuation(state.model, run.tokenizer, prompt, recipe.seed, state.step)
+        text = continuation(state.published, run.tokenizer, prompt, recipe.seed, state.step)
         metrics.write("sample", state.step, state.tokens, prompt=prompt, text=text)
 
 
@@ -153,13 +167,7 @@ def forward_backward(run: Run, batches: list[Batch], clip_norm: float) -> tuple[
         nats += loss.cross_entropy_sum.double()
     limit = clip_norm if clip_norm > 0 else math.inf
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit, error_if_nonfinite=False)
-    mean, grad_norm = float(nats / tokens), float(norm)
-    if not (math.isfinite(mean) and math.isfinite(grad_norm)):
-        raise UserError(
-            f"the loss ({mean}) or the gradient norm ({grad_norm}) is not finite; the weights of the last checkpoint "
-            "are sound: lower train.optimizer.lr or muon_lr, or look for a damaged document"
-        )
-    return mean, grad_norm
+    return float(nats / tokens), float(norm)
 
 
 class Evaluator:

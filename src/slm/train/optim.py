@@ -45,6 +45,11 @@ class Optimizer:
             for group in part.param_groups:
                 group["lr"] = self._peaks[name] * lr_share
             part.step()
+        self.drop_gradients()
+
+    def drop_gradients(self) -> None:
+        """Forget the gradients, and so the step."""
+        for part in self._parts.values():
             part.zero_grad(set_to_none=True)
 
     def state_tensors(self) -> dict[str, Tensor]:
