@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ Poison = Callable[..., None]
 
 
 @pytest.fixture
-def poison(make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> Iterator[Poison]:
+def poison(make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> Poison:
     """`poison([10, 11])`: the rows that steps 10 and 11 of the stream come to hold one token, over and over."""
     recipe = make_recipe("poison")
     loader = loop.prepare(recipe, slm.train.specification(recipe)).state.loader
@@ -47,7 +47,7 @@ def poison(make_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) 
 
         monkeypatch.setattr(ShardReader, "rows", rows)
 
-    yield plant
+    return plant
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ class Killed(BaseException):
         [("stop", 10), ("die", 2)],  # a checkpoint that the unbroken run lacks must not be rewound to
     ],
 )
-def test_a_run_with_skips_and_a_rewind_resumes_bit_for_bit(make_recipe, rewound, monkeypatch, kills, tmp_path):
+def test_a_run_with_skips_and_a_rewind_resumes_bit_for_bit(make_recipe, rewound, monkeypatch, kills):
     recipe = recipe_for(make_recipe, f"killed-{kills[0][0]}-{kills[0][1]}", keep_last=1)
     honest = loop.forward_backward
     for how, number in kills:

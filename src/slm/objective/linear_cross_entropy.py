@@ -75,7 +75,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 penalty += label_smoothing * torch.where(kept_C, picked_C - mean_logit_C, 0.0).sum()
             if not (wants_hidden or wants_weight):
                 continue
-            # d/dlogits: softmax * (1 + 2 z logsumexp) - (1 - s) onehot - s / V, zero on ignored rows; s / V comes below.
+            # d/dlogits: softmax * (1 + 2 z logsumexp) - (1 - s) onehot, zero on ignored rows; smoothing's -s / V below.
             slope_CV = logits_CV.sub_(normaliser_C.unsqueeze(1)).exp_()
             slope_CV.mul_(((1.0 + 2.0 * z_loss * normaliser_C) * kept_C).unsqueeze(1))
             slope_CV.scatter_add_(1, index_C1, (label_smoothing - 1.0) * kept_C.to(slope_CV.dtype).unsqueeze(1))
