@@ -28,6 +28,22 @@ class OptimizerConfig(Config):
     """Muon's momentum."""
     weight_decay: float = Field(0.1, ge=0)
     """Decay of the matrices; norms and embeddings never decay."""
+    parametrization: Literal["standard", "mup", "completep"] = "standard"
+    """What width (mup) or width and depth (completep) do to learning rates and initial weights."""
+    base_width: int = Field(0, ge=0)
+    """mup, completep: the width that the settings were found at."""
+    base_layers: int = Field(0, ge=0)
+    """completep: the depth that the settings were found at."""
+
+    @model_validator(mode="after")
+    def _bases_fit(self) -> OptimizerConfig:
+        wanted = {"standard": (), "mup": ("base_width",), "completep": ("base_width", "base_layers")}
+        for name in ("base_width", "base_layers"):
+            value, needed = getattr(self, name), name in wanted[self.parametrization]
+            if bool(value) != needed:
+                rule = "must be given" if needed else "has no effect"
+                raise ValueError(f"{name} ({value}) {rule} with parametrization {self.parametrization}; change one")
+        return self
 
 
 class ScheduleConfig(Config):

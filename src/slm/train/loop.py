@@ -31,6 +31,7 @@ from slm.train.checkpoint import TrainState, newest_sound, restore, save
 from slm.train.guard import Guard
 from slm.train.metrics import Metrics
 from slm.train.optim import Optimizer
+from slm.train.parametrization import rescale
 from slm.train.plan import Plan, Stopwatch, announce, plan
 from slm.train.precision import Precision, autocast, resolve_device, resolve_precision
 from slm.train.recovery import plain, refuse
@@ -123,8 +124,9 @@ def prepare(recipe: Recipe, spec: Spec) -> Run:
     checkpoint = newest_sound(folder, spec, redo=recipe.redo)
     folder.mkdir(parents=True, exist_ok=True)
     model = build(recipe.model, recipe.seed).to(device)
+    rescale(model, config.optimizer)
     loader = Loader(shards, batch_rows=facts.batch_rows, micro_batch_rows=config.micro_batch_rows, seed=recipe.seed)
-    state = TrainState(model, Optimizer(model, config.optimizer), loader, Guard(config.guard))
+    state = TrainState(model, Optimizer(model, config.optimizer, recipe.model), loader, Guard(config.guard))
     if config.ema_decay:
         state.average = average_of(model)
     if checkpoint is not None:
