@@ -148,6 +148,15 @@ def _steps_are_whole(recipe: Recipe) -> Iterator[str]:
         )
 
 
+def _head_may_be_tied(recipe: Recipe) -> Iterator[str]:
+    kind = recipe.train.optimizer.parametrization
+    if recipe.model.tie_embeddings and kind != "standard":
+        yield (
+            f"train.optimizer.parametrization ({kind}) needs an output head of its own, since embedding and head "
+            "scale differently with width; set model.tie_embeddings=false"
+        )
+
+
 def _weights_name_sources(recipe: Recipe) -> Iterator[str]:
     names = [source.name or source.kind for source in recipe.corpus.sources]
     for name in {name for name in names if names.count(name) > 1}:
@@ -177,6 +186,7 @@ RULES: tuple[tuple[frozenset[str], Callable[[Recipe], Iterator[str]]], ...] = (
     (frozenset({"shards", "model"}), _rows_fit_model),
     (frozenset({"tokenizer", "model"}), _vocabularies_agree),
     (frozenset({"train", "shards"}), _steps_are_whole),
+    (frozenset({"train", "model"}), _head_may_be_tied),
     (frozenset({"corpus", "shards"}), _weights_name_sources),
     (frozenset({"evaluate", "model", "shards"}), _context_fits),
     (frozenset({"start", "stop"}), _stages_in_order),

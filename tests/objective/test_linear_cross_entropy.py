@@ -23,9 +23,9 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return hidden, weight, targets
 
 
-def reference(hidden, weight, targets, z_loss):
+def reference(hidden, weight, targets, z_loss, smoothing=0.0):
     logits = hidden @ weight.T
-    nats = functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+    nats = functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing)
     penalty = z_loss * (torch.logsumexp(logits, 1)[targets != IGNORED] ** 2).sum()
     return nats + penalty, nats
 
@@ -45,6 +45,25 @@ def test_value_and_gradients_equal_full_logits(inputs, monkeypatch, z_loss, chun
     torch.testing.assert_close(nats, expected_nats.detach())
     for mine, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine.grad, expected.grad)
+
+
+@pytest.mark.parametrize("chunk", [4, 1000])
+@pytest.mark.parametrize(("smoothing", "z_loss"), [(0.1, 0.0), (0.3, 0.01)])
+def test_label_smoothing_equals_torchs_and_leaves_the_reported_loss_plain(
+    inputs, monkeypatch, chunk, smoothing, z_loss
+):
+    monkeypatch.setattr(module, "CHUNK_ROWS", chunk)
+    hidden, weight, targets = inputs
+    ours = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+    theirs = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+    total, nats = linear_cross_entropy(*ours, targets, z_loss=z_loss, label_smoothing=smoothing)
+    expected, _ = reference(*theirs, targets, z_loss, smoothing)
+    (3.0 * total).backward()
+    (3.0 * expected).backward()
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(nats, reference(hidden, weight, targets, 0.0)[1])
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
 
 
 def test_reported_cross_entropy_carries_no_gradient(inputs):

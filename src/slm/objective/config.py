@@ -14,5 +14,7 @@ class ObjectiveConfig(Config):
 
     kind: Literal["next_token"] = "next_token"
     """Cross-entropy of the next token of the same document."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of each target that is spread evenly over the vocabulary; the loss that is reported stays without."""
     z_loss: float = Field(0.0, ge=0)
     """Weight of log(Z)^2, which keeps logits from drifting (PaLM uses 1e-4)."""

@@ -5,6 +5,8 @@ Rows are taken `CHUNK_ROWS` at a time; since the loss is a sum, the gradient of 
 as its logits are, so forward computes it at once and keeps only the gradients of hidden states and weight.
 Nothing is computed twice: three matrix products a chunk, as with full logits, but peak memory is
 chunk x vocabulary instead of tokens x vocabulary (16,384 x 32,768 in fp32: 2.1 GB, here 134 MB).
+Label smoothing needs the mean logit of a row, which is the hidden state times the mean row of the weight:
+it costs a vector product a row and no further pass over logits, and its gradient is of rank one.
 
 Shape legend: N rows (tokens), D width, V vocabulary, C rows of a chunk.
 """
@@ -23,11 +25,13 @@ CHUNK_ROWS = 1024
 
 
 def linear_cross_entropy(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, z_loss: float = 0.0
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, z_loss: float = 0.0, label_smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Summed cross-entropy of `hidden @ weight.T` against `targets` plus `z_loss * sum(logsumexp**2)`.
 
-    Returns that sum, through which gradients flow, and the cross-entropy alone, for reporting; both fp32
+    With `label_smoothing` that share of each target is spread evenly over the vocabulary, as in torch.
+
+    Returns that sum, through which gradients flow, and the plain cross-entropy, for reporting; both fp32
     scalars. Targets equal to `IGNORED` count for nothing. Under autocast the products run in its dtype;
     softmax and sums are in fp32.
     """
@@ -35,13 +39,19 @@ def linear_cross_entropy(
     if torch.is_autocast_enabled(hidden_ND.device.type):
         dtype = torch.get_autocast_dtype(hidden_ND.device.type)
     apply = cast("Callable[..., tuple[Tensor, Tensor]]", _LinearCrossEntropy.apply)
-    return apply(hidden_ND, weight_VD, targets_N, z_loss, dtype)
+    return apply(hidden_ND, weight_VD, targets_N, z_loss, label_smoothing, dtype)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        context: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float, dtype: torch.dtype
+        context: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        z_loss: float,
+        label_smoothing: float,
+        dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
         hidden, weight = hidden_ND.to(dtype), weight_VD.to(dtype)
         wants_hidden, wants_weight = context.needs_input_grad[:2]
@@ -49,6 +59,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
         nats = hidden.new_zeros((), dtype=torch.float32)
         penalty = hidden.new_zeros((), dtype=torch.float32)
+        mean_weight_D = weight.float().mean(0) if label_smoothing else None
         for begin in range(0, hidden.shape[0], CHUNK_ROWS):
             rows = slice(begin, begin + CHUNK_ROWS)
             targets_C = targets_N[rows]
@@ -59,17 +70,25 @@ class _LinearCrossEntropy(torch.autograd.Function):
             picked_C = logits_CV.gather(1, index_C1).squeeze(1)
             nats += torch.where(kept_C, normaliser_C - picked_C, 0.0).sum()
             penalty += z_loss * torch.where(kept_C, normaliser_C, 0.0).square().sum()
+            if mean_weight_D is not None:
+                mean_logit_C = hidden[rows].float() @ mean_weight_D
+                penalty += label_smoothing * torch.where(kept_C, picked_C - mean_logit_C, 0.0).sum()
             if not (wants_hidden or wants_weight):
                 continue
-            # d/dlogits of both terms: softmax * (1 + 2 z logsumexp) - onehot, zero on ignored rows.
+            # d/dlogits: softmax * (1 + 2 z logsumexp) - (1 - s) onehot, zero on ignored rows; smoothing's -s / V below.
             slope_CV = logits_CV.sub_(normaliser_C.unsqueeze(1)).exp_()
             slope_CV.mul_(((1.0 + 2.0 * z_loss * normaliser_C) * kept_C).unsqueeze(1))
-            slope_CV.scatter_add_(1, index_C1, -kept_C.to(slope_CV.dtype).unsqueeze(1))
+            slope_CV.scatter_add_(1, index_C1, (label_smoothing - 1.0) * kept_C.to(slope_CV.dtype).unsqueeze(1))
             slope = slope_CV.to(dtype)
             if grad_hidden is not None:
                 torch.mm(slope, weight, out=grad_hidden[rows])
+                if mean_weight_D is not None:
+                    grad_hidden[rows] -= label_smoothing * torch.outer(kept_C.float(), mean_weight_D).to(dtype)
             if grad_weight is not None:
                 grad_weight += slope.T @ hidden[rows]
+        if label_smoothing and grad_weight is not None:
+            kept_sum_D = (targets_N != IGNORED).float() @ hidden.float()
+            grad_weight -= label_smoothing / weight.shape[0] * kept_sum_D
         context.save_for_backward(grad_hidden, grad_weight)
         context.hidden_dtype, context.weight_dtype = hidden_ND.dtype, weight_VD.dtype
         context.mark_non_differentiable(nats)
@@ -83,4 +102,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_hidden = (grad_hidden * scale).to(context.hidden_dtype)
         if grad_weight is not None:
             grad_weight = (grad_weight * scale).to(context.weight_dtype)
-        return grad_hidden, grad_weight, None, None, None
+        return grad_hidden, grad_weight, None, None, None, None

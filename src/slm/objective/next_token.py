@@ -1,4 +1,4 @@
-"""Next-token cross-entropy over packed documents, with an optional z-loss.
+"""Next-token cross-entropy over packed documents, with optional label smoothing and z-loss.
 
 In: a model and a `Batch`. Out: a `Loss` summed over the targets; the last token of each document, padding
 and the row's end have none.
@@ -19,7 +19,11 @@ def build(config: ObjectiveConfig) -> Objective:
     def next_token(model: Transformer, batch: Batch) -> Loss:
         hidden_BTD = model.hidden(batch.tokens_BT, positions_BT=batch.positions_BT, documents_BT=batch.documents_BT)
         total, nats = linear_cross_entropy(
-            hidden_BTD.flatten(0, 1), model.head_weight, batch.targets_BT.flatten(), z_loss=config.z_loss
+            hidden_BTD.flatten(0, 1),
+            model.head_weight,
+            batch.targets_BT.flatten(),
+            z_loss=config.z_loss,
+            label_smoothing=config.label_smoothing,
         )
         return Loss(total, nats, batch.num_targets)
 

@@ -85,6 +85,11 @@ class Loader:
         """Put the cursor back to where it was before the last `step`."""
         self.cursor.load_state_dict(self._before)
 
+    def rows_at(self, first: int, count: int) -> list[int]:
+        """The rows of the shards at places `first`, ..., `first + count - 1` of the stream."""
+        found: list[int] = self._mixture.rows(first, count).tolist()
+        return found
+
     def state_dict(self) -> dict[str, Any]:
         """The cursor as JSON values; steps built ahead are not in it."""
         return self.cursor.state_dict()

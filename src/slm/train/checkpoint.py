@@ -4,7 +4,8 @@ A checkpoint is an artifact of kind `train` in `<run>/train/step-00000100`: `mod
 `model-*.safetensors` (what `slm.model.load` reads), `optimizer.safetensors`, `generator.safetensors` and
 `state.json` (step, tokens, cursor). No pickle. `latest` names the newest and is written after it is durable;
 only then are older ones deleted. Every file is hashed when a run resumes; a damaged checkpoint is renamed
-`*.damaged`, which is said, and the one before it is taken.
+`*.damaged`, which is said, and the one before it is taken. The one that the guard would rewind to is kept
+as long as the run goes on.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from slm.core.artifact import (
     MANIFEST,
     Artifact,
     Spec,
+    Verify,
     create,
     differences,
     open_artifact,
@@ -34,9 +36,12 @@ from slm.core.errors import DamagedError, UserError
 from slm.model.load import load_weights, save_model
 from slm.model.transformer import Transformer
 from slm.shards.loader import Loader
+from slm.train.guard import Guard
 from slm.train.optim import Optimizer
 
 OPTIMIZER, GENERATOR, STATE = "optimizer.safetensors", "generator.safetensors", "state.json"
+WEIGHTS = "weights.safetensors"
+"""The weights that training goes on from, where the published model is their average."""
 
 
 @dataclass(slots=True)
@@ -46,34 +51,50 @@ class TrainState:
     model: Transformer
     optimizer: Optimizer
     loader: Loader
+    guard: Guard
+    average: Transformer | None = None
+    """Moving average of the weights, if the recipe wants one."""
     step: int = 0
     tokens: int = 0
+
+    @property
+    def published(self) -> Transformer:
+        """What is evaluated and what later stages get: the average where there is one."""
+        return self.model if self.average is None else self.average
 
 
 def save(folder: Path, spec: Spec, state: TrainState, keep_last: int, **counts: Any) -> Artifact:
     """Publish `state` as `folder/step-N`, point `latest` at it, delete what is older than `keep_last`."""
     path = folder / f"step-{state.step:08d}"
     with create(path, spec) as draft:
-        save_model(state.model, draft.path)
+        save_model(state.published, draft.path)
+        if state.average is not None:
+            save_file({k: v.contiguous() for k, v in state.model.state_dict().items()}, draft.path / WEIGHTS)
         save_file({k: v.contiguous() for k, v in state.optimizer.state_tensors().items()}, draft.path / OPTIMIZER)
         save_file({"torch": torch.get_rng_state()}, draft.path / GENERATOR)
         progress = {"step": state.step, "tokens": state.tokens, "loader": state.loader.state_dict()}
+        progress["guard"] = state.guard.state_dict()
         (draft.path / STATE).write_text(json.dumps(progress, indent=1), encoding="utf-8")
         draft.counts.update(step=state.step, tokens=state.tokens, **counts)
     artifact = open_artifact(path, "train")
     write_atomically(folder / LATEST, path.name + "\n")
+    target = rewind_target(folder)
     for old in step_folders(folder)[keep_last:]:
-        shutil.rmtree(old)
+        if target is None or old != target.path or counts.get("finished"):
+            shutil.rmtree(old)
     return artifact
 
 
 def restore(checkpoint: Artifact, state: TrainState) -> None:
     """Put a checkpoint back into `state`, which was built from the same recipe."""
-    load_weights(state.model, checkpoint.path)
+    load_weights(state.published, checkpoint.path)
+    if state.average is not None:
+        state.model.load_state_dict(load_file(checkpoint.file(WEIGHTS)))
     state.optimizer.load_state_tensors(load_file(checkpoint.file(OPTIMIZER)))
     torch.set_rng_state(load_file(checkpoint.file(GENERATOR))["torch"])
     progress = json.loads(checkpoint.file(STATE).read_text(encoding="utf-8"))
     state.loader.load_state_dict(progress["loader"])
+    state.guard.load_state_dict(progress["guard"])
     state.step, state.tokens = progress["step"], progress["tokens"]
 
 
@@ -100,6 +121,21 @@ def newest_sound(folder: Path, spec: Spec, *, redo: bool) -> Artifact | None:
             f"{folder} holds checkpoints of another recipe or other data ({'; '.join(changes)}); "
             "choose another run=NAME to keep them, or add redo=true to delete them and start again"
         )
+    return None
+
+
+def rewind_target(folder: Path, *, verify: Verify = "small") -> Artifact | None:
+    """The newest checkpoint that a rewind may go back to: its count `rewind_target` says so, and it verifies.
+
+    A run that was stopped has checkpoints that the unbroken one lacks; those must not count.
+    """
+    for path in step_folders(folder):
+        try:
+            found = open_artifact(path, "train", verify=verify)
+        except DamagedError:
+            continue
+        if found.counts.get("rewind_target"):
+            return found
     return None
 
 

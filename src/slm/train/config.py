@@ -28,6 +28,22 @@ class OptimizerConfig(Config):
     """Muon's momentum."""
     weight_decay: float = Field(0.1, ge=0)
     """Decay of the matrices; norms and embeddings never decay."""
+    parametrization: Literal["standard", "mup", "completep"] = "standard"
+    """What width (mup) or width and depth (completep) do to learning rates and initial weights."""
+    base_width: int = Field(0, ge=0)
+    """mup, completep: the width that the settings were found at."""
+    base_layers: int = Field(0, ge=0)
+    """completep: the depth that the settings were found at."""
+
+    @model_validator(mode="after")
+    def _bases_fit(self) -> OptimizerConfig:
+        wanted = {"standard": (), "mup": ("base_width",), "completep": ("base_width", "base_layers")}
+        for name in ("base_width", "base_layers"):
+            value, needed = getattr(self, name), name in wanted[self.parametrization]
+            if bool(value) != needed:
+                rule = "must be given" if needed else "has no effect"
+                raise ValueError(f"{name} ({value}) {rule} with parametrization {self.parametrization}; change one")
+        return self
 
 
 class ScheduleConfig(Config):
@@ -43,6 +59,27 @@ class ScheduleConfig(Config):
     """Learning rate at the end, as a share of the peak."""
 
 
+class GuardConfig(Config):
+    """Steps that must not change the weights. Skips and rewinds are rows of the metrics; a clean run has neither."""
+
+    enabled: bool = True
+    """Skip steps that are not finite or spike; without it the first one that is not finite ends the run."""
+    sigma: float = Field(6.0, gt=0)
+    """A loss or gradient norm this many standard deviations above the mean is a spike."""
+    window: int = Field(128, ge=2)
+    """Accepted steps that the mean is taken over."""
+    warm_in: int = Field(64, ge=2)
+    """Accepted steps before anything finite counts as a spike."""
+    max_skips: int = Field(8, ge=1)
+    """After so many skips in a row the run goes back to its last regular checkpoint, past the offending rows."""
+
+    @model_validator(mode="after")
+    def _warm_in_fits(self) -> GuardConfig:
+        if self.warm_in > self.window:
+            raise ValueError(f"warm_in ({self.warm_in}) must not exceed window ({self.window}); lower it")
+        return self
+
+
 class TrainConfig(Config):
     """The one loop."""
 
@@ -56,6 +93,9 @@ class TrainConfig(Config):
     schedule: ScheduleConfig = ScheduleConfig()
     clip_norm: float = Field(1.0, ge=0)
     """Longest gradient; 0 leaves it alone."""
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Decay of a moving average of the weights, which is then what is evaluated and published; 0 keeps none."""
+    guard: GuardConfig = GuardConfig()
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of forward and backward: bf16 autocast, or fp32; auto takes bf16 where it is fast."""
     device: Literal["auto", "cpu", "cuda"] = neutral("auto")
@@ -69,7 +109,7 @@ class TrainConfig(Config):
     evaluate_rows: int = neutral(256, ge=1)
     """Held-out rows in such an evaluation."""
     save_every_steps: int = neutral(200, ge=1)
-    """Steps between two checkpoints."""
+    """Steps between two checkpoints. They are also what the guard rewinds to, in a run that needs it."""
     keep_last: int = neutral(2, ge=1)
     """Checkpoints kept; the newest that verifies is never deleted."""
     deadline_minutes: float = neutral(0.0, ge=0)

@@ -29,11 +29,16 @@ from slm.recipe import Recipe
 from slm.shards.loader import Loader, collate
 from slm.shards.reader import ShardReader
 from slm.tokenizer import Tokenizer
+from slm.train.averaging import average_of, follow
 from slm.train.checkpoint import TrainState, newest_sound, restore, save
+from slm.train.config import TrainConfig
+from slm.train.guard import Guard
 from slm.train.metrics import Metrics
 from slm.train.optim import Optimizer
+from slm.train.parametrization import rescale
 from slm.train.plan import Plan, Stopwatch, announce, plan
 from slm.train.precision import Precision, autocast, resolve_device, resolve_precision
+from slm.train.recovery import plain, refuse
 from slm.train.samples import continuation
 from slm.train.schedule import lr_share
 from slm.train.stop import StopRequest, stop_request
@@ -66,9 +71,9 @@ def train(recipe: Recipe, spec: Spec) -> Artifact:
     state, facts = run.state, run.facts
     with (
         run.stop as stop,
-        Metrics(recipe, run.folder, state.step) as metrics,
+        Metrics(recipe, run.folder, state.step, len(state.guard.rewinds)) as metrics,
         Progress("train", facts.steps, "steps", start=state.step) as progress,
-        saved_when_stopped(run, config.keep_last),
+        saved_when_stopped(run, config),
     ):
         if state.step and (state.step == facts.steps or due(state.step, config.evaluate_every_steps)):
             evaluate(recipe, run, metrics, progress)  # the save came first, so a kill may have fallen between the two
@@ -78,12 +83,20 @@ def train(recipe: Recipe, spec: Spec) -> Artifact:
             share = lr_share(config.schedule, state.tokens + config.batch_tokens / 2, facts.tokens)
             batches = [batch.to(run.device) for batch in state.loader.step()]
             loss, grad_norm = forward_backward(run, batches, config.clip_norm)
-            state.optimizer.step(share)
+            refusal = state.guard.judge(loss, grad_norm)
+            if not refusal:
+                state.optimizer.step(share)
+            if state.average is not None and not refusal:
+                follow(state.average, state.model, config.ema_decay, state.step)
             state.step += 1
             state.tokens += config.batch_tokens
             last, run.loss = state.step == facts.steps, loss
 
-            if last or due(state.step, config.log_every_steps):
+            if refusal and (steps_back := refuse(run, batches, refusal, loss, grad_norm, metrics)):
+                progress.advance(1 - steps_back)
+                logged_step = state.step
+                continue
+            if not refusal and (last or due(state.step, config.log_every_steps)):
                 seconds = stopwatch.lap()
                 rate = config.batch_tokens * (state.step - logged_step) / seconds
                 logged_step = state.step
@@ -91,7 +104,7 @@ def train(recipe: Recipe, spec: Spec) -> Artifact:
                 metrics.write("train", state.step, state.tokens, **figures, tokens_per_second=rate, seconds=seconds)
                 progress.advance(0, f"loss {loss:.3f}, {quantity(rate)} tokens/s")
             if last or due(state.step, config.save_every_steps):
-                save_step(run, config.keep_last)
+                save_step(run, config)
                 stopwatch.lap()
             if last or due(state.step, config.evaluate_every_steps):
                 evaluate(recipe, run, metrics, progress)
@@ -118,8 +131,11 @@ def prepare(recipe: Recipe, spec: Spec) -> Run:
     checkpoint = newest_sound(folder, spec, redo=recipe.redo)
     folder.mkdir(parents=True, exist_ok=True)
     model = build(recipe.model, recipe.seed).to(device)
+    rescale(model, config.optimizer)
     loader = Loader(shards, batch_rows=facts.batch_rows, micro_batch_rows=config.micro_batch_rows, seed=recipe.seed)
-    state = TrainState(model, Optimizer(model, config.optimizer), loader)
+    state = TrainState(model, Optimizer(model, config.optimizer, recipe.model), loader, Guard(config.guard))
+    if config.ema_decay:
+        state.average = average_of(model)
     if checkpoint is not None:
         _same_arithmetic(checkpoint, precision)
         restore(checkpoint, state)
@@ -134,24 +150,29 @@ def prepare(recipe: Recipe, spec: Spec) -> Run:
     return run
 
 
-def save_step(run: Run, keep_last: int) -> None:
+def save_step(run: Run, config: TrainConfig) -> None:
     """Publish the state as it is after a step."""
     began, state = time.perf_counter(), run.state
-    how = {"precision": run.precision, "threads": torch.get_num_threads()}
-    finished = state.step == run.facts.steps
-    run.checkpoint = save(run.folder, run.spec, state, keep_last, finished=finished, loss=run.loss, **how)
+    figures = {
+        "finished": state.step == run.facts.steps,
+        "loss": plain(run.loss),
+        "precision": run.precision,
+        "threads": torch.get_num_threads(),
+        "rewind_target": due(state.step, config.save_every_steps) and not state.guard.skips,
+    }
+    run.checkpoint = save(run.folder, run.spec, state, config.keep_last, **figures)
     run.stop.saved(time.perf_counter() - began)
 
 
 @contextmanager
-def saved_when_stopped(run: Run, keep_last: int) -> Iterator[None]:
+def saved_when_stopped(run: Run, config: TrainConfig) -> Iterator[None]:
     """Save what the steps since the last checkpoint learned when the run leaves because it was asked to."""
     try:
         yield
     except KeyboardInterrupt:
         saved_step = run.checkpoint.counts["step"] if run.checkpoint else 0
         if run.stop.leaving and run.state.step > saved_step:
-            save_step(run, keep_last)
+            save_step(run, config)
         raise
 
 
@@ -166,12 +187,12 @@ def give_up_step(run: Run, generator: torch.Tensor) -> NoReturn:
 def evaluate(recipe: Recipe, run: Run, metrics: Metrics, progress: Progress) -> None:
     """Held-out loss, and what the model says to the recipe's prompts, as rows of the metrics."""
     state = run.state
-    held_out = run.evaluator(state.model, run.stop)
+    held_out = run.evaluator(state.published, run.stop)
     metrics.write("evaluate", state.step, state.tokens, **held_out)
     progress.advance(0, f"held out {held_out['bits_per_byte']:.3f} bits/byte")
     for prompt in recipe.train.sample_prompts:
         run.stop.leave_if_asked()
-        text = continuation(state.model, run.tokenizer, prompt, recipe.seed, state.step)
+        text = continuation(state.published, run.tokenizer, prompt, recipe.seed, state.step)
         metrics.write("sample", state.step, state.tokens, prompt=prompt, text=text)
 
 
@@ -194,13 +215,7 @@ def forward_backward(run: Run, batches: list[Batch], clip_norm: float) -> tuple[
         nats += loss.cross_entropy_sum.double()
     limit = clip_norm if clip_norm > 0 else math.inf
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit, error_if_nonfinite=False)
-    mean, grad_norm = float(nats / tokens), float(norm)
-    if not (math.isfinite(mean) and math.isfinite(grad_norm)):
-        raise UserError(
-            f"the loss ({mean}) or the gradient norm ({grad_norm}) is not finite; the weights of the last checkpoint "
-            "are sound: lower train.optimizer.lr or muon_lr, or look for a damaged document"
-        )
-    return mean, grad_norm
+    return float(nats / tokens), float(norm)
 
 
 class Evaluator:

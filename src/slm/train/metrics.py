@@ -1,8 +1,9 @@
 """Where a run's figures go: `metrics.jsonl` always; Weights & Biases and TensorBoard when asked.
 
-A row is a flat JSON object with `kind` (train, evaluate, sample, finished), `step` and `tokens`. On resume,
-rows past the step resumed from are cut off, and what was written after that step's save, so the file reads
-as if the run had never stopped.
+A row is a flat JSON object with `kind` (train, evaluate, sample, skip, rewind, finished), `step` and
+`tokens`. On resume, rows past the step resumed from are cut off, and what was written after that step's
+save, so the file reads as if the run had never stopped. After a rewind steps begin again at a lower number;
+rows from then on say how often that has happened (`rewinds`), and what was before stays.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ METRICS = "metrics.jsonl"
 class Metrics:
     """The open sinks of one run; a context manager."""
 
-    def __init__(self, recipe: Recipe, folder: Path, resumed_step: int) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, resumed_step: int, rewinds: int = 0) -> None:
+        self.rewinds = rewinds
         self._wandb = _open_wandb(recipe, folder) if recipe.train.wandb != "off" else None
         self._tensorboard = _open_tensorboard(folder, resumed_step) if recipe.train.tensorboard else None
         path = folder / METRICS
-        rows = [row for row in read_metrics(path) if row["step"] < resumed_step + (row["kind"] == "train")]
+        rows = [row for row in read_metrics(path) if _stays(row, resumed_step, rewinds)]
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._stream = path.open("a", encoding="utf-8")
 
@@ -49,6 +51,8 @@ class Metrics:
     def write(self, kind: str, step: int, tokens: int, **values: Any) -> None:
         """Append one row to every sink; text goes to the file alone."""
         row = {"kind": kind, "step": step, "tokens": tokens, **values}
+        if self.rewinds:
+            row["rewinds"] = self.rewinds
         self._stream.write(json.dumps(row) + "\n")
         self._stream.flush()
         numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, int | float)}
@@ -73,6 +77,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                 break
             raise UserError(f"{path}:{number} is not JSON ({error}); delete that line") from error
     return rows
+
+
+def _stays(row: dict[str, Any], resumed_step: int, rewinds: int) -> bool:
+    """True for what had been written when the checkpoint of `resumed_step` was saved."""
+    past = row.get("rewinds", 0)
+    if past != rewinds:
+        return bool(past < rewinds)
+    return bool(row["step"] < resumed_step + (row["kind"] in ("train", "skip")))
 
 
 def _open_wandb(recipe: Recipe, folder: Path) -> Any:

@@ -1,7 +1,8 @@
 """AdamW for everything, or Muon for the matrices of the blocks and AdamW for the rest.
 
 In: a model and its `OptimizerConfig`. Out: an `Optimizer` whose state is a flat dictionary of tensors named
-after the parameters, which is what a checkpoint of tensors only can hold. Norms, embeddings and the head
+after the parameters, which is what a checkpoint of tensors only can hold. With `shape`, the parametrization
+of the config scales each parameter's learning rate, decay and epsilon. Norms, embeddings and the head
 never decay. Muon (Jordan 2024, `torch.optim.Muon`) orthogonalises the momentum of each matrix.
 """
 
@@ -13,38 +14,49 @@ import torch
 from torch import Tensor, nn
 
 from slm.core.errors import DamagedError
+from slm.model.config import ModelConfig
 from slm.train.config import OptimizerConfig
+from slm.train.parametrization import Scale, groups, scale_of
 
 
 class Optimizer:
     """One or two torch optimizers behind one face."""
 
-    def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
-        self._names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-        matrices, others = split_parameters(model)
-        adamw_groups = [{"params": others, "weight_decay": 0.0}]
+    def __init__(self, model: nn.Module, config: OptimizerConfig, shape: ModelConfig | None = None) -> None:
+        names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+        self._names = names
+        matrices, others = ([(names[parameter], parameter) for parameter in part] for part in split_parameters(model))
+
+        def scale(name: str) -> Scale:
+            return Scale() if shape is None else scale_of(name, config, shape)
+
+        adamw_groups = groups(others, config.lr, 0.0, config.eps, scale)
         self._parts: dict[str, torch.optim.Optimizer] = {}
         if config.kind == "muon":
             self._parts["muon"] = torch.optim.Muon(
-                matrices,
+                groups(matrices, config.muon_lr, config.weight_decay, None, scale),
                 lr=config.muon_lr,
                 weight_decay=config.weight_decay,
                 momentum=config.momentum,
                 nesterov=True,
             )
         else:
-            adamw_groups.append({"params": matrices, "weight_decay": config.weight_decay})
+            adamw_groups += groups(matrices, config.lr, config.weight_decay, config.eps, scale)
         self._parts["adamw"] = torch.optim.AdamW(
             adamw_groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
         )
-        self._peaks = {"muon": config.muon_lr, "adamw": config.lr}
 
     def step(self, lr_share: float) -> None:
         """Update the parameters with `lr_share` of the peak learning rates, and drop the gradients."""
-        for name, part in self._parts.items():
+        for part in self._parts.values():
             for group in part.param_groups:
-                group["lr"] = self._peaks[name] * lr_share
+                group["lr"] = group["peak_lr"] * lr_share
             part.step()
+        self.drop_gradients()
+
+    def drop_gradients(self) -> None:
+        """Forget the gradients, and so the step."""
+        for part in self._parts.values():
             part.zero_grad(set_to_none=True)
 
     def state_tensors(self) -> dict[str, Tensor]:

@@ -1,0 +1,144 @@
+"""What happens to a step that the guard refuses: skip it; after too many in a row rewind, with an autopsy.
+
+A skipped step uses up its rows and its place in the schedule and changes nothing else. A rewind restores the
+last regular checkpoint (one at a multiple of `save_every_steps`, with no skips open), and leaves the cursor
+where it is, past the offending rows: the rows in between are left out as well, since from the same weights
+they would only lead to the same place. The cursor is in the next checkpoint, and until that is written a
+resumed run comes to the same rewind again, so a run with skips and rewinds resumes bit for bit too.
+
+The autopsy costs one more forward and backward, and a forward per row, of the last refused step.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from slm.core.artifact import LATEST, write_atomically
+from slm.core.batch import Batch
+from slm.core.console import say
+from slm.core.errors import UserError
+from slm.shards.loader import collate
+from slm.train.checkpoint import restore, rewind_target, step_folders
+from slm.train.precision import autocast
+
+if TYPE_CHECKING:
+    from slm.train.loop import Run
+    from slm.train.metrics import Metrics
+
+SHOWN_TOKENS, SHOWN_DOCUMENTS = 24, 4
+"""How much of each row an autopsy shows: tokens of a document, documents of a row."""
+
+
+def refuse(run: Run, batches: list[Batch], reason: str, loss: float, grad_norm: float, metrics: Metrics) -> int:
+    """Record the step that was just counted and refused; returns how many steps the run was rewound by, mostly 0.
+
+    A row of kind `skip` goes to the metrics, and one of kind `rewind` where it comes to that.
+    """
+    state = run.state
+    state.optimizer.drop_gradients()
+    last_row = state.loader.cursor.row
+    figures = {"reason": reason, "loss": plain(loss), "grad_norm": plain(grad_norm)}
+    rows = {"first_row": last_row - run.facts.batch_rows, "end_row": last_row}
+    state.guard.skip(step=state.step, **figures, **rows)
+    metrics.write("skip", state.step, state.tokens, **figures, **rows)
+    say(f"train: step {state.step:,} left out ({reason}; rows {rows['first_row']:,} to {last_row - 1:,})")
+    if not state.guard.must_rewind:
+        return 0
+    report = autopsy(run, batches)
+    name = f"autopsy-{state.step:08d}-{len(state.guard.rewinds) + 1}.json"
+    write_atomically(run.folder / name, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    reached = state.step
+    rewind(run, metrics, name)
+    return reached - state.step
+
+
+def rewind(run: Run, metrics: Metrics, autopsy_name: str) -> None:
+    """Restore the last regular checkpoint, keeping the cursor and what the guard remembers of the run."""
+    state, skips = run.state, run.state.guard.skips
+    where = f"{len(skips)} steps in a row were refused up to step {state.step:,} ({skips[-1]['reason']})"
+    way_out = "lower train.optimizer.lr or muon_lr, or leave that text out of the corpus"
+    target = rewind_target(run.folder, verify="full")
+    if target is None:
+        raise UserError(f"{where} and there is no checkpoint to rewind to; see {run.folder / autopsy_name}: {way_out}")
+    step = int(target.counts["step"])
+    if step in state.guard.rewinds:
+        raise UserError(
+            f"{where} and the run had been rewound to step {step:,} once before; see {run.folder / autopsy_name}: "
+            f"{way_out}"
+        )
+    fields = {"to_step": step, "first_row": skips[0]["first_row"], "end_row": skips[-1]["end_row"]}
+    metrics.write("rewind", state.step, state.tokens, **fields, autopsy=autopsy_name)
+    say(f"train: {where}; rewound to step {step:,}, past row {fields['end_row'] - 1:,}; see {autopsy_name}")
+    position, before = state.loader.state_dict(), copy.copy(state.guard)
+    restore(target, state)
+    state.loader.load_state_dict(position)
+    state.guard.rewound(step, before)
+    metrics.rewinds = len(state.guard.rewinds)
+    run.checkpoint = target
+    write_atomically(run.folder / LATEST, target.path.name + "\n")
+    for newer in step_folders(run.folder):
+        if newer.name > target.path.name:
+            shutil.rmtree(newer)
+
+
+def autopsy(run: Run, batches: list[Batch]) -> dict[str, Any]:
+    """What was refused, what it did to each layer, and the texts it was made of, as JSON values.
+
+    Rows are named by their place in the stream and in the shards; each is shown by the beginnings of its
+    documents. Gradient norms and the loss of each row are those of the last refused step (`batches`).
+    """
+    loader, skips = run.state.loader, run.state.guard.skips
+    rows = []
+    for skip in skips:
+        is_last = skip is skips[-1]
+        places = range(skip["first_row"], skip["end_row"])
+        for place, index in zip(places, loader.rows_at(places.start, len(places)), strict=True):
+            source = next(name for name, numbers in loader.reader.ranges.items() if index in numbers)
+            rows.append({"step": skip["step"], "row": place, "shard_row": index, "source": source})
+            rows[-1]["texts"] = _beginnings(run, index)
+            if is_last:
+                rows[-1]["loss"] = _row_loss(run, index)
+    return {"steps": list(skips), "grad_norms": gradient_norms(run, batches), "rows": rows}
+
+
+def gradient_norms(run: Run, batches: list[Batch]) -> dict[str, float | str]:
+    """The norm of the gradient of each parameter on `batches`, unclipped; gradients are dropped again."""
+    tokens = sum(batch.num_targets for batch in batches)
+    for batch in batches:
+        with autocast(run.device, run.precision):
+            loss = run.objective(run.state.model, batch)
+        (loss.nats_sum / tokens).backward()  # type: ignore[no-untyped-call]
+    parameters = run.state.model.named_parameters()
+    norms = {name: plain(float(p.grad.norm())) for name, p in parameters if p.grad is not None}
+    run.state.optimizer.drop_gradients()
+    return norms
+
+
+def plain(value: float) -> float | str:
+    """A number that JSON can hold: nan and the infinities by name."""
+    return value if math.isfinite(value) else str(value)
+
+
+def _beginnings(run: Run, index: int) -> list[str]:
+    tokens_NT, (lengths,) = run.state.loader.reader.rows([index])
+    texts, begin = [], 0
+    for length in lengths[:SHOWN_DOCUMENTS].tolist():
+        ids = tokens_NT[0, begin : begin + min(length, SHOWN_TOKENS)]
+        texts.append(run.tokenizer.decode(ids.tolist()))
+        begin += length
+    return texts
+
+
+@torch.no_grad()
+def _row_loss(run: Run, index: int) -> float | str:
+    reader = run.state.loader.reader
+    batch = collate(*reader.rows([index]), reader.pad_id).to(run.device)
+    with autocast(run.device, run.precision):
+        loss = run.objective(run.state.model, batch)
+    return plain(float(loss.cross_entropy_sum) / max(loss.tokens, 1))
