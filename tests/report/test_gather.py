@@ -44,6 +44,16 @@ def test_a_last_line_that_a_kill_cut_off_is_left_out_and_another_is_refused(reci
         gather(recipe, finished_artifacts(recipe))
 
 
+def test_steps_that_a_rewind_took_back_are_left_out(recipe: Recipe, make_run: Make) -> None:
+    make_run(recipe)
+    file = metrics_file(recipe)
+    before = gather(recipe, finished_artifacts(recipe)).steps
+    back = {"kind": "rewind", "step": before[-1]["step"], "tokens": 0, "to_step": before[-3]["step"]}
+    again = {**before[-2], "rewinds": 1}
+    file.write_text(file.read_text() + json.dumps(back) + "\n" + json.dumps(again) + "\n")
+    assert gather(recipe, finished_artifacts(recipe)).steps == [*before[:-2], again]
+
+
 def test_inputs_change_with_the_metrics_and_the_recipe_but_not_with_how_it_is_run(
     recipe: Recipe, make_run: Make
 ) -> None:

@@ -76,7 +76,7 @@ def metrics_file(recipe: Recipe) -> Path:
 
 def gather(recipe: Recipe, artifacts: Mapping[Stage, Artifact]) -> Run:
     """Read what the artifacts hold."""
-    rows = read_metrics(metrics_file(recipe))
+    rows = _surviving(read_metrics(metrics_file(recipe)))
     return Run(
         recipe,
         artifacts,
@@ -90,6 +90,17 @@ def gather(recipe: Recipe, artifacts: Mapping[Stage, Artifact]) -> Run:
         broken_links=_broken_links(artifacts),
         stale=_stale(artifacts),
     )
+
+
+def _surviving(rows: list[Json]) -> list[Json]:
+    """Without what a rewind took back: the curve of a run is that of the weights it ended with."""
+    kept: list[Json] = []
+    for row in rows:
+        if row["kind"] == "rewind":
+            kept = [earlier for earlier in kept if earlier["step"] <= row["to_step"]]
+        else:
+            kept.append(row)
+    return kept
 
 
 def _content(artifact: Artifact | None, name: str) -> Json:
