@@ -36,7 +36,7 @@ requeueing() {
   trap '' USR1 TERM
   if [ "$status" -eq 85 ]; then
     if [ "${SLURM_RESTART_COUNT:-0}" -ge "${SLM_MAX_RESTARTS:-100}" ]; then
-      echo "slurm: stopped, but restarted ${SLURM_RESTART_COUNT} times already; not again (SLM_MAX_RESTARTS)" >&2
+      echo "slurm: stopped, but restarted ${SLURM_RESTART_COUNT:-0} times already; not again (SLM_MAX_RESTARTS)" >&2
       exit "$status"
     fi
     echo "slurm: stopped with status 85; back into the queue (restart $((${SLURM_RESTART_COUNT:-0} + 1)))"

@@ -120,6 +120,16 @@ def test_resumed_loader_continues_exactly(shards):
     assert resumed.state_dict() == unbroken.state_dict()
 
 
+def test_a_step_undone_is_read_again(shards):
+    loader = Loader(shards, **SETTINGS)
+    loader.step()
+    before = loader.state_dict()
+    first = loader.step()
+    loader.undo()
+    assert loader.state_dict() == before
+    assert equal(loader.step(), first)
+
+
 def test_another_batch_size_goes_on_in_the_same_order(shards):
     whole = rows_of(Loader(shards, batch_rows=48, micro_batch_rows=48, seed=3).step())
     loader = Loader(shards, batch_rows=24, micro_batch_rows=24, seed=3)
