@@ -27,6 +27,7 @@ from slm.shards.loader import Loader, collate
 from slm.shards.reader import ShardReader
 from slm.tokenizer import Tokenizer
 from slm.train.checkpoint import TrainState, newest_sound, restore, save
+from slm.train.ledger import Ledger, print_ledger
 from slm.train.metrics import Metrics
 from slm.train.optim import Optimizer
 from slm.train.plan import Plan, Stopwatch, announce, plan
@@ -53,24 +54,30 @@ class Run:
     """The newest checkpoint, at first the one that the run goes on from."""
 
 
-def train(recipe: Recipe, spec: Spec) -> Artifact:
+def train(recipe: Recipe, spec: Spec, began: float | None = None) -> Artifact:
     """Train from the newest sound checkpoint, or from nothing, to the recipe's last token."""
-    config = recipe.train
+    config, ledger = recipe.train, Ledger(began or time.perf_counter())
     run = prepare(recipe, spec)
     state, facts = run.state, run.facts
+    ledger.attach(run.folder, state.step)
     with (
+        ledger,
         StopRequest() as stop,
         Metrics(recipe, run.folder, state.step) as metrics,
         Progress("train", facts.steps, "steps", start=state.step) as progress,
     ):
         if state.step and (state.step == facts.steps or due(state.step, config.evaluate_every_steps)):
-            evaluate(recipe, run, metrics, progress)  # the save came first, so a kill may have fallen between the two
+            evaluate(
+                recipe, run, metrics, progress, ledger
+            )  # the save came first, so a kill may have fallen between the two
         stopwatch, logged_step = Stopwatch(), state.step
         while state.step < facts.steps:
             share = lr_share(config.schedule, state.tokens + config.batch_tokens / 2, facts.tokens)
-            batches = [batch.to(run.device) for batch in state.loader.step()]
-            loss, grad_norm = forward_backward(run, batches, config.clip_norm)
-            state.optimizer.step(share)
+            with ledger.phase("data", state.step + 1):
+                batches = [batch.to(run.device) for batch in state.loader.step()]
+            with ledger.phase("compute", state.step + 1):
+                loss, grad_norm = forward_backward(run, batches, config.clip_norm)
+                state.optimizer.step(share)
             state.step += 1
             state.tokens += config.batch_tokens
             last = state.step == facts.steps
@@ -81,18 +88,21 @@ def train(recipe: Recipe, spec: Spec) -> Artifact:
                 logged_step = state.step
                 figures = {"loss": loss, "lr": share * peak_lr(recipe), "grad_norm": grad_norm}
                 metrics.write("train", state.step, state.tokens, **figures, tokens_per_second=rate, seconds=seconds)
+                ledger.write(state.step)
                 progress.advance(0, f"loss {loss:.3f}, {quantity(rate)} tokens/s")
             if last or stop.requested or due(state.step, config.save_every_steps):
                 how = {"precision": run.precision, "threads": torch.get_num_threads()}
-                run.checkpoint = save(run.folder, spec, state, config.keep_last, finished=last, loss=loss, **how)
+                with ledger.phase("save"):
+                    run.checkpoint = save(run.folder, spec, state, config.keep_last, finished=last, loss=loss, **how)
                 stopwatch.lap()
             if stop.requested and not last:
                 raise KeyboardInterrupt
             if last or due(state.step, config.evaluate_every_steps):
-                evaluate(recipe, run, metrics, progress)
+                evaluate(recipe, run, metrics, progress, ledger)
                 stopwatch.lap()
             progress.advance()
         metrics.write("finished", state.step, state.tokens)
+    print_ledger(run.folder)
     assert run.checkpoint is not None  # a plan has at least one step, and the last step saves
     say(f"train: finished {facts.steps:,} steps; wrote {run.checkpoint.path} ({run.checkpoint.fingerprint[:12]})")
     return run.checkpoint
@@ -126,14 +136,16 @@ def prepare(recipe: Recipe, spec: Spec) -> Run:
     return run
 
 
-def evaluate(recipe: Recipe, run: Run, metrics: Metrics, progress: Progress) -> None:
+def evaluate(recipe: Recipe, run: Run, metrics: Metrics, progress: Progress, ledger: Ledger) -> None:
     """Held-out loss, and what the model says to the recipe's prompts, as rows of the metrics."""
     state = run.state
-    held_out = run.evaluator(state.model)
+    with ledger.phase("evaluate"):
+        held_out = run.evaluator(state.model)
     metrics.write("evaluate", state.step, state.tokens, **held_out)
     progress.advance(0, f"held out {held_out['bits_per_byte']:.3f} bits/byte")
     for prompt in recipe.train.sample_prompts:
-        text = continuation(state.model, run.tokenizer, prompt, recipe.seed, state.step)
+        with ledger.phase("sample"):
+            text = continuation(state.model, run.tokenizer, prompt, recipe.seed, state.step)
         metrics.write("sample", state.step, state.tokens, prompt=prompt, text=text)
 
 
