@@ -67,12 +67,10 @@ def test_a_killed_process_is_counted_and_what_it_lost_is_replayed(make_recipe, t
 def test_phases_nest_and_what_no_phase_claims_is_other(tmp_path, monkeypatch):
     clock = iter([0.0, 2.0, 3.0, 7.0, 8.0, 11.0, 16.0, 18.0, 18.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    with Ledger(0.0) as ledger:  # reads the clock once for the date
+    with Ledger(0.0) as ledger:
         ledger.attach(tmp_path, 0)  # at 2
-        with ledger.phase("evaluate"):  # 3
-            with ledger.phase("sample"):  # 7
-                pass  # 8
-            # 11 ends evaluate
+        with ledger.phase("evaluate"), ledger.phase("sample"):  # 3 and 7
+            pass  # sample ends at 8, evaluate at 11
         ledger.write(1)  # 16
     (line,) = read_ledger(tmp_path)
     spent = {name: seconds for name, seconds in line["phases"].items() if seconds}

@@ -74,6 +74,10 @@ class TrainConfig(Config):
     """Checkpoints kept; the newest that verifies is never deleted."""
     sample_prompts: tuple[str, ...] = neutral(())
     """Prompts continued at each evaluation, for the report."""
+    probe: bool = neutral(True)
+    """`slm plan` measures a short step on this machine; false leaves it out."""
+    price_per_hour: float = neutral(0.0, ge=0)
+    """What an hour of the device costs, in any currency, for `slm plan`; 0 is unknown."""
     wandb: Literal["off", "offline", "online"] = neutral("off")
     """Weights & Biases; online falls back to offline without a key."""
     tensorboard: bool = neutral(False)

@@ -85,6 +85,10 @@ class Ledger:
             self._stream.write(json.dumps(self.account()) + "\n")
             self._stream.flush()
 
+    def working(self) -> float:
+        """Seconds spent on steps so far: rows and compute, first time or again."""
+        return self._booked["data"] + self._booked["compute"] + self._booked["replayed"]
+
     def account(self) -> dict[str, Any]:
         """This process's line: when it began, how long it worked, the step it reached, seconds by phase."""
         return {

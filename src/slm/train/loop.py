@@ -16,7 +16,7 @@ import torch
 
 from slm.core.artifact import Artifact, Spec
 from slm.core.batch import Batch
-from slm.core.console import Progress, quantity, say
+from slm.core.console import Progress, say
 from slm.core.errors import UserError
 from slm.core.seeds import derive
 from slm.model.transformer import Transformer, build
@@ -30,10 +30,11 @@ from slm.train.checkpoint import TrainState, newest_sound, restore, save
 from slm.train.ledger import Ledger, print_ledger
 from slm.train.metrics import Metrics
 from slm.train.optim import Optimizer
-from slm.train.plan import Plan, Stopwatch, announce, plan
+from slm.train.plan import Plan, announce, plan
 from slm.train.precision import Precision, autocast, resolve_device, resolve_precision
 from slm.train.samples import continuation
 from slm.train.schedule import lr_share
+from slm.train.speed import Meter, rates_text
 from slm.train.stop import StopRequest
 
 
@@ -52,6 +53,7 @@ class Run:
     tokenizer: Tokenizer
     checkpoint: Artifact | None
     """The newest checkpoint, at first the one that the run goes on from."""
+    meter: Meter
 
 
 def train(recipe: Recipe, spec: Spec, began: float | None = None) -> Artifact:
@@ -67,14 +69,14 @@ def train(recipe: Recipe, spec: Spec, began: float | None = None) -> Artifact:
         Progress("train", facts.steps, "steps", start=state.step) as progress,
     ):
         if state.step and (state.step == facts.steps or due(state.step, config.evaluate_every_steps)):
-            evaluate(
-                recipe, run, metrics, progress, ledger
-            )  # the save came first, so a kill may have fallen between the two
-        stopwatch, logged_step = Stopwatch(), state.step
+            # The save came first, so a kill may have fallen between the two.
+            evaluate(recipe, run, metrics, progress, ledger)
         while state.step < facts.steps:
             share = lr_share(config.schedule, state.tokens + config.batch_tokens / 2, facts.tokens)
             with ledger.phase("data", state.step + 1):
-                batches = [batch.to(run.device) for batch in state.loader.step()]
+                batches = state.loader.step()
+                run.meter.add(batches)
+                batches = [batch.to(run.device) for batch in batches]
             with ledger.phase("compute", state.step + 1):
                 loss, grad_norm = forward_backward(run, batches, config.clip_norm)
                 state.optimizer.step(share)
@@ -83,23 +85,19 @@ def train(recipe: Recipe, spec: Spec, began: float | None = None) -> Artifact:
             last = state.step == facts.steps
 
             if last or due(state.step, config.log_every_steps):
-                seconds = stopwatch.lap()
-                rate = config.batch_tokens * (state.step - logged_step) / seconds
-                logged_step = state.step
-                figures = {"loss": loss, "lr": share * peak_lr(recipe), "grad_norm": grad_norm}
-                metrics.write("train", state.step, state.tokens, **figures, tokens_per_second=rate, seconds=seconds)
                 ledger.write(state.step)
-                progress.advance(0, f"loss {loss:.3f}, {quantity(rate)} tokens/s")
+                figures = {"loss": loss, "lr": share * peak_lr(recipe), "grad_norm": grad_norm}
+                rates = run.meter.lap(ledger.working())
+                metrics.write("train", state.step, state.tokens, **figures, **rates)
+                progress.advance(0, f"loss {loss:.3f}, {rates_text(rates, run.precision)}")
             if last or stop.requested or due(state.step, config.save_every_steps):
                 how = {"precision": run.precision, "threads": torch.get_num_threads()}
                 with ledger.phase("save"):
                     run.checkpoint = save(run.folder, spec, state, config.keep_last, finished=last, loss=loss, **how)
-                stopwatch.lap()
             if stop.requested and not last:
                 raise KeyboardInterrupt
             if last or due(state.step, config.evaluate_every_steps):
                 evaluate(recipe, run, metrics, progress, ledger)
-                stopwatch.lap()
             progress.advance()
         metrics.write("finished", state.step, state.tokens)
     print_ledger(run.folder)
@@ -130,9 +128,10 @@ def prepare(recipe: Recipe, spec: Spec) -> Run:
     objective = build_objective(recipe.objective)
     evaluator = Evaluator(recipe, shards, objective, device, precision)
     tokenizer = Tokenizer.load(spec.parents["tokenizer"].path)
-    run = Run(folder, spec, facts, device, precision, state, objective, evaluator, tokenizer, checkpoint)
+    meter = Meter(recipe.model, device, precision)
+    run = Run(folder, spec, facts, device, precision, state, objective, evaluator, tokenizer, checkpoint, meter)
     epochs = facts.steps * facts.batch_rows / shards.counts["train"]["rows"]
-    announce(recipe, facts, device, precision, epochs, probe(run))
+    announce(recipe, facts, device, precision, epochs, probe(run), meter)
     return run
 
 
