@@ -52,7 +52,7 @@ def run(recipe: Recipe) -> None:
     say_size(recipe, facts)
     fits = {gb: _largest(facts, memory, gb * 1e9) for gb in SIZES_GB}
     micro = recipe.train.micro_batch_rows
-    rows = micro if micro != "auto" else max(filter(None, fits.values()), default=1)
+    rows = micro if not isinstance(micro, str) else max(filter(None, fits.values()), default=1)
     say_memory(memory(rows), rows, precision)
     say_devices(recipe, facts, memory, fits)
     if recipe.train.probe:
@@ -91,8 +91,8 @@ def say_memory(use: Memory, rows: int, precision: Precision) -> None:
     """Memory by part."""
     parts = ("weights", "gradients", "optimizer", "logits", "activations")
     cells = [(name, size(getattr(use, name)), f"{100 * getattr(use, name) / use.total:.1f} %") for name in parts]
-    title = f"Memory at micro-batches of {rows} rows, {precision} (modelled with the operations of the CPU)"
-    table(title, ("part", "size", "share"), [*cells, ("all", size(use.total), "100.0 %")])
+    say(f"memory at micro-batches of {rows} rows in {precision}, following the operations of the CPU:")
+    table("Memory", ("part", "size", "share"), [*cells, ("all", size(use.total), "100.0 %")])
 
 
 def say_devices(
@@ -123,9 +123,7 @@ def say_here(recipe: Recipe, facts: Plan, device: str, precision: Precision, lar
     say(f"here: {fits} into {size(memory_bytes(device))}")
     say(f"here: {quantity(facts.tokens / seconds)} tokens/s, {flops_text(rate)}")
     say(f"here: {100 * rate / meter.matmul_flops:.0f} % of {meter.yardstick()}")
-    say(
-        f"here: {duration(seconds)} for the whole training, without the optimizer's own time; cost {cost(recipe, seconds)}"
-    )
+    say(f"here: {duration(seconds)} for the whole training, without the optimizer's own; cost {cost(recipe, seconds)}")
 
 
 def seconds_per_row(recipe: Recipe, device: str, precision: Precision) -> float:
@@ -138,15 +136,16 @@ def seconds_per_row(recipe: Recipe, device: str, precision: Precision) -> float:
     seconds = []
     for count in layers:
         model = build(recipe.model.model_copy(update={"layers": count}), 0).to(device)
-        for _ in range(2):  # the first warms up
+        passes = []
+        for _ in range(3):  # the first warms up
             began = time.perf_counter()
             with autocast(device, precision):
                 loss = objective(model, batch)
             loss.nats_sum.backward()  # type: ignore[no-untyped-call]
             if device == "cuda":
                 torch.cuda.synchronize()
-            last = time.perf_counter() - began
-        seconds.append(last)
+            passes.append(time.perf_counter() - began)
+        seconds.append(min(passes))
     further = max(seconds[-1] - seconds[0], 0.0) * (recipe.model.layers - len(layers))
     return (seconds[-1] + further) / rows
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from slm.core.config import Config, neutral
 
@@ -43,6 +43,13 @@ class ScheduleConfig(Config):
     """Learning rate at the end, as a share of the peak."""
 
 
+def _rows_or_auto(value: object) -> object:
+    """One sentence for a wrong value, where a union would give one for each of its members."""
+    if value != "auto" and not (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        raise ValueError("must be a whole number of rows, at least 1, or auto")
+    return value
+
+
 class TrainConfig(Config):
     """The one loop."""
 
@@ -50,8 +57,8 @@ class TrainConfig(Config):
     """Positions to train on in all (rows times row length); rounded up to whole steps."""
     batch_tokens: int = Field(8192, ge=1)
     """Positions in one optimizer step, over all processes and micro-batches."""
-    micro_batch_rows: int = Field(8, ge=1)
-    """Rows in one forward and backward."""
+    micro_batch_rows: Annotated[int | Literal["auto"], BeforeValidator(_rows_or_auto)] = 8
+    """Rows in one forward and backward; auto takes what suits the device. Results differ by rounding only."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     clip_norm: float = Field(1.0, ge=0)
@@ -72,6 +79,8 @@ class TrainConfig(Config):
     """Steps between two checkpoints."""
     keep_last: int = neutral(2, ge=1)
     """Checkpoints kept; the newest that verifies is never deleted."""
+    profile: int = neutral(0, ge=0)
+    """Steps to profile, after two that warm up: a Chrome trace and a table of operators; 0 is off."""
     sample_prompts: tuple[str, ...] = neutral(())
     """Prompts continued at each evaluation, for the report."""
     probe: bool = neutral(True)

@@ -29,9 +29,11 @@ from slm.tokenizer import Tokenizer
 from slm.train.checkpoint import TrainState, newest_sound, restore, save
 from slm.train.ledger import Ledger, print_ledger
 from slm.train.metrics import Metrics
+from slm.train.micro_batch import choose_micro_batch
 from slm.train.optim import Optimizer
 from slm.train.plan import Plan, announce, plan
 from slm.train.precision import Precision, autocast, resolve_device, resolve_precision
+from slm.train.profile import profiled
 from slm.train.samples import continuation
 from slm.train.schedule import lr_share
 from slm.train.speed import Meter, rates_text
@@ -54,6 +56,7 @@ class Run:
     checkpoint: Artifact | None
     """The newest checkpoint, at first the one that the run goes on from."""
     meter: Meter
+    micro_rows: int
 
 
 def train(recipe: Recipe, spec: Spec, began: float | None = None) -> Artifact:
@@ -66,6 +69,7 @@ def train(recipe: Recipe, spec: Spec, began: float | None = None) -> Artifact:
         ledger,
         StopRequest() as stop,
         Metrics(recipe, run.folder, state.step) as metrics,
+        profiled(run.folder, config.profile, state.step) as profile_step,
         Progress("train", facts.steps, "steps", start=state.step) as progress,
     ):
         if state.step and (state.step == facts.steps or due(state.step, config.evaluate_every_steps)):
@@ -80,6 +84,7 @@ def train(recipe: Recipe, spec: Spec, began: float | None = None) -> Artifact:
             with ledger.phase("compute", state.step + 1):
                 loss, grad_norm = forward_backward(run, batches, config.clip_norm)
                 state.optimizer.step(share)
+            profile_step()
             state.step += 1
             state.tokens += config.batch_tokens
             last = state.step == facts.steps
@@ -91,7 +96,11 @@ def train(recipe: Recipe, spec: Spec, began: float | None = None) -> Artifact:
                 metrics.write("train", state.step, state.tokens, **figures, **rates)
                 progress.advance(0, f"loss {loss:.3f}, {rates_text(rates, run.precision)}")
             if last or stop.requested or due(state.step, config.save_every_steps):
-                how = {"precision": run.precision, "threads": torch.get_num_threads()}
+                how = {
+                    "precision": run.precision,
+                    "threads": torch.get_num_threads(),
+                    "micro_batch_rows": run.micro_rows,
+                }
                 with ledger.phase("save"):
                     run.checkpoint = save(run.folder, spec, state, config.keep_last, finished=last, loss=loss, **how)
             if stop.requested and not last:
@@ -119,17 +128,18 @@ def prepare(recipe: Recipe, spec: Spec) -> Run:
     checkpoint = newest_sound(folder, spec, redo=recipe.redo)
     folder.mkdir(parents=True, exist_ok=True)
     model = build(recipe.model, recipe.seed).to(device)
-    loader = Loader(shards, batch_rows=facts.batch_rows, micro_batch_rows=config.micro_batch_rows, seed=recipe.seed)
+    objective = build_objective(recipe.objective)
+    micro = choose_micro_batch(recipe, facts.batch_rows, model, objective, device, precision, checkpoint)
+    loader = Loader(shards, batch_rows=facts.batch_rows, micro_batch_rows=micro, seed=recipe.seed)
     state = TrainState(model, Optimizer(model, config.optimizer), loader)
     if checkpoint is not None:
         _same_arithmetic(checkpoint, precision)
         restore(checkpoint, state)
         say(f"train: going on from {checkpoint.path} (step {state.step:,} of {facts.steps:,})")
-    objective = build_objective(recipe.objective)
-    evaluator = Evaluator(recipe, shards, objective, device, precision)
+    evaluator = Evaluator(recipe, shards, objective, device, precision, micro)
     tokenizer = Tokenizer.load(spec.parents["tokenizer"].path)
     meter = Meter(recipe.model, device, precision)
-    run = Run(folder, spec, facts, device, precision, state, objective, evaluator, tokenizer, checkpoint, meter)
+    run = Run(folder, spec, facts, device, precision, state, objective, evaluator, tokenizer, checkpoint, meter, micro)
     epochs = facts.steps * facts.batch_rows / shards.counts["train"]["rows"]
     announce(recipe, facts, device, precision, epochs, probe(run), meter)
     return run
@@ -177,12 +187,12 @@ class Evaluator:
     """Loss and bits per byte over a fixed part of the held-out rows; changes nothing of the run's state."""
 
     def __init__(
-        self, recipe: Recipe, shards: Artifact, objective: Objective, device: str, precision: Precision
+        self, recipe: Recipe, shards: Artifact, objective: Objective, device: str, precision: Precision, step_rows: int
     ) -> None:
         self._reader = ShardReader(shards, "validation")
         self._pad_id: int = shards.counts["pad_id"]
         self._rows = min(recipe.train.evaluate_rows, self._reader.num_rows)
-        self._step_rows = recipe.train.micro_batch_rows
+        self._step_rows = step_rows
         counts = shards.counts["validation"]
         self._targets_per_byte = counts["targets"] / counts["bytes"]
         self._objective, self._device, self._precision = objective, device, precision

@@ -13,6 +13,7 @@ kernels of a GPU where they differ from those of the CPU, whose operations are f
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from slm.train.precision import Precision, autocast
 
 HEADROOM = 0.9
 """The share of a device's memory that a step may take; the rest is the runtime's own and fragmentation."""
-SIMULATED_TOKENS = 32_768
+SIMULATED_TOKENS = 8192
 """Micro-batches beyond this many tokens are extrapolated: there, each row adds the same."""
 MIXING = {torch.ops.aten.add_.Tensor, torch.ops.aten.add.Tensor, torch.ops.aten.mul.Tensor, torch.ops.aten.mul_.Tensor}
 """Operations that copy an operand of another type than the result's before they begin."""
@@ -111,12 +112,13 @@ def divisors(number: int) -> list[int]:
     return [rows for rows in range(1, number + 1) if number % rows == 0]
 
 
+@functools.cache
 def _simulated_peak(
     config: ModelConfig, objective: ObjectiveConfig, precision: Precision, rows: int, seq_len: int, passes: int
 ) -> int:
     compute_loss = build_objective(objective)
     live = LiveBytes()
-    with FakeTensorMode(), live:  # type: ignore[no-untyped-call]
+    with FakeTensorMode(), live:
         model = Transformer(config)
         batch = blank_batch(rows, seq_len)
         for _ in range(passes):
@@ -138,7 +140,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of every storage made inside, while it lives; `peak` is the most at once."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._sizes: dict[int, int] = {}
 
