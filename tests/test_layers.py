@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"core", "corpus", "tokenizer", "shards", "model", "evaluate", "train"},
 }
 """Beside these, everybody but `core` may import `slm.recipe` and another package's `config`; `__main__` the command."""
-ENTRY_POINTS = {"chat", "cli", "compose", "explain", "generate", "pipeline", "recipe"}
+ENTRY_POINTS = {"chat", "cli", "compose", "explain", "generate", "pipeline", "plan", "recipe"}
 HEAVY = ("torch", "transformers", "pyarrow", "datasets", "sentencepiece", "xllamacpp", "matplotlib", "hydra")
 
 

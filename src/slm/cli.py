@@ -25,6 +25,7 @@ RUNNABLE = {
     "export": "model to Hugging Face and GGUF files, each proved",
     "serve": "answers of the exported model, by llama.cpp",
     "report": "one HTML page about the run",
+    "plan": "what a training will take: memory, time, cost",
     "generate": "continue a prompt",
     "chat": "talk to a model",
 }

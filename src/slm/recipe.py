@@ -139,6 +139,13 @@ def _vocabularies_agree(recipe: Recipe) -> Iterator[str]:
 
 
 def _steps_are_whole(recipe: Recipe) -> Iterator[str]:
+    if recipe.train.micro_batch_rows == "auto":
+        if recipe.train.batch_tokens % recipe.shards.seq_len:
+            yield (
+                f"train.batch_tokens ({recipe.train.batch_tokens:,}) must be a multiple of shards.seq_len "
+                f"({recipe.shards.seq_len:,})"
+            )
+        return
     micro = recipe.train.micro_batch_rows * recipe.shards.seq_len
     if recipe.train.batch_tokens % micro:
         yield (

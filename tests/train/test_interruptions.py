@@ -23,7 +23,7 @@ from slm.train.checkpoint import step_folders
 from slm.train.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
-CLOCK = {"seconds", "tokens_per_second"}
+CLOCK = {"seconds", "tokens_per_second", "model_flops_per_second", "matmul_share", "mfu"}
 
 PROGRAM = """
 import os, pathlib, signal, sys

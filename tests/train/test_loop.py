@@ -20,7 +20,7 @@ from slm.train import loop
 from slm.train.checkpoint import step_folders
 from slm.train.metrics import read_metrics
 
-CLOCK = {"seconds", "tokens_per_second"}
+CLOCK = {"seconds", "tokens_per_second", "model_flops_per_second", "matmul_share", "mfu"}
 
 KILLED_AT = """
 import os, pathlib, shutil, signal, sys

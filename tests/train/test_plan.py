@@ -6,6 +6,7 @@ import torch
 
 from slm.model.transformer import build
 from slm.recipe import build_recipe
+from slm.train import speed
 from slm.train.plan import announce, plan
 
 RECIPE = build_recipe(
@@ -28,9 +29,14 @@ def test_parameters_are_those_of_the_real_model():
     assert plan(RECIPE).num_parameters == sum(p.numel() for p in build(RECIPE.model, 0).parameters())
 
 
-def test_the_facts_are_printed_with_the_expected_time(capsys):
-    announce(RECIPE, plan(RECIPE), "cpu", "fp32", epochs=2.0, seconds=0.5)
+def test_the_facts_are_printed_with_the_expected_time(capsys, monkeypatch):
+    monkeypatch.setattr(speed, "matmul_rate", lambda *_: 50e9)
+    meter = speed.Meter(RECIPE.model, "cpu", "fp32")
+    announce(RECIPE, plan(RECIPE), "cpu", "fp32", epochs=2.0, seconds=0.5, meter=meter)
     printed = capsys.readouterr().out
     assert "1,003,520 tokens in 245 steps of 4,096 (2.00 epochs" in printed
     assert "about 2 min 02 s at 8,192 tokens/s" in printed
+    rate = plan(RECIPE).flops / 245 / 0.5
+    share = f"{100 * rate / 50e9:.0f} % of this machine's measured fp32 matmul rate (50 GFLOP/s; data sheet unknown)"
+    assert f"{rate / 1e9:.0f} GFLOP/s, {share}" in printed
     assert f"fp32 on cpu with {torch.get_num_threads()} threads" in printed

@@ -25,7 +25,7 @@ from slm.train.metrics import read_metrics
 
 STEP_ROWS = 8
 GUARD = {"window": 8, "warm_in": 5, "max_skips": 3}
-CLOCK = {"seconds", "tokens_per_second"}
+CLOCK = {"seconds", "tokens_per_second", "model_flops_per_second", "matmul_share", "mfu"}
 Poison = Callable[..., None]
 
 

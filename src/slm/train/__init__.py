@@ -6,6 +6,7 @@ In: the shards and tokenizer that the recipe names. Out: `<run>/train` with chec
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from slm.core.artifact import Artifact, Spec, require_parent
@@ -39,6 +40,7 @@ def specification(recipe: Recipe) -> Spec:
 
 def run(recipe: Recipe) -> Artifact:
     """Train to the end, from the newest sound checkpoint if there is one; returns the last checkpoint."""
+    began = time.perf_counter()
     spec = specification(recipe)
     finished = None if recipe.redo else _finished(recipe, spec)
     if finished is not None:
@@ -46,7 +48,7 @@ def run(recipe: Recipe) -> Artifact:
         return finished
     from slm.train.loop import train
 
-    return train(recipe, spec)
+    return train(recipe, spec, began)
 
 
 def _finished(recipe: Recipe, spec: Spec) -> Artifact | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from slm.core.config import Config, neutral
 
@@ -80,6 +80,13 @@ class GuardConfig(Config):
         return self
 
 
+def _rows_or_auto(value: object) -> object:
+    """One sentence for a wrong value, where a union would give one for each of its members."""
+    if value != "auto" and not (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        raise ValueError("must be a whole number of rows, at least 1, or auto")
+    return value
+
+
 class TrainConfig(Config):
     """The one loop."""
 
@@ -87,8 +94,8 @@ class TrainConfig(Config):
     """Positions to train on in all (rows times row length); rounded up to whole steps."""
     batch_tokens: int = Field(8192, ge=1)
     """Positions in one optimizer step, over all processes and micro-batches."""
-    micro_batch_rows: int = Field(8, ge=1)
-    """Rows in one forward and backward."""
+    micro_batch_rows: Annotated[int | Literal["auto"], BeforeValidator(_rows_or_auto)] = 8
+    """Rows in one forward and backward; auto takes what suits the device. Results differ by rounding only."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     clip_norm: float = Field(1.0, ge=0)
@@ -116,8 +123,14 @@ class TrainConfig(Config):
     """Save and leave with status 85 before this command has run so long; 0 is no limit but SLURM_JOB_END_TIME."""
     deadline_margin_seconds: float = neutral(30.0, ge=0)
     """How much earlier than such an end, besides the measured time of a step and a save."""
+    profile: int = neutral(0, ge=0)
+    """Steps to profile, after two that warm up: a Chrome trace and a table of operators; 0 is off."""
     sample_prompts: tuple[str, ...] = neutral(())
     """Prompts continued at each evaluation, for the report."""
+    probe: bool = neutral(True)
+    """`slm plan` measures a short step on this machine; false leaves it out."""
+    price_per_hour: float = neutral(0.0, ge=0)
+    """What an hour of the device costs, in any currency, for `slm plan`; 0 is unknown."""
     wandb: Literal["off", "offline", "online"] = neutral("off")
     """Weights & Biases; online falls back to offline without a key."""
     tensorboard: bool = neutral(False)

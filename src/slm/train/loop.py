@@ -19,7 +19,7 @@ import torch
 
 from slm.core.artifact import Artifact, Spec
 from slm.core.batch import Batch
-from slm.core.console import Progress, quantity, say
+from slm.core.console import Progress, say
 from slm.core.errors import UserError
 from slm.core.seeds import derive
 from slm.model.transformer import Transformer, build
@@ -33,14 +33,18 @@ from slm.train.averaging import average_of, follow
 from slm.train.checkpoint import TrainState, newest_sound, restore, save
 from slm.train.config import TrainConfig
 from slm.train.guard import Guard
+from slm.train.ledger import Ledger, print_ledger
 from slm.train.metrics import Metrics
+from slm.train.micro_batch import choose_micro_batch
 from slm.train.optim import Optimizer
 from slm.train.parametrization import rescale
-from slm.train.plan import Plan, Stopwatch, announce, plan
+from slm.train.plan import Plan, announce, plan
 from slm.train.precision import Precision, autocast, resolve_device, resolve_precision
+from slm.train.profile import profiled
 from slm.train.recovery import plain, refuse
 from slm.train.samples import continuation
 from slm.train.schedule import lr_share
+from slm.train.speed import Meter, rates_text
 from slm.train.stop import StopRequest, stop_request
 
 
@@ -60,65 +64,73 @@ class Run:
     checkpoint: Artifact | None
     """The newest checkpoint, at first the one that the run goes on from."""
     stop: StopRequest
+    meter: Meter
+    ledger: Ledger
+    micro_rows: int
     loss: float = math.nan
     """Of the last step."""
 
 
-def train(recipe: Recipe, spec: Spec) -> Artifact:
+def train(recipe: Recipe, spec: Spec, began: float | None = None) -> Artifact:
     """Train from the newest sound checkpoint, or from nothing, to the recipe's last token."""
-    config = recipe.train
-    run = prepare(recipe, spec)
+    config, ledger = recipe.train, Ledger(began or time.perf_counter())
+    run = prepare(recipe, spec, ledger)
     state, facts = run.state, run.facts
+    ledger.attach(run.folder, state.step)
     with (
+        ledger,
         run.stop as stop,
         Metrics(recipe, run.folder, state.step, len(state.guard.rewinds)) as metrics,
+        profiled(run.folder, config.profile, state.step) as profile_step,
         Progress("train", facts.steps, "steps", start=state.step) as progress,
         saved_when_stopped(run, config),
     ):
         if state.step and (state.step == facts.steps or due(state.step, config.evaluate_every_steps)):
-            evaluate(recipe, run, metrics, progress)  # the save came first, so a kill may have fallen between the two
-        stopwatch, logged_step = Stopwatch(), state.step
+            # The save came first, so a kill may have fallen between the two.
+            evaluate(recipe, run, metrics, progress)
         while state.step < facts.steps:
             stop.leave_if_asked()
             share = lr_share(config.schedule, state.tokens + config.batch_tokens / 2, facts.tokens)
-            batches = [batch.to(run.device) for batch in state.loader.step()]
-            loss, grad_norm = forward_backward(run, batches, config.clip_norm)
-            refusal = state.guard.judge(loss, grad_norm)
-            if not refusal:
-                state.optimizer.step(share)
-            if state.average is not None and not refusal:
-                follow(state.average, state.model, config.ema_decay, state.step)
+            with ledger.phase("data", state.step + 1):
+                batches = state.loader.step()
+                run.meter.add(batches)
+                batches = [batch.to(run.device) for batch in batches]
+            with ledger.phase("compute", state.step + 1):
+                loss, grad_norm = forward_backward(run, batches, config.clip_norm)
+                refusal = state.guard.judge(loss, grad_norm)
+                if not refusal:
+                    state.optimizer.step(share)
+                if state.average is not None and not refusal:
+                    follow(state.average, state.model, config.ema_decay, state.step)
+            profile_step()
             state.step += 1
             state.tokens += config.batch_tokens
             last, run.loss = state.step == facts.steps, loss
 
             if refusal and (steps_back := refuse(run, batches, refusal, loss, grad_norm, metrics)):
                 progress.advance(1 - steps_back)
-                logged_step = state.step
                 continue
             if not refusal and (last or due(state.step, config.log_every_steps)):
-                seconds = stopwatch.lap()
-                rate = config.batch_tokens * (state.step - logged_step) / seconds
-                logged_step = state.step
+                ledger.write(state.step)
                 figures = {"loss": loss, "lr": share * peak_lr(recipe), "grad_norm": grad_norm}
-                metrics.write("train", state.step, state.tokens, **figures, tokens_per_second=rate, seconds=seconds)
-                progress.advance(0, f"loss {loss:.3f}, {quantity(rate)} tokens/s")
+                rates = run.meter.lap(ledger.working())
+                metrics.write("train", state.step, state.tokens, **figures, **rates)
+                progress.advance(0, f"loss {loss:.3f}, {rates_text(rates, run.precision)}")
             if last or due(state.step, config.save_every_steps):
                 save_step(run, config)
-                stopwatch.lap()
             if last or due(state.step, config.evaluate_every_steps):
                 evaluate(recipe, run, metrics, progress)
-                stopwatch.lap()
             progress.advance()
         metrics.write("finished", state.step, state.tokens)
         if stop.signalled:
             stop.leave()  # or a chain of stages would go on
+    print_ledger(run.folder)
     assert run.checkpoint is not None  # a plan has at least one step, and the last step saves
     say(f"train: finished {facts.steps:,} steps; wrote {run.checkpoint.path} ({run.checkpoint.fingerprint[:12]})")
     return run.checkpoint
 
 
-def prepare(recipe: Recipe, spec: Spec) -> Run:
+def prepare(recipe: Recipe, spec: Spec, ledger: Ledger | None = None) -> Run:
     """Build everything in order of dependency, restore the newest sound checkpoint, print the facts."""
     config, folder, facts = recipe.train, recipe.folder("train"), plan(recipe)
     device = resolve_device(config)
@@ -132,7 +144,9 @@ def prepare(recipe: Recipe, spec: Spec) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
     model = build(recipe.model, recipe.seed).to(device)
     rescale(model, config.optimizer)
-    loader = Loader(shards, batch_rows=facts.batch_rows, micro_batch_rows=config.micro_batch_rows, seed=recipe.seed)
+    objective = build_objective(recipe.objective)
+    micro = choose_micro_batch(recipe, facts.batch_rows, model, objective, device, precision, checkpoint)
+    loader = Loader(shards, batch_rows=facts.batch_rows, micro_batch_rows=micro, seed=recipe.seed)
     state = TrainState(model, Optimizer(model, config.optimizer, recipe.model), loader, Guard(config.guard))
     if config.ema_decay:
         state.average = average_of(model)
@@ -140,13 +154,15 @@ def prepare(recipe: Recipe, spec: Spec) -> Run:
         _same_arithmetic(checkpoint, precision)
         restore(checkpoint, state)
         say(f"train: going on from {checkpoint.path} (step {state.step:,} of {facts.steps:,})")
-    objective = build_objective(recipe.objective)
-    evaluator = Evaluator(recipe, shards, objective, device, precision)
+    evaluator = Evaluator(recipe, shards, objective, device, precision, micro)
     tokenizer = Tokenizer.load(spec.parents["tokenizer"].path)
-    stop = stop_request(config, facts.num_parameters)
-    run = Run(folder, spec, facts, device, precision, state, objective, evaluator, tokenizer, checkpoint, stop)
+    stop, meter = stop_request(config, facts.num_parameters), Meter(recipe.model, device, precision)
+    run = Run(
+        folder, spec, facts, device, precision, state, objective, evaluator, tokenizer, checkpoint, stop, meter,
+        ledger or Ledger(time.perf_counter()), micro,
+    )  # fmt: skip
     epochs = facts.steps * facts.batch_rows / shards.counts["train"]["rows"]
-    announce(recipe, facts, device, precision, epochs, probe(run))
+    announce(recipe, facts, device, precision, epochs, probe(run), meter)
     return run
 
 
@@ -158,9 +174,11 @@ def save_step(run: Run, config: TrainConfig) -> None:
         "loss": plain(run.loss),
         "precision": run.precision,
         "threads": torch.get_num_threads(),
+        "micro_batch_rows": run.micro_rows,
         "rewind_target": due(state.step, config.save_every_steps) and not state.guard.skips,
     }
-    run.checkpoint = save(run.folder, run.spec, state, config.keep_last, **figures)
+    with run.ledger.phase("save"):
+        run.checkpoint = save(run.folder, run.spec, state, config.keep_last, **figures)
     run.stop.saved(time.perf_counter() - began)
 
 
@@ -187,12 +205,14 @@ def give_up_step(run: Run, generator: torch.Tensor) -> NoReturn:
 def evaluate(recipe: Recipe, run: Run, metrics: Metrics, progress: Progress) -> None:
     """Held-out loss, and what the model says to the recipe's prompts, as rows of the metrics."""
     state = run.state
-    held_out = run.evaluator(state.published, run.stop)
+    with run.ledger.phase("evaluate"):
+        held_out = run.evaluator(state.published, run.stop)
     metrics.write("evaluate", state.step, state.tokens, **held_out)
     progress.advance(0, f"held out {held_out['bits_per_byte']:.3f} bits/byte")
     for prompt in recipe.train.sample_prompts:
         run.stop.leave_if_asked()
-        text = continuation(state.published, run.tokenizer, prompt, recipe.seed, state.step)
+        with run.ledger.phase("sample"):
+            text = continuation(state.published, run.tokenizer, prompt, recipe.seed, state.step)
         metrics.write("sample", state.step, state.tokens, prompt=prompt, text=text)
 
 
@@ -222,12 +242,12 @@ class Evaluator:
     """Loss and bits per byte over a fixed part of the held-out rows; changes nothing of the run's state."""
 
     def __init__(
-        self, recipe: Recipe, shards: Artifact, objective: Objective, device: str, precision: Precision
+        self, recipe: Recipe, shards: Artifact, objective: Objective, device: str, precision: Precision, step_rows: int
     ) -> None:
         self._reader = ShardReader(shards, "validation")
         self._pad_id: int = shards.counts["pad_id"]
         self._rows = min(recipe.train.evaluate_rows, self._reader.num_rows)
-        self._step_rows = recipe.train.micro_batch_rows
+        self._step_rows = step_rows
         counts = shards.counts["validation"]
         self._targets_per_byte = counts["targets"] / counts["bytes"]
         self._objective, self._device, self._precision = objective, device, precision

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +9,8 @@ import torch
 from slm.core.console import duration, quantity, say, size
 from slm.model.counting import flops_per_token, num_parameters
 from slm.recipe import Recipe
-
-BYTES_PER_PARAMETER = {"adamw": 16, "muon": 16}
-"""fp32 weights, gradients and two AdamW moments; Muon keeps one moment of the matrices, so this is an upper bound."""
+from slm.train.memory import optimizer_bytes
+from slm.train.speed import Meter, flops_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,29 +37,20 @@ def plan(recipe: Recipe) -> Plan:
     )
 
 
-def announce(recipe: Recipe, facts: Plan, device: str, precision: str, epochs: float, seconds: float) -> None:
+def announce(
+    recipe: Recipe, facts: Plan, device: str, precision: str, epochs: float, seconds: float, meter: Meter
+) -> None:
     """Print the facts, with the time that `seconds` for one step leads to."""
-    state = facts.num_parameters * BYTES_PER_PARAMETER[recipe.train.optimizer.kind]
+    state = facts.num_parameters * 8 + optimizer_bytes(recipe.model, recipe.train.optimizer.kind)
+    rate = facts.flops / facts.steps / seconds
     lines = [
         f"{quantity(facts.num_parameters)} parameters ({recipe.model.layers} layers of width {recipe.model.width})",
         f"{quantity(facts.tokens)} tokens in {quantity(facts.steps)} steps of {quantity(recipe.train.batch_tokens)}"
         f" ({epochs:.2f} epochs, {facts.tokens / facts.num_parameters:.1f} tokens per parameter)",
         f"{facts.flops:.3g} FLOPs, {precision} on {device} with {torch.get_num_threads()} threads",
         f"about {duration(seconds * facts.steps)} at {quantity(recipe.train.batch_tokens / seconds)} tokens/s",
+        f"{flops_text(rate)}, {100 * rate / meter.matmul_flops:.0f} % of {meter.yardstick()}",
         f"{size(state)} for weights, gradients and optimizer, activations on top",
     ]
     for line in lines:
         say(f"train: {line}")
-
-
-class Stopwatch:
-    """Seconds since the last `lap`."""
-
-    def __init__(self) -> None:
-        self._last = time.perf_counter()
-
-    def lap(self) -> float:
-        """Seconds since the previous call."""
-        now = time.perf_counter()
-        passed, self._last = now - self._last, now
-        return passed

@@ -1,0 +1,98 @@
+"""`train.micro_batch_rows=auto`: the number of rows in one forward and backward, chosen for the device.
+
+In: the rows of a step, model, data, device. Out: a divisor of those rows, so that the global batch stays
+exact. On a GPU the largest whose predicted memory fits into what is free; on a CPU, where small batches stay
+in cache, the fastest of three that fit, each timed once after a warm-up. Results of different choices agree
+to rounding; for bit-exactness a run that goes on keeps the choice of its checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import torch
+
+from slm.core.artifact import Artifact
+from slm.core.console import say
+from slm.core.errors import UserError
+from slm.model.transformer import Transformer
+from slm.objective.loss import Objective
+from slm.recipe import Recipe
+from slm.shards.loader import collate
+from slm.shards.reader import ShardReader
+from slm.train.memory import HEADROOM, divisors, largest_that_fits, predict
+from slm.train.precision import Precision, autocast
+
+CPU_TOKENS = (2048, 8192, 32768)
+"""Sizes that are timed on a CPU, in tokens; the nearest divisor of the step is taken."""
+
+
+def choose_micro_batch(
+    recipe: Recipe,
+    rows: int,
+    model: Transformer,
+    objective: Objective,
+    device: str,
+    precision: Precision,
+    checkpoint: Artifact | None,
+) -> int:
+    """Rows of a micro-batch in a step of `rows`: the recipe's number, the checkpoint's choice, or a new one."""
+    asked = recipe.train.micro_batch_rows
+    if not isinstance(asked, str):
+        return asked
+    if checkpoint is not None and rows % checkpoint.counts["micro_batch_rows"] == 0:
+        return int(checkpoint.counts["micro_batch_rows"])
+    candidates = divisors(rows) if device == "cuda" else sorted({1, *_near_cpu_sizes(rows, recipe.shards.seq_len)})
+    free = _free_bytes(device) * HEADROOM
+    largest = largest_that_fits(candidates, lambda micro: _peak(recipe, precision, micro, rows), free)
+    if not largest:
+        raise UserError(
+            f"train.micro_batch_rows is auto, but not even one row of {recipe.shards.seq_len:,} tokens fits into the "
+            f"{free / 1e9:.1f} GB that are free; lower shards.seq_len or take a smaller model"
+        )
+    if device == "cuda":
+        say(f"train: micro-batches of {largest} rows, the largest that fits (of {rows} rows a step)")
+        return largest
+    sizes = [n for n in _near_cpu_sizes(rows, recipe.shards.seq_len) if n <= largest] or [largest]
+    timed = {n: _seconds_per_row(recipe, n, model, objective, precision) for n in sizes}
+    best = min(timed, key=lambda n: timed[n])
+    tried = ", ".join(f"{n} rows {seconds * 1000:.1f} ms a row" for n, seconds in timed.items())
+    say(f"train: micro-batches of {best} rows, the fastest here ({tried})")
+    return best
+
+
+def _near_cpu_sizes(rows: int, seq_len: int) -> list[int]:
+    return sorted({min(divisors(rows), key=lambda n: abs(n * seq_len - tokens)) for tokens in CPU_TOKENS})
+
+
+def _peak(recipe: Recipe, precision: Precision, micro: int, rows: int) -> int:
+    kind, accumulates = recipe.train.optimizer.kind, micro < rows
+    use = predict(
+        recipe.model, recipe.objective, kind, precision, micro, recipe.shards.seq_len, accumulates=accumulates
+    )
+    return use.total
+
+
+def _free_bytes(device: str) -> int:
+    """What a step may take in all; weights that already lie on the GPU are part of the step."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_allocated()
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _seconds_per_row(
+    recipe: Recipe, micro: int, model: Transformer, objective: Objective, precision: Precision
+) -> float:
+    reader = ShardReader(recipe.artifact("shards"), "train")
+    rows = [row % reader.num_rows for row in range(micro)]
+    batch = collate(*reader.rows(rows), reader.pad_id)
+    seconds = []
+    for _ in range(2):
+        began = time.perf_counter()
+        with autocast("cpu", precision):
+            loss = objective(model, batch)
+        loss.nats_sum.backward()  # type: ignore[no-untyped-call]
+        seconds.append(time.perf_counter() - began)
+    model.zero_grad(set_to_none=True)
+    return min(seconds) / micro
