@@ -35,7 +35,8 @@ def test_the_account_of_a_run_sums_to_its_wall_clock(make_recipe, capsys):
     wall = time.perf_counter() - began
     (line,) = read_ledger(recipe.folder("train"))
     booked = totals([line])
-    assert sum(booked.values()) == pytest.approx(wall, rel=0.01)
+    # 20 ms for what is printed after the account is closed: more than 1 % of a run of half a second.
+    assert sum(booked.values()) == pytest.approx(wall, rel=0.01, abs=0.02)
     assert line["seconds"] == pytest.approx(sum(booked.values()), rel=1e-4)
     assert line["step"] == 12
     assert all(booked[name] > 0 for name in PHASES if name != "replayed")
