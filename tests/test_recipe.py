@@ -118,3 +118,8 @@ def test_another_kind_of_artifact_is_refused_by_name(tmp_path: Path) -> None:
     make(tmp_path / "x", Spec("tokenizer", Config()), lambda _: None)
     with pytest.raises(UserError, match="x holds a tokenizer, but a corpus is needed here; correct the path"):
         recipe.artifact("corpus")
+
+
+def test_a_misspelt_recipe_is_recognised() -> None:
+    with pytest.raises(ProblemsError, match=r"^recpe: no such key; did you mean recipe\?$"):
+        build_recipe({"recpe": "smoke"})

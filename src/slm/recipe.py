@@ -248,6 +248,8 @@ def _unknown(location: tuple[str, ...]) -> str:
     dotted, name = ".".join(location), location[-1]
     parent = ".".join(part for part in location[:-1] if not part.isdigit())
     siblings = [key.removeprefix(f"{parent}.") for key in known_keys() if key.rpartition(".")[0] == parent]
+    if not parent:
+        siblings.insert(0, "recipe")  # no setting, but the word most often typed
     near = difflib.get_close_matches(name, siblings, 1, 0.6)
     if near:
         return f"{dotted}: no such key; did you mean {near[0]}?"
