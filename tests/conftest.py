@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -16,6 +20,7 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["NO_COLOR"] = "1"
+os.environ["S3_UPLOAD_PART_MIN_SIZE"] = "1"  # of the S3 server below: tests have no files of several times 5 MB
 
 # Deadlines measure the machine's load here, not the code; the seed is fixed so that a failure repeats.
 settings.register_profile("shared", deadline=None, derandomize=True, database=None)
@@ -46,3 +51,89 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     yield mount
     if folder.is_dir():
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+class ObjectServer:
+    """moto's S3 on a free port of the loopback, with a bucket; `fault` answers a request instead of it."""
+
+    BUCKETS = itertools.count()
+
+    def __init__(self) -> None:
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self._s3 = DomainDispatcherApplication(create_backend_app)
+        self.requests: list[str] = []
+        """Every request so far, as `PUT /bucket/key?query`."""
+        self.fault: Callable[[str], int] = lambda _request: 0
+        """The status to answer a request with; 0 lets S3 answer. It may take its time."""
+        self.port = 0
+        self.bucket = f"bucket-{next(self.BUCKETS)}"
+        self.start()
+        self.ask("PUT", f"/{self.bucket}")
+
+    def start(self) -> None:
+        """Listen, on the same port if it has had one; what was stored is still there."""
+        from werkzeug.serving import make_server
+
+        self._server = make_server("127.0.0.1", self.port, self._answer, threaded=True)
+        self.port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs to find and use it."""
+        keys = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_DEFAULT_REGION": "us-east-1"}
+        return {**keys, "AWS_ENDPOINT_URL": self.endpoint, "AWS_EC2_METADATA_DISABLED": "true"}
+
+    def ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        """A plain request, past the faults and the record."""
+        import urllib.request
+
+        headers = {"Authorization": "AWS4-HMAC-SHA256 Credential=any/20260101/us-east-1/s3/aws4_request"}
+        request = urllib.request.Request(
+            self.endpoint + path, body, {**headers, "X-Aside": "1", "Content-Type": "text/plain"}, method=method
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            content: bytes = answer.read()
+        return content
+
+    def _answer(self, environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
+        query = f"?{environ['QUERY_STRING']}" if environ.get("QUERY_STRING") else ""
+        request = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}{query}"
+        if "HTTP_X_ASIDE" not in environ:
+            self.requests.append(request)
+            if status := self.fault(request):
+                environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+                code = {403: "AccessDenied", 503: "ServiceUnavailable"}.get(status, "InternalError")
+                words = (
+                    ""
+                    if request.startswith("HEAD")
+                    else f"<Error><Code>{code}</Code><Message>told to</Message></Error>"
+                )
+                headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(words)))]
+                start_response(f"{status} {code}", headers)
+                return [words.encode()]
+        answer: Iterable[bytes] = self._s3(environ, start_response)
+        return answer
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
+    """A real S3-speaking server, which this process and its children take for Amazon's."""
+    server = ObjectServer()
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.stop()

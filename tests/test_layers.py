@@ -26,7 +26,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"core", "corpus", "tokenizer", "shards", "model", "evaluate", "train"},
 }
 """Beside these, everybody but `core` may import `slm.recipe` and another package's `config`; `__main__` the command."""
-ENTRY_POINTS = {"chat", "cli", "compose", "explain", "generate", "pipeline", "plan", "recipe"}
+ENTRY_POINTS = {
+    "chat",
+    "cli",
+    "compose",
+    "coordinate_check",
+    "explain",
+    "generate",
+    "lr_range",
+    "pipeline",
+    "plan",
+    "recipe",
+}
 HEAVY = ("torch", "transformers", "pyarrow", "datasets", "sentencepiece", "xllamacpp", "matplotlib", "hydra")
 
 

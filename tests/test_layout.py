@@ -79,7 +79,17 @@ def test_every_test_file_has_a_module_of_its_name() -> None:
     assert not strays, f"named after nothing under src/slm: {strays}"
 
 
-EXTRA_TESTS = {"layers", "layout", "recipes", "packaging", "scripts", "end_to_end", "bad_input", "interruptions"}
+EXTRA_TESTS = {
+    "layers",
+    "layout",
+    "recipes",
+    "packaging",
+    "scripts",
+    "end_to_end",
+    "bad_input",
+    "interruptions",
+    "faults",
+}
 """Tests of the whole instead of a module."""
 
 

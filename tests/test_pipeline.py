@@ -79,3 +79,13 @@ def test_the_chat_command_can_be_typed_whether_or_not_the_environment_is_active(
     assert pipeline.console_command() == str(binary / "slm")
     monkeypatch.setenv("PATH", str(binary))
     assert pipeline.console_command() == "slm"
+
+
+def test_several_processes_are_for_training_alone(ran, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"the pipeline was started as 2 processes, .*-m slm\.train"):
+        pipeline.run(build_recipe({"run": "several"}))
+    assert ran == []
+    pipeline.run(build_recipe({"run": "several", "start": "train", "stop": "train"}))
+    assert ran == ["train"]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 ROOT = Path(__file__).parents[1]
 
@@ -203,3 +209,107 @@ def test_a_python_without_venv_is_refused_with_the_package_to_install(checkout: 
 def test_continuous_integration_runs_the_same_tests() -> None:
     assert "scripts/test.sh" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "bash .ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+
+
+def load_script(name: str) -> ModuleType:
+    """A script of `scripts/` as a module, without running it."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_loss_is_reached_between_two_evaluations_by_a_straight_line(tmp_path: Path) -> None:
+    bench = load_script("bench_time_to_loss")
+    run = bench.Contender("any", [], tmp_path, tmp_path / "metrics.jsonl", 1.0)
+    run.rows = [{"seconds": 10.0, "tokens": 1, "loss": 5.0}, {"seconds": 20.0, "tokens": 2, "loss": 4.0}]
+    assert bench.reached(run, 4.25) == pytest.approx(17.5)
+    assert bench.reached(run, 6.0) == 10.0
+    assert bench.reached(run, 3.9) is None
+
+
+def test_a_stopped_contender_uses_up_none_of_its_time(tmp_path: Path) -> None:
+    bench = load_script("bench_time_to_loss")
+    sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
+    run = bench.Contender("sleeper", sleeper, tmp_path, tmp_path / "metrics.jsonl", 0.5 / 60)
+    run.start()
+    assert run.turn(0.2)
+    used = run.seconds
+    time.sleep(0.3)
+    assert run.seconds == used
+    assert not run.turn(60.0)
+    assert used < run.seconds < 30
+
+
+def test_time_to_loss_without_its_text_says_what_to_give() -> None:
+    command = [sys.executable, "scripts/bench_time_to_loss.py", "--text", "nowhere.txt"]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    assert "--text (nowhere.txt) is not a file; give the path of WikiText-2's train.txt" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("statuses", "status"),
+    [((85, 85), 85), ((85, -15), 85), ((-15, -15), 1), ((85, 1), 1), ((-9, -15), 1), ((85, -9), 1)],
+)
+def test_torchrun_says_stopped_only_where_its_processes_were(monkeypatch, capsys, statuses, status):
+    launcher = runpy.run_path(str(ROOT / "scripts" / "slurm" / "torchrun.py"))
+    failures = {rank: ProcessFailure(rank, 1, code, "") for rank, code in enumerate(statuses)}
+
+    def fail(_):
+        raise ChildFailedError("train", failures)
+
+    monkeypatch.setitem(launcher["main"].__globals__, "run", fail)
+    assert launcher["main"](["train.py"]) == status
+    assert str(sorted(set(statuses))) in capsys.readouterr().err
+
+
+def test_the_gpu_benchmark_measures_a_step_and_ends_with_its_figures() -> None:
+    options = ["--device", "cpu", "--tiny", "--steps", "2", "--warm-up", "0", "--documents", "3", "--precision", "fp32"]
+    options += ["--activation-checkpointing", "selective", "--micro-batch", "2", "--accumulate", "2"]
+    done = subprocess.run(
+        [sys.executable, "scripts/bench_gpu.py", *options], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["mfu"] == found["data_sheet_flops_per_second"] == found["peak_memory_bytes"] == "unknown"
+    assert found["options"]["activation_checkpointing"] == "selective"
+    assert found["attention"].startswith("sdpa (auto: ")
+    assert "6 x (matrices + head) + 12 x layers x heads x head_dim x keys it sees" in done.stdout
+    documents = [22, 21, 21]  # a row of 64 tokens
+    matrices = 2 * (64 * (2 * 64 + 2 * 32) + 3 * 64 * 128) + 512 * 64
+    pairs = sum(length * (length + 1) // 2 for length in documents)
+    flops_per_row = 6 * matrices * 64 + 12 * 2 * 64 * pairs
+    per_target = found["model_flops_per_second"] / found["tokens_per_second"]
+    assert per_target == pytest.approx(flops_per_row / (64 - 3)), "three tokens of a row predict nothing"
+    assert found["matmul_share"] == pytest.approx(
+        found["model_flops_per_second"] / max(found["matmul_flops_per_second"])
+    )
+    assert found["step_seconds_median"] <= found["step_seconds_worst"] < found["first_step_seconds"] * 100
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_the_gpu_benchmark_without_a_gpu_ends_with_a_sentence_and_status_2() -> None:
+    done = subprocess.run([sys.executable, "scripts/bench_gpu.py"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: torch sees no GPU here, and this measures one; run it where there is one")
+
+
+def test_the_speed_of_training_is_measured_in_one_run_and_judged(tmp_path: Path) -> None:
+    words = "--rounds 1 --rows 1 --length 16 --threads 1 --cpu-seconds --loader-seconds 0.05 --no-litgpt --check"
+    line = [sys.executable, str(ROOT / "scripts" / "bench_train.py"), *words.split()]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == (1 if figures["missed"] else 0), done.stderr
+    assert figures["sides"].keys() == {
+        "ours, bf16", "ours, bf16, packed", "transformers, bf16", "transformers, fp32"
+    }  # fmt: skip
+    for side in figures["sides"].values():
+        assert side["tokens_per_second"] > 0
+        assert side["bytes"] > 4 * 12_600_000 * 3, "weights and two moments"
+    assert figures["over_transformers_fp32"] > 0
+    assert figures["litgpt"] == "left out by --no-litgpt"
+    assert "LitGPT is missing: left out by --no-litgpt" in done.stdout

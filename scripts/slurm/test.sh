@@ -1,29 +1,37 @@
 #!/usr/bin/env bash
-# Proof against a real SLURM on this machine (see local_cluster.sh), as root, in under five minutes:
+# Proof against a real SLURM on this machine (see local_cluster.sh), as root, in under ten minutes:
 #   bash scripts/slurm/test.sh [--install]
-# A small run is submitted, preempted by a job of higher priority, requeued, told to stop by SIGUSR1 to its batch shell,
-# requeued by its own script, and finishes; its last checkpoint must equal an unbroken run's bit for bit.
+# 1. A small run is submitted, preempted by a job of higher priority, requeued, told to stop by SIGUSR1 to its batch
+#    shell, requeued by its own script, and finishes; its last checkpoint must equal an unbroken run's bit for bit.
+# 2. The same with two processes that srun starts, preempted once; its unbroken run is started by many_nodes.sbatch, so
+#    that two launchers must agree too.
+# 3. A sweep as a job array of two lines. Every sbatch file is also shown to `sbatch --test-only`.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 export SLM_ROOT=$root SLM_PYTHON=${SLM_PYTHON:-$root/.venv/bin/python} OMP_NUM_THREADS=1
 export SLM_CLUSTER=${SLM_CLUSTER:-/tmp/slm-cluster-test} PYTHONPATH=$root/src${PYTHONPATH:+:$PYTHONPATH}
 export SLURM_CONF=$SLM_CLUSTER/slurm.conf
 work=$(mktemp -d)
-limit=$((SECONDS + ${SLM_TEST_SECONDS:-290}))
-broken=$work/broken unbroken=$work/unbroken
-settings=(recipe=smoke run=proof train.threads=1 train.precision=fp32 train.tokens="${SLM_TEST_TOKENS:-1638400}"
-  train.log_every_steps=1 train.save_every_steps=100 train.evaluate_every_steps=100)
+limit=$((SECONDS + ${SLM_TEST_SECONDS:-590}))
+broken=$work/broken unbroken=$work/unbroken scripts=$root/scripts/slurm
+settings=(recipe=smoke train.threads=1 train.precision=fp32 train.log_every_steps=1 train.save_every_steps=100
+  train.evaluate_every_steps=100 train.tokens="${SLM_TEST_TOKENS:-1638400}")
 
 finish() {
   local status=$?
-  if [ "$status" -ne 0 ]; then tail -n 25 "$work"/job.log 2>/dev/null || true; fi
-  bash "$root/scripts/slurm/local_cluster.sh" stop
+  if [ "$status" -ne 0 ]; then tail -n 25 "$work"/*.log 2>/dev/null || true; fi
+  bash "$scripts/local_cluster.sh" stop
   rm -rf "$work"
   [ "$status" -eq 0 ] || echo FAIL
 }
 trap finish EXIT
 
-steps() { cat "$broken/proof/train/metrics.jsonl" 2>/dev/null | grep -c "\"kind\": \"train\"" || true; }
+submit() { # log, words of sbatch...
+  local log=$1
+  shift
+  sbatch --parsable --exclusive --output="$work/$log" --chdir="$root" "$@"
+}
+steps() { cat "$broken/$run/train/metrics.jsonl" 2>/dev/null | grep -c "\"kind\": \"train\"" || true; }
 state() { squeue -h -j "$job" -o %T 2>/dev/null || true; }
 restarts() { scontrol show job -o "$job" | grep -o ' Restarts=[0-9]*' | cut -d= -f2; }
 await() { # what COMMAND...: until COMMAND holds
@@ -40,33 +48,65 @@ await() { # what COMMAND...: until COMMAND holds
 }
 trained_past() { [ "$(steps)" -gt "$1" ]; }
 restarted() { [ "$(restarts)" -ge "$1" ] && [ "$(state)" = "RUNNING" ]; }
-ended() { case "$(state)" in "" | COMPLETED | FAILED | CANCELLED | TIMEOUT) true ;; *) false ;; esac }
+ended() { ! squeue -h -j "$job" -o %T 2>/dev/null | grep -qvE "COMPLETED|FAILED|CANCELLED|TIMEOUT"; }
+finished() { tail -n 1 "$1/train/metrics.jsonl" 2>/dev/null | grep -q '"kind": "finished"'; }
 
-bash "$root/scripts/slurm/local_cluster.sh" start "${1:-}"
-"$SLM_PYTHON" -m slm.pipeline "${settings[@]}" runs_dir="$broken" to=shards >"$work/prepare.log"
+preempt() {
+  await "job $job trains" trained_past 30
+  sbatch --parsable --partition=high --exclusive --output=/dev/null --wrap "sleep 3" >/dev/null
+  await "preempted, requeued and started again" restarted 1
+}
+tell() { grep -E "^slurm:|received|going on from|finished [0-9]|stopped \(| over 2 processes" "$work/$1" || true; }
+compare() { # that the last checkpoints of $run are equal, but for their manifests, which hold times
+  local last file name
+  last=$(cat "$broken/$run/train/latest")
+  [ "$last" = "$(cat "$unbroken/$run/train/latest")" ]
+  for file in "$broken/$run/train/$last"/*; do
+    name=$(basename "$file")
+    [ "$name" = manifest.json ] || cmp "$file" "$unbroken/$run/train/$last/$name"
+  done
+  finished "$broken/$run" && finished "$unbroken/$run"
+  (cd "$broken/$run/train/$last" && sha256sum -- *.safetensors)
+}
+
+for file in "$scripts"/*.sbatch "$scripts"/*.sh; do bash -n "$file"; done
+bash "$scripts/local_cluster.sh" start "${1:-}"
+run=proof
+"$SLM_PYTHON" -m slm.pipeline "${settings[@]}" run=$run runs_dir="$broken" to=shards >"$work/prepare.log"
 cp -r "$broken" "$unbroken"
+shards=(artifacts.shards="$broken/proof/shards" artifacts.tokenizer="$broken/proof/tokenizer")
+printf 'seed=%s run=sweep-%s\n' 1 1 2 2 >"$work/settings.txt"
+sbatch --test-only --nodes=1 "$scripts/many_nodes.sbatch" recipe=smoke
+sbatch --test-only "$scripts/one_node.sbatch" recipe=smoke
+sbatch --test-only --array=1-2%1 "$scripts/sweep.sbatch" "$work/settings.txt" recipe=smoke
 
-job=$(sbatch --parsable --partition=low --exclusive --output="$work/job.log" --chdir="$root" \
-  "$root/scripts/slurm/one_node.sbatch" "${settings[@]}" runs_dir="$broken" from=train to=train)
-await "job $job trains" trained_past 30
-sbatch --parsable --partition=high --exclusive --output=/dev/null --wrap "sleep 3" >/dev/null
-await "preempted, requeued and started again" restarted 1
+words=("${settings[@]}" run=$run from=train to=train)
+job=$(submit one.log --partition=low "$scripts/one_node.sbatch" "${words[@]}" runs_dir="$broken")
+preempt
 before=$(steps)
 await "training went on past step $before" trained_past $((before + 30))
 scancel --batch --signal=USR1 "$job"
 await "stopped by SIGUSR1, requeued by its script and started again" restarted 2
 await "the job ended" ended
-grep -E "^slurm:|received|going on from|finished [0-9]|stopped \(" "$work/job.log"
+tell one.log
+"$SLM_PYTHON" -m slm.pipeline "${words[@]}" runs_dir="$unbroken" >"$work/unbroken.log"
+compare
+echo "PASS: a run that was preempted, requeued and stopped equals the unbroken run, bit for bit ($SECONDS s)"
 
-"$SLM_PYTHON" -m slm.pipeline "${settings[@]}" runs_dir="$unbroken" from=train to=train >"$work/unbroken.log"
-echo "test: the unbroken run is done ($SECONDS s)"
-cd "$broken/proof/train"
-last=$(cat latest)
-[ "$last" = "$(cat "$unbroken/proof/train/latest")" ]
-for file in "$last"/*; do
-  name=$(basename "$file")
-  [ "$name" = manifest.json ] || cmp "$file" "$unbroken/proof/train/$last/$name"
-done
-grep -q '"kind": "finished"' metrics.jsonl
-(cd "$last" && sha256sum model-*.safetensors optimizer.safetensors)
-echo "PASS: $last of a run that was preempted, requeued and stopped equals the unbroken run's, bit for bit"
+run=pair
+words=("${settings[@]}" run=$run "${shards[@]}" train.tokens="${SLM_TEST_PAIR_TOKENS:-614400}" train.parallel=ddp)
+job=$(submit two.log --partition=low --ntasks=2 "$scripts/one_node.sbatch" "${words[@]}" runs_dir="$broken")
+preempt
+await "the job ended" ended
+tell two.log
+job=$(SLM_PROCESSES=2 submit many.log --nodes=1 "$scripts/many_nodes.sbatch" "${words[@]}" runs_dir="$unbroken")
+await "the unbroken run of many_nodes.sbatch ended" ended
+tell many.log
+compare
+echo "PASS: two processes of srun, preempted and requeued, equal two of torchrun, unbroken, bit for bit ($SECONDS s)"
+
+words=(recipe=smoke "${shards[@]}" train.tokens=16384 from=train to=train runs_dir="$broken")
+job=$(submit sweep-%a.log --array=1-2%1 "$scripts/sweep.sbatch" "$work/settings.txt" "${words[@]}")
+await "both tasks of the array ended" ended
+finished "$broken/sweep-1" && finished "$broken/sweep-2"
+echo "PASS: a job array ran each line of its settings ($SECONDS s)"

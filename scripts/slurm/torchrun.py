@@ -1,7 +1,10 @@
 """torchrun whose exit status says that the run was stopped, not broken: 85, which means start it again.
 
 In: the words of torchrun. It passes SIGUSR1 on to its processes as it does SIGTERM, and gives them
-`SLM_SHUTDOWN_SECONDS` (100) to save instead of 30. torchrun itself ends with 1 whatever its processes ended with.
+`SLM_SHUTDOWN_SECONDS` (100) to save instead of 30. torchrun itself ends with 1 whatever its processes ended with; and
+when the first of several that agreed to stop has left, it sends SIGTERM to those a moment behind.
+Each start of the processes meets at a store of its own: torchrun's, which it would lend them, outlives restarts,
+and machines that notice a lost one at different times would not agree on the number of the restart.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ def main(arguments: list[str]) -> int:
     """Launch, wait, and return the status for the scheduler."""
     waiting = ["--shutdown-timeout", os.environ.get("SLM_SHUTDOWN_SECONDS", "100")]
     handled = ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     try:
         run(get_args_parser().parse_args([*handled, *waiting, *arguments]))
     except SignalException as stopped:
@@ -28,7 +32,7 @@ def main(arguments: list[str]) -> int:
     except ChildFailedError as failed:
         statuses = {failure.exitcode for failure in failed.failures.values()}
         print(f"torchrun: processes ended with {sorted(statuses)}", file=sys.stderr)
-        return STOPPED if statuses == {STOPPED} else 1
+        return STOPPED if STOPPED in statuses and statuses <= {STOPPED, -signal.SIGTERM} else 1
     return 0
 
 

@@ -26,6 +26,8 @@ RUNNABLE = {
     "serve": "answers of the exported model, by llama.cpp",
     "report": "one HTML page about the run",
     "plan": "what a training will take: memory, time, cost",
+    "lr_range": "which learning rates train it, from a short sweep",
+    "coordinate_check": "whether its settings hold on wider and deeper models",
     "generate": "continue a prompt",
     "chat": "talk to a model",
 }

@@ -14,6 +14,8 @@ from pathlib import Path
 from slm.compose import command
 from slm.core.artifact import Artifact
 from slm.core.console import duration, say, size
+from slm.core.distributed import launched
+from slm.core.errors import UserError
 from slm.recipe import STAGES, Recipe, Stage
 
 
@@ -21,6 +23,12 @@ def run(recipe: Recipe) -> dict[Stage, Artifact]:
     """Run the recipe's stages from `recipe.start` to `recipe.stop`; returns their artifacts."""
     began = time.perf_counter()
     chosen = STAGES[STAGES.index(recipe.start) : STAGES.index(recipe.stop) + 1]
+    processes = launched().size
+    if processes > 1 and chosen != ("train",):
+        raise UserError(
+            f"the pipeline was started as {processes} processes, which would all make the same files; give several "
+            "processes to training alone (torchrun ... -m slm.train) and run the other stages with one"
+        )
     artifacts: dict[Stage, Artifact] = {}
     for number, stage in enumerate(chosen, 1):
         if getattr(recipe.artifacts, stage, ""):

@@ -5,11 +5,13 @@ largest micro-batch for devices of 8 to 141 GB, steps, FLOPs, and the time and c
 from a short measured step of one and of two layers (`probe=false` leaves it out), and on known devices, at
 an assumed share of what their data sheets say. Nothing is written. pretrain_300m takes about 20 seconds.
 
-`price=2.5` is what an hour of the device costs, in any currency; without it costs are unknown.
+`processes=8` plans for so many, sharing the model as `train.parallel` says; memory is that of each. `price=2.5`
+is what an hour of all that computes costs, in any currency; without it costs are unknown.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import time
@@ -18,18 +20,23 @@ import torch
 
 from slm.compose import command
 from slm.core.console import duration, quantity, say, size, table
+from slm.core.distributed import World
 from slm.core.errors import UserError
+from slm.model.block import set_recompute
 from slm.model.counting import parameters_by_part
 from slm.model.transformer import build
 from slm.objective import build as build_objective
 from slm.recipe import Recipe
 from slm.train.devices import DEVICES, UNKNOWN
-from slm.train.memory import HEADROOM, Memory, blank_batch, divisors, largest_that_fits, predict
-from slm.train.plan import Plan, plan
+from slm.train.memory import HEADROOM, Memory, blank_batch, divisors, largest_that_fits, predict_for
+from slm.train.noise_scale import advice
+from slm.train.parallel import Parallel, choose
+from slm.train.plan import Plan, plan, step_sizes
 from slm.train.precision import Precision, autocast, resolve_device, resolve_precision
 from slm.train.speed import Meter, flops_text
+from slm.train.working_copy import working_copy
 
-SHORTCUTS = {"probe": "train.probe", "price": "train.price_per_hour"}
+SHORTCUTS = {"probe": "train.probe", "price": "train.price_per_hour", "processes": "train.processes"}
 SIZES_GB = (8, 16, 24, 80, 141)
 ASSUMED_MFU = 0.4
 """For devices that are not here. Published: 350M parameters at 52 % on A100, 760M at 35 to 40 % on H100."""
@@ -43,24 +50,42 @@ def run(recipe: Recipe) -> None:
     if recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
 
+    parallel = planned(recipe)
+    own_rows = rows_of_each(facts, parallel.world.size)
+
     @functools.cache
     def memory(rows: int) -> Memory:
-        accumulates = rows < facts.batch_rows
-        kind, seq_len = recipe.train.optimizer.kind, recipe.shards.seq_len
-        return predict(recipe.model, recipe.objective, kind, precision, rows, seq_len, accumulates=accumulates)
+        return predict_for(recipe, precision, rows, own_rows, parallel)
+
+    def largest(num_bytes: float) -> int | None:
+        return largest_that_fits(divisors(own_rows), lambda rows: memory(rows).total, num_bytes * HEADROOM)
 
     say_size(recipe, facts)
-    fits = {gb: _largest(facts, memory, gb * 1e9) for gb in SIZES_GB}
+    if noise := advice(recipe.folder("train"), recipe.train.batch_tokens):
+        say(noise)
+    fits = {gb: largest(gb * 1e9) for gb in SIZES_GB}
     micro = recipe.train.micro_batch_rows
     rows = micro if not isinstance(micro, str) else max(filter(None, fits.values()), default=1)
-    say_memory(memory(rows), rows, precision)
-    say_devices(recipe, facts, memory, fits)
+    say_memory(memory(rows), rows, precision, parallel)
+    say_devices(recipe, facts, memory, fits, parallel)
     if recipe.train.probe:
-        say_here(recipe, facts, device, precision, _largest(facts, memory, memory_bytes(device)))
+        free = memory_bytes(device) / (parallel.world.local_size if device == "cpu" else 1)
+        say_here(recipe, facts, device, precision, free, largest(free))
 
 
-def _largest(facts: Plan, memory: functools._lru_cache_wrapper[Memory], num_bytes: float) -> int | None:
-    return largest_that_fits(divisors(facts.batch_rows), lambda rows: memory(rows).total, num_bytes * HEADROOM)
+def planned(recipe: Recipe) -> Parallel:
+    """The strategy over the processes that are planned with, as if they were on one machine."""
+    return choose(recipe.train, World(size=recipe.train.processes, local_size=recipe.train.processes))
+
+
+def rows_of_each(facts: Plan, processes: int) -> int:
+    """Rows of a step that each process has."""
+    if facts.first_rows % processes:
+        raise UserError(
+            f"train.processes ({processes}) must divide the rows of a step ({facts.first_rows}); "
+            "take another number, or change train.batch_tokens"
+        )
+    return facts.first_rows // processes
 
 
 def say_size(recipe: Recipe, facts: Plan) -> None:
@@ -69,7 +94,7 @@ def say_size(recipe: Recipe, facts: Plan) -> None:
     rows = [(name, quantity(n), f"{100 * n / facts.num_parameters:.1f} %") for name, n in parts.items() if n]
     table("Parameters", ("part", "count", "share"), [*rows, ("all", quantity(facts.num_parameters), "100.0 %")])
     say(
-        f"{quantity(facts.tokens)} tokens in {quantity(facts.steps)} steps of {quantity(recipe.train.batch_tokens)}: "
+        f"{quantity(facts.tokens)} tokens in {quantity(facts.steps)} steps of {step_sizes(recipe)}: "
         f"{facts.tokens / facts.num_parameters:.1f} tokens per parameter, {epochs(recipe, facts)}"
     )
     say(
@@ -84,46 +109,57 @@ def epochs(recipe: Recipe, facts: Plan) -> str:
         rows = recipe.artifact("shards").counts["train"]["rows"]
     except UserError:
         return "epochs unknown until the shards are made"
-    return f"{facts.steps * facts.batch_rows / rows:.2f} epochs"
+    return f"{facts.tokens / recipe.shards.seq_len / rows:.2f} epochs"
 
 
-def say_memory(use: Memory, rows: int, precision: Precision) -> None:
+def say_memory(use: Memory, rows: int, precision: Precision, parallel: Parallel) -> None:
     """Memory by part."""
-    parts = ("weights", "gradients", "optimizer", "logits", "activations")
-    cells = [(name, size(getattr(use, name)), f"{100 * getattr(use, name) / use.total:.1f} %") for name in parts]
-    say(f"memory at micro-batches of {rows} rows in {precision}, following the operations of the CPU:")
+    parts = {name: count for name, count in dataclasses.asdict(use).items() if count}
+    cells = [(name, size(count), f"{100 * count / use.total:.1f} %") for name, count in parts.items()]
+    whose = f" of each of {parallel.world.size} processes ({parallel.strategy})" if parallel.world.size > 1 else ""
+    say(f"memory{whose} at micro-batches of {rows} rows in {precision}, following the operations of the CPU:")
     table("Memory", ("part", "size", "share"), [*cells, ("all", size(use.total), "100.0 %")])
 
 
 def say_devices(
-    recipe: Recipe, facts: Plan, memory: functools._lru_cache_wrapper[Memory], fits: dict[int, int | None]
+    recipe: Recipe,
+    facts: Plan,
+    memory: functools._lru_cache_wrapper[Memory],
+    fits: dict[int, int | None],
+    parallel: Parallel,
 ) -> None:
     """What fits into devices of each size, and how long those known would take."""
-    rows = []
+    rows, count = [], parallel.world.size
     for gb, largest in fits.items():
         if largest is None:
             rows.append((f"{gb} GB", "does not fit", size(memory(1).total), "-", "-", "-"))
             continue
         known = [(name, one) for name, one in DEVICES.items() if one.memory_gb == gb]
         for name, one in known:
-            seconds = facts.flops / (one.bf16_flops * ASSUMED_MFU)
+            seconds = facts.flops / (count * one.bf16_flops * ASSUMED_MFU)
             rows.append(
                 (f"{gb} GB", f"{largest} rows", size(memory(largest).total), name, duration(seconds),
                  cost(recipe, seconds))
             )  # fmt: skip
-    title = f"One device; time at an assumed {100 * ASSUMED_MFU:.0f} % of its data sheet's bf16 rate"
+    which = f"{count} devices, {parallel.strategy}" if count > 1 else "One device"
+    title = f"{which}; time at an assumed {100 * ASSUMED_MFU:.0f} % of its data sheet's bf16 rate"
     table(title, ("memory", "largest micro-batch", "takes", "device", "time", "cost"), rows)
 
 
-def say_here(recipe: Recipe, facts: Plan, device: str, precision: Precision, largest: int | None) -> None:
+def say_here(recipe: Recipe, facts: Plan, device: str, precision: Precision, free: float, largest: int | None) -> None:
     """What this machine measured."""
-    seconds = seconds_per_row(recipe, device, precision) * facts.batch_rows * facts.steps
+    seconds = seconds_per_row(recipe, device, precision) * facts.tokens / recipe.shards.seq_len
     meter, rate = Meter(recipe.model, device, precision), facts.flops / seconds
     fits = f"micro-batches of up to {largest} rows fit" if largest else "not even one row fits"
-    say(f"here: {fits} into {size(memory_bytes(device))}")
+    say(f"here: {fits} into {size(free)}{' for each process' if recipe.train.processes > 1 else ''}")
     say(f"here: {quantity(facts.tokens / seconds)} tokens/s, {flops_text(rate)}")
-    say(f"here: {100 * rate / meter.matmul_flops:.0f} % of {meter.yardstick()}")
-    say(f"here: {duration(seconds)} for the whole training, without the optimizer's own; cost {cost(recipe, seconds)}")
+    share = rate / meter.matmul_flops
+    told = f"{100 * share:.0f} %" if share <= 1 else f"an {UNKNOWN} share (the machine is busy: more than all)"
+    say(f"here: {told} of {meter.yardstick()}")
+    say(
+        f"here: {duration(seconds)} for the whole training in one process, without the optimizer's own; "
+        f"cost {cost(recipe, seconds)}"
+    )
 
 
 def seconds_per_row(recipe: Recipe, device: str, precision: Precision) -> float:
@@ -136,11 +172,13 @@ def seconds_per_row(recipe: Recipe, device: str, precision: Precision) -> float:
     seconds = []
     for count in layers:
         model = build(recipe.model.model_copy(update={"layers": count}), 0).to(device)
+        set_recompute(model, recipe.train.activation_checkpointing)
+        working = working_copy(model, precision).model
         passes = []
         for _ in range(3):  # the first warms up
             began = time.perf_counter()
             with autocast(device, precision):
-                loss = objective(model, batch)
+                loss = objective(working, batch)
             loss.nats_sum.backward()  # type: ignore[no-untyped-call]
             if device == "cuda":
                 torch.cuda.synchronize()

@@ -139,20 +139,31 @@ def _vocabularies_agree(recipe: Recipe) -> Iterator[str]:
 
 
 def _steps_are_whole(recipe: Recipe) -> Iterator[str]:
+    sizes = {"batch_tokens": recipe.train.batch_tokens, "batch_ramp.start_tokens": recipe.train.batch_ramp.start_tokens}
     if recipe.train.micro_batch_rows == "auto":
-        if recipe.train.batch_tokens % recipe.shards.seq_len:
-            yield (
-                f"train.batch_tokens ({recipe.train.batch_tokens:,}) must be a multiple of shards.seq_len "
-                f"({recipe.shards.seq_len:,})"
-            )
+        for name, tokens in sizes.items():
+            if tokens % recipe.shards.seq_len:
+                yield f"train.{name} ({tokens:,}) must be a multiple of shards.seq_len ({recipe.shards.seq_len:,})"
         return
     micro = recipe.train.micro_batch_rows * recipe.shards.seq_len
-    if recipe.train.batch_tokens % micro:
-        yield (
-            f"train.batch_tokens ({recipe.train.batch_tokens:,}) must be a multiple of train.micro_batch_rows x "
-            f"shards.seq_len ({recipe.train.micro_batch_rows} x {recipe.shards.seq_len:,} = {micro:,}); "
-            f"the nearest is {max(1, round(recipe.train.batch_tokens / micro)) * micro:,}"
-        )
+    for name, tokens in sizes.items():
+        if tokens % micro:
+            yield (
+                f"train.{name} ({tokens:,}) must be a multiple of train.micro_batch_rows x "
+                f"shards.seq_len ({recipe.train.micro_batch_rows} x {recipe.shards.seq_len:,} = {micro:,}); "
+                f"the nearest is {max(1, round(tokens / micro)) * micro:,}"
+            )
+
+
+def _rows_can_be_cut(recipe: Recipe) -> Iterator[str]:
+    seq_len = recipe.shards.seq_len
+    for length in recipe.train.curriculum.lengths:
+        if seq_len % length or length == seq_len:
+            near = max(n for n in range(1, seq_len) if seq_len % n == 0 and n <= max(length, 1))
+            yield (
+                f"train.curriculum.lengths ({length:,}) must divide shards.seq_len ({seq_len:,}) and be shorter; "
+                f"the nearest below is {near:,}"
+            )
 
 
 def _head_may_be_tied(recipe: Recipe) -> Iterator[str]:
@@ -193,6 +204,7 @@ RULES: tuple[tuple[frozenset[str], Callable[[Recipe], Iterator[str]]], ...] = (
     (frozenset({"shards", "model"}), _rows_fit_model),
     (frozenset({"tokenizer", "model"}), _vocabularies_agree),
     (frozenset({"train", "shards"}), _steps_are_whole),
+    (frozenset({"train", "shards"}), _rows_can_be_cut),
     (frozenset({"train", "model"}), _head_may_be_tied),
     (frozenset({"corpus", "shards"}), _weights_name_sources),
     (frozenset({"evaluate", "model", "shards"}), _context_fits),

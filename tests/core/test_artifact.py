@@ -479,13 +479,3 @@ def test_differences_are_dotted_and_cut_short() -> None:
         "a.c: 2 -> 3", "d: 1 -> null"
     ]  # fmt: skip
     assert differences({"settings": {"text": "x" * 99}}, {"settings": {"text": ""}}) == [f'text: "{"x" * 56}... -> ""']
-
-
-def test_the_commit_is_known_in_a_checkout_and_unknown_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
-    module.git_commit.cache_clear()
-    if (Path(__file__).parents[2] / ".git").exists():
-        assert len(module.git_commit().removesuffix("-dirty")) == 40
-    module.git_commit.cache_clear()
-    monkeypatch.setenv("PATH", "")
-    assert module.git_commit() == "unknown"
-    module.git_commit.cache_clear()

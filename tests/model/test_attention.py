@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -12,13 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from slm.core.errors import UserError
 from slm.model import attention
-from slm.model.attention import Plan, attend, choose_backend, plan, visible
+from slm.model.attention import Plan, attend, plan, visible
+from slm.model.backends import Choice
 from slm.model.cache import KVCache
 from slm.model.config import ModelConfig
+from slm.model.flex import block_mask
+from slm.model.transformer import build
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU = torch.device("cpu")
 
 
 def by_definition(documents: list[int], query: int, key: int, window: int) -> bool:
@@ -86,41 +88,33 @@ def test_attention_equals_its_definition(packed: Any, kv_heads: int) -> None:
     torch.testing.assert_close(attend(q, k, v, how), expected, atol=1e-6, rtol=1e-5)
 
 
-def test_flash_attn_is_refused_where_it_cannot_compute(
-    shape: Callable[..., ModelConfig], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["flash_attn", "varlen"])
+def test_kernels_are_given_boundaries_and_window_instead_of_a_mask(
+    shape: Callable[..., ModelConfig], monkeypatch: pytest.MonkeyPatch, name: Literal["flash_attn", "varlen"]
 ) -> None:
-    config = shape(attention="flash_attn")
-    with pytest.raises(UserError, match=r"flash_attn\) needs an NVIDIA GPU, but the model is on cpu; set"):
-        choose_backend(config, CPU, torch.bfloat16)
-    with pytest.raises(UserError, match=r"bfloat16 or float16, found float32; set train.precision=bf16"):
-        choose_backend(config, CUDA, torch.float32)
-    monkeypatch.setattr("slm.model.flash.installed", lambda: False)
-    with pytest.raises(UserError, match=r"pip install 'slm\[gpu\]'"):
-        choose_backend(config, CUDA, torch.bfloat16)
-
-
-def test_auto_takes_flash_attn_only_where_it_can_compute(
-    shape: Callable[..., ModelConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("slm.model.flash.installed", lambda: True)
-    assert choose_backend(shape(), CUDA, torch.bfloat16) == "flash_attn"
-    assert choose_backend(shape(), CUDA, torch.float32) == "sdpa"
-    assert choose_backend(shape(), CPU, torch.bfloat16) == "sdpa"
-    assert choose_backend(shape(attention="sdpa"), CUDA, torch.bfloat16) == "sdpa"
-    assert choose_backend(shape(attention="flash_attn"), CUDA, torch.float16) == "flash_attn"
-
-
-def test_flash_attn_is_given_boundaries_and_window_instead_of_a_mask(
-    shape: Callable[..., ModelConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(attention, "choose_backend", lambda *_: "flash_attn")
+    monkeypatch.setattr(attention, "choose", lambda *_, **__: Choice(name, "made to"))
     config = shape(sliding_window=6)
     how = made(config, 8, torch.tensor([[0] * 5 + [1] * 3]))
     assert how.mask_BTK is None
     assert how.where is not None
     assert how.where.cu_seqlens.tolist() == [0, 5, 8]
     assert how.window == 6
-    monkeypatch.setattr(attention, "attend_varlen", lambda *arguments: arguments[3:])
+    kernel = {"flash_attn": "attend_flash", "varlen": "attend_varlen"}[name]
+    monkeypatch.setattr(attention, kernel, lambda *arguments: arguments[3:])
     q = torch.zeros(1, 8, 4, 16)
     assert attend(q, q, q, how) == (how.where, 6)
-    assert made(config, 8, cache=KVCache(config, 1, 8)).where is None, "cached decoding takes SDPA"
+    assert made(config, 8, cache=KVCache(config, 1, 8)).backend == "sdpa", "cached decoding takes SDPA"
+
+
+def test_blocks_are_made_once_for_all_layers(
+    shape: Callable[..., ModelConfig], packed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setattr(attention, "block_mask", lambda *given: calls.append(given) or block_mask(*given))
+    model = build(shape(attention="flex", sliding_window=5), 0)
+    with torch.no_grad():
+        found = model(packed.tokens_BT, positions_BT=packed.positions_BT, documents_BT=packed.documents_BT)
+        assert len(calls) == 1
+        model.config = shape(attention="sdpa", sliding_window=5)
+        expected = model(packed.tokens_BT, positions_BT=packed.positions_BT, documents_BT=packed.documents_BT)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)

@@ -11,6 +11,7 @@ import yaml
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from slm.model import block
 from slm.model.cache import KVCache
 from slm.model.config import ModelConfig
 from slm.model.counting import (
@@ -45,10 +46,17 @@ def test_parameters_are_those_of_the_model(shape: Callable[..., ModelConfig], op
     assert parameters_by_part(config) == parts
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_operations_are_those_that_torch_counts(
-    shape: Callable[..., ModelConfig], tokens: Callable[..., Tensor], options: dict[str, Any]
+    shape: Callable[..., ModelConfig],
+    tokens: Callable[..., Tensor],
+    options: dict[str, Any],
+    fused: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if not fused:
+        monkeypatch.setattr(block, "reason_against", lambda *_: "counted by modules")
     config, seq_len = shape(**options), 40
     model = build(config, 0)
     # torch counts attention as if every query saw every key; only its plain backend does not recompute backward.
@@ -57,7 +65,8 @@ def test_operations_are_those_that_torch_counts(
     counted = counter.get_total_flops() / (2 * seq_len)
     per_visible = 12 * config.layers * config.heads * config.head_dim
     everything_seen = flops_per_token(config, seq_len) + per_visible * (seq_len - visible_tokens(config, seq_len))
-    assert counted == pytest.approx(everything_seen, rel=1e-9)
+    scores_once_more = 2 * config.layers * config.heads * config.head_dim * seq_len if fused else 0
+    assert counted == pytest.approx(everything_seen + scores_once_more, rel=1e-9)
 
 
 @pytest.mark.parametrize(("window", "seq_len"), [(0, 12), (5, 12), (12, 12), (30, 12), (1, 7)])

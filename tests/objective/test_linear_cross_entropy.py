@@ -93,7 +93,9 @@ def test_under_autocast_products_run_in_bf16_and_stay_close(inputs):
     torch.testing.assert_close(total, exact, rtol=2e-2, atol=0)
 
 
-def test_without_gradients_nothing_is_kept(inputs):
+def test_without_gradients_nothing_is_kept(inputs, monkeypatch):
+    inputs[1].requires_grad_()  # as the head's weight is, also while it is only evaluated
+    monkeypatch.setattr(torch, "zeros_like", lambda *_, **__: pytest.fail("room was made for a gradient"))
     with torch.no_grad():
         total, nats = linear_cross_entropy(*inputs)
     assert not total.requires_grad
@@ -108,3 +110,21 @@ def test_all_targets_ignored_is_zero_with_zero_gradient(inputs):
     assert total == 0
     assert hidden.grad is not None
     assert not hidden.grad.any()
+
+
+def test_the_loss_of_each_row_is_told_on_request_and_changes_nothing(inputs, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_ROWS", 8)
+    hidden, weight, targets = inputs
+    hidden, again = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+    nats_N = torch.full((ROWS,), torch.nan)
+    options = {"z_loss": 0.01, "label_smoothing": 0.1}
+    told = linear_cross_entropy(hidden, weight, targets, **options, nats_N=nats_N)
+    silent = linear_cross_entropy(again, weight, targets, **options)
+    logits = inputs[0] @ weight.T
+    torch.testing.assert_close(
+        nats_N, functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none")
+    )
+    assert told == silent
+    told[0].backward()
+    silent[0].backward()
+    assert torch.equal(hidden.grad, again.grad)

@@ -60,7 +60,8 @@ def metrics() -> list[dict[str, Any]]:
             {
                 "kind": "train", "step": step, "tokens": tokens, "loss": loss, "lr": 0.02 * share,
                 "grad_norm": 0.35 + 2.5 * math.exp(-step / 9) + abs(draw.gauss(0, 0.06)),
-                "tokens_per_second": rate, "seconds": BATCH_TOKENS / rate,
+                "tokens_per_second": rate, "seconds": BATCH_TOKENS / rate, "model_flops_per_second": rate * 4e6,
+                "matmul_share": rate * 4e6 / 600e9, "mfu": "unknown",
             }
         )  # fmt: skip
         if step % 50 == 0:
@@ -72,6 +73,23 @@ def metrics() -> list[dict[str, Any]]:
                 rows.append({"kind": "sample", "step": step, "tokens": tokens, "prompt": prompt, "text": text})
     rows[-1]["text"] += HOSTILE
     return rows
+
+
+def ledger() -> list[dict[str, Any]]:
+    """Three processes: one killed at step 200, one stopped, one that went to the end."""
+    began, lines = 1_790_000_000.0, list[dict[str, Any]]()
+    for number, (step, compute, replayed, start) in enumerate(
+        ((200, 71.0, 0.0, 4.0), (410, 73.0, 9.0, 5.0), (600, 64.0, 0.0, 5.0))
+    ):
+        phases = {"start": start, "compile": 0.0, "data": 1.5, "compute": compute, "save": 2.0, "evaluate": 6.0,
+                  "sample": 1.0, "replayed": replayed, "other": 0.5}  # fmt: skip
+        seconds = sum(phases.values())
+        lines.append(
+            {"process": f"{number}", "began": began, "seconds": seconds, "step": step, "phases": phases,
+             "energy_joules": {"cpu": 100.0 * seconds}}
+        )  # fmt: skip
+        began += seconds + 30
+    return lines
 
 
 def parity(name: str, size_bytes: int, delta: float, budget: float) -> dict[str, Any]:
@@ -181,6 +199,8 @@ def synthetic_run(recipe: Recipe, *stages: Stage) -> dict[str, Artifact]:
     )  # fmt: skip
     rows = "".join(json.dumps(row) + "\n" for row in metrics())
     (recipe.folder("train") / "metrics.jsonl").write_text(rows, encoding="utf-8")
+    lines = "".join(json.dumps(line) + "\n" for line in ledger())
+    (recipe.folder("train") / "ledger.jsonl").write_text(lines, encoding="utf-8")
     if "evaluate" in stages:
         files = {"results.json": json.dumps(EVALUATION), "documents.parquet": "p"}
         made["evaluate"] = publish(recipe, "evaluate", {"train": made["train"]}, files)

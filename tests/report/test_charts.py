@@ -16,6 +16,7 @@ from slm.report.charts import (
     _settled,
     _smoothed,
     _thinned,
+    by_layer,
     compact,
     curve,
     loss_chart,
@@ -99,3 +100,15 @@ def test_the_frame_begins_after_the_first_tokens() -> None:
 )
 def test_axis_numbers_are_short(value: float, text: str) -> None:
     assert compact(value) == text
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_a_chart_by_layer_has_a_line_a_layer_and_leaves_out_embedding_and_head(count: int) -> None:
+    names = ["embedding", *(f"{layer:02d}" for layer in range(12)), "head"]
+    rows = [
+        {"tokens": 1000 * step, **{f"weight_rms.{name}": 0.1 * step for name in names}, "grad_rms.00": 1.0}
+        for step in range(1, count + 1)
+    ]
+    svg = by_layer("layers-weight_rms", "Weights", rows, "weight_rms")
+    assert ElementTree.fromstring(svg)[0].text == "Weights"
+    assert len(re.findall(r"<path [^>]*var\(--first\)[^>]*stroke-width: 1.5", svg)) == 12

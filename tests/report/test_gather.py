@@ -81,3 +81,19 @@ def test_an_ancestor_that_is_gone_is_told(recipe: Recipe, make_run: Make) -> Non
     assert "corpus" not in run.artifacts
     assert len(run.broken_links) == 1
     assert "not there" in run.broken_links[0]
+
+
+def test_troubles_are_kept_also_of_what_a_rewind_took_back(recipe: Recipe, make_run: Make) -> None:
+    make_run(recipe)
+    rows = [
+        {"kind": "skip", "step": 590, "tokens": 5, "reason": "spike"},
+        {"kind": "evaluate_failed", "step": 595, "tokens": 5, "reason": "out of memory"},
+        {"kind": "rewind", "step": 600, "tokens": 5, "to_step": 100},
+    ]
+    with metrics_file(recipe).open("a", encoding="utf-8") as stream:
+        stream.write("".join(json.dumps(row) + "\n" for row in rows))
+    run = gather(recipe, finished_artifacts(recipe))
+    assert run.troubles == rows
+    assert max(row["step"] for row in run.steps) == 100
+    assert all("loss" in row for row in run.evaluations)
+    assert [line["step"] for line in run.ledger] == [200, 410, 600]

@@ -76,3 +76,18 @@ def test_text_of_one_kind_is_not_told_apart(run: Run) -> None:
     assert [row[0] for row in sections.result(run).tables[0].rows] == ["stdlib", "code", "prose"]
     one = {**run.results, "domains": {"code": run.results["domains"]["code"]}}
     assert sections.result(replace(run, results=one)).tables == []
+
+
+def test_sizes_by_layer_are_drawn_where_they_were_taken(run: Run) -> None:
+    assert "train.statistics_every_steps" in sections.layers(run).lead
+    assert sections.layers(run).empty
+    quantities = ("output_rms", "output_max", "attention_rms", "ffn_rms", "weight_rms", "grad_rms", "update_share")
+    rows = [{"tokens": 1000 * step, **{f"{name}.00": 1.0 for name in quantities}} for step in (1, 2)]
+    assert len(sections.layers(replace(run, layers=rows)).figures) == 7
+
+
+def test_the_noise_scale_is_drawn_where_it_was_measured(run: Run) -> None:
+    rows = [{"tokens": 1000 * step, "noise_scale_tokens": 5000.0 * step} for step in (1, 2)]
+    drawn = sections.training(replace(run, noise=rows)).figures
+    assert [figure.caption for figure in drawn[4:]] == ["Gradient noise scale in tokens, smoothed"]
+    assert len(sections.training(run).figures) == 4

@@ -70,8 +70,8 @@ def make_shards(tmp_path: Path, layout: Callable[..., Layout]) -> Callable[..., 
             stems = {**file_stems(sources), "": "validation"}
             for source, items in [*sources.items(), ("", validation)]:
                 with ShardWriter(draft.path, stems[source], shape) as writer:
-                    for ids in items:
-                        writer.add(ids, 3 * len(ids))
+                    for number, ids in enumerate(items):
+                        writer.add(ids, 3 * len(ids), f"{source}/{number}")
                 tallies[source] = writer.tally
             held_out = tallies.pop("")
             draft.counts.update(count(tallies, held_out, shape))

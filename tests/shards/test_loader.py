@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+import threading
+import time
 from collections import Counter
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -61,6 +66,55 @@ def test_collation_equals_a_token_by_token_reference(rows):
         assert (batch.positions_BT[b, place:] < seq_len).all()
     types = (batch.tokens_BT.dtype, batch.targets_BT.dtype, batch.documents_BT.dtype, batch.positions_BT.dtype)
     assert types == (torch.int64, torch.int64, torch.int32, torch.int64)
+
+
+def digest(parts: list[list[Batch]]) -> str:
+    """One hash of all that a step trains on, its rows put together over ranks in the order of the stream."""
+    names = ("tokens_BT", "documents_BT", "positions_BT", "targets_BT")
+    found = hashlib.sha256()
+    for name in names:
+        ranks = [torch.cat([getattr(batch, name) for batch in part]) for part in parts]
+        rows_NT = torch.stack(ranks, dim=1).flatten(0, 1)  # row r of rank k is row r * world + k of the step
+        found.update(rows_NT.to(torch.int64).numpy().tobytes())
+    found.update(str(sum(batch.num_targets for part in parts for batch in part)).encode())
+    return found.hexdigest()
+
+
+LAYOUTS = [
+    *((1, micro, 1) for micro in (1, 4, 24)),
+    *((2, micro, 0) for micro in (1, 3, 12)),
+    *((3, micro, 2) for micro in (1, 4, 8)),
+    *((4, micro, 1) for micro in (1, 2, 6)),
+]
+"""(processes, rows of a micro-batch, steps built ahead)."""
+
+
+@pytest.mark.parametrize("weights", [{}, {"a": 0.3, "b": 0.7}], ids=["whole", "weighted"])
+def test_the_stream_has_one_hash_over_worlds_micro_batches_prefetch_and_stop_points(make_shards, documents, weights):
+    shards = make_shards({"a": documents(90), "b": documents(40, seed=1)}, weights=weights)
+
+    def open_ranks(world: int, micro: int, prefetch: int) -> list[Loader]:
+        sizes = {"batch_rows": 24, "micro_batch_rows": micro, "prefetch_steps": prefetch, "world_size": world}
+        return [Loader(shards, seed=3, rank=rank, **sizes) for rank in range(world)]
+
+    (whole,) = open_ranks(1, 24, 0)
+    expected = [digest([whole.step()]) for _ in range(14)]
+    assert len(set(expected)) == 14
+    assert whole.cursor.epoch >= 1
+    border = whole.reader.num_rows // 24  # the step in which the first epoch ends
+    for number, layout in enumerate(LAYOUTS):
+        ranks = open_ranks(*layout)
+        found = []
+        for step in range(14):
+            if step in (1, border, border + 1):  # stop; go on in another layout from what a checkpoint holds
+                states = {json.dumps(loader.state_dict()) for loader in ranks}
+                assert len(states) == 1
+                ranks = open_ranks(*LAYOUTS[(number + step) % len(LAYOUTS)])
+                for loader in ranks:
+                    loader.load_state_dict(json.loads(next(iter(states))))
+            found.append(digest([loader.step() for loader in ranks]))
+        assert found == expected
+        assert all(loader.state_dict() == whole.state_dict() for loader in ranks)
 
 
 @pytest.mark.parametrize("weights", [{}, {"a": 0.3, "b": 0.7}])
@@ -140,14 +194,34 @@ def test_another_batch_size_goes_on_in_the_same_order(shards):
 
 
 def test_prefetching_does_not_change_the_data(shards):
-    ahead, plain = (Loader(shards, **SETTINGS, prefetch=prefetch) for prefetch in (True, False))
-    start = ahead.state_dict()
-    for _ in range(5):
-        assert equal(ahead.step(), plain.step())
-    ahead.load_state_dict(start)
-    plain.load_state_dict(start)
-    assert equal(ahead.step(), plain.step())
-    assert ahead.state_dict() == plain.state_dict()
+    loaders = [Loader(shards, **SETTINGS, prefetch_steps=steps) for steps in (0, 1, 3)]
+    start = loaders[0].state_dict()
+    second = {**start, "row": 2 * 24}  # a place that the third has built ahead, but not next
+    for state, steps in ((start, 5), (start, 1), (second, 3)):
+        for loader in loaders:
+            loader.load_state_dict(state)
+        for _ in range(steps):
+            plain, *ahead = [loader.step() for loader in loaders]
+            assert all(equal(plain, other) for other in ahead)
+    assert loaders[0].state_dict() == loaders[1].state_dict() == loaders[2].state_dict()
+
+
+def test_what_was_built_ahead_is_what_is_read(shards, monkeypatch):
+    loader, built_here = Loader(shards, **SETTINGS, prefetch_steps=2), []
+    honest = loader._build
+
+    def watching(mixture: Any, row: int, count: int) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            built_here.append(row)
+        return honest(mixture, row, count)
+
+    monkeypatch.setattr(loader, "_build", watching)
+    for rows in (24, 24, 24, 48, 48, 24):
+        loader.step(rows)
+    assert built_here == [0, 72, 168]  # the first, and where steps change their size
+    loader.reweigh({"a": 1, "b": 1})
+    loader.step(24)
+    assert built_here == [0, 72, 168, 192]
 
 
 def test_the_cursor_counts_rows_tokens_epochs_and_sources(shards):
@@ -170,6 +244,134 @@ def test_a_step_far_away_is_instant(make_shards, documents):
     expected = loader.reader.rows(loader._mixture.rows(10**12, 24))[0]
     assert rows == sorted(map(tuple, expected.tolist()))
     assert loader.cursor.row == 10**12 + 24
+
+
+@pytest.fixture
+def reweighed(shards) -> Callable[..., Loader]:
+    """Loaders at row 0 whose stream has been given shares."""
+
+    def build(**changes: Any) -> Loader:
+        loader = Loader(shards, **{**SETTINGS, **changes})
+        loader.reweigh({"a": 0.5, "b": 0.5})
+        return loader
+
+    return build
+
+
+def plan_of_shares(number: int) -> dict[str, float]:
+    return [{"a": 0.9, "b": 0.1}, {"a": 0.2, "b": 0.8}, {"a": 1.0, "b": 1.0}][number % 3]
+
+
+def test_new_shares_hold_from_the_next_step_on_and_no_row_comes_twice_in_an_epoch(reweighed):
+    loader = reweighed()
+    ranges = loader.reader.ranges
+    taken: dict[str, list[int]] = {"a": [], "b": []}
+    for number in range(30):
+        if number % 5 == 0:
+            loader.reweigh(plan_of_shares(number // 5))
+        before = dict(loader.cursor.sources)
+        rows = loader.rows_at(loader.cursor.row, 24)
+        loader.step()
+        counts = {name: count - before[name] for name, count in loader.cursor.sources.items()}
+        expected = plan_of_shares(number // 5)
+        assert abs(counts["a"] - 24 * expected["a"] / sum(expected.values())) <= 2
+        for name, numbers in ranges.items():
+            taken[name] += [row for row in rows if row in numbers]
+    for name, numbers in ranges.items():
+        assert len(taken[name]) > len(numbers)  # into the second epoch
+        for first in range(0, len(taken[name]), len(numbers)):
+            epoch = taken[name][first : first + len(numbers)]
+            assert len(set(epoch)) == len(epoch)
+        assert sorted(taken[name][: len(numbers)]) == list(numbers)
+
+
+def test_a_stream_of_segments_divides_over_ranks_and_resumes_anywhere(reweighed):
+    whole, expected, states = reweighed(prefetch_steps=0), [], []
+    for number in range(14):
+        if number % 4 == 3:
+            whole.reweigh(plan_of_shares(number))
+        states.append(json.dumps(whole.state_dict()))
+        expected.append(digest([whole.step()]))
+    for stop, world, micro, prefetch in ((0, 1, 24, 3), (3, 2, 4, 1), (4, 3, 2, 0), (9, 4, 6, 2)):
+        sizes = {"micro_batch_rows": micro, "prefetch_steps": prefetch, "world_size": world}
+        ranks = [reweighed(rank=rank, **sizes) for rank in range(world)]
+        for loader in ranks:
+            loader.step()  # what it builds ahead belongs to another segment
+            loader.load_state_dict(json.loads(states[stop]))
+        for number in range(stop, 14):
+            if number % 4 == 3:
+                for loader in ranks:
+                    loader.reweigh(plan_of_shares(number))
+            assert digest([loader.step() for loader in ranks]) == expected[number]
+        assert all(loader.state_dict() == whole.state_dict() for loader in ranks)
+
+
+def test_the_rows_of_earlier_segments_are_still_known(reweighed):
+    loader, read = reweighed(), []
+    for number in range(9):
+        if number % 2:
+            loader.reweigh(plan_of_shares(number))
+        rows = loader.rows_at(loader.cursor.row, 24)
+        tokens = sorted(map(tuple, loader.reader.rows(rows)[0].tolist()))
+        assert sorted(rows_of(loader.step())) == [tuple(row) for row in tokens]
+        read += rows
+    assert loader.rows_at(0, 9 * 24) == read
+    assert loader.rows_at(20, 60) == read[20:80]
+
+
+def test_changing_shares_twice_at_one_place_leaves_one_segment(reweighed):
+    loader = reweighed()
+    loader.reweigh({"a": 3, "b": 1})
+    assert loader.shares == {"a": 0.75, "b": 0.25}
+    (segment,) = loader.state_dict()["segments"]
+    assert segment == {"first": 0, "seats": {"a": 768, "b": 256}, "taken": {"a": 0, "b": 0}}
+
+
+def test_rows_tell_their_source(shards):
+    loader = Loader(shards, **SETTINGS)
+    border = loader.reader.ranges["b"].start
+    rows = loader.rows_at(0, 24)
+    found = torch.cat([batch.sources_B for batch in loader.step()])
+    assert found.tolist() == [int(row >= border) for row in rows]
+
+
+class VirtualReader:
+    """Ten trillion tokens that lie nowhere: each is computed from the number of its row."""
+
+    seq_len, vocab_size, pad_id = 2_048, 50_000, 3
+    ranges: ClassVar = {"a": range(3 * 10**9), "b": range(3 * 10**9, 5 * 10**9)}
+    num_rows = 5 * 10**9
+
+    def __init__(self, *_: object) -> None:
+        self.asked = 0
+
+    def rows(self, indices: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        self.asked += len(indices)
+        tokens_NT = (indices[:, None] * 31 + np.arange(self.seq_len)) % self.vocab_size
+        return tokens_NT.astype(np.uint16), [np.array([2_000, 48], dtype=np.int32)] * len(indices)
+
+
+@pytest.mark.parametrize("weights", [{}, {"a": 0.3, "b": 0.7}], ids=["whole", "weighted"])
+@pytest.mark.parametrize("tokens", [10**12, 10**16], ids=["first epoch", "epoch 976"])
+def test_resuming_at_token_10_to_the_12_of_a_virtual_corpus_takes_under_a_second(
+    make_shards, documents, monkeypatch, weights, tokens
+):
+    shards = make_shards({"a": documents(9), "b": documents(9)}, weights=weights)
+    monkeypatch.setattr("slm.shards.loader.ShardReader", VirtualReader)
+    row = tokens // VirtualReader.seq_len
+    began = time.perf_counter()
+    loader = Loader(shards, batch_rows=256, micro_batch_rows=8, seed=5, prefetch_steps=0)
+    state = {**loader.state_dict(), "row": row, "tokens": tokens, "epoch": row // VirtualReader.num_rows}
+    loader.load_state_dict(state)
+    batches = loader.step()
+    assert time.perf_counter() - began < 1
+    assert loader.reader.asked == 256  # nothing before that place was looked at
+    for number in (0, 100, 255):
+        (one,) = loader.rows_at(row + number, 1)
+        expected = (one * 31 + np.arange(VirtualReader.seq_len)) % VirtualReader.vocab_size
+        assert batches[number // 8].tokens_BT[number % 8].tolist() == expected.tolist()
+    assert loader.cursor.tokens == tokens + 256 * VirtualReader.seq_len
+    assert (loader.cursor.row, loader.cursor.epoch) == (row + 256, (row + 256) // VirtualReader.num_rows)
 
 
 @pytest.mark.parametrize(

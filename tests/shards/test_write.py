@@ -66,7 +66,37 @@ def test_files_are_uncompressed_and_say_what_they_hold(make_shards, documents):
     schema = pa.ipc.open_file(str(artifact.file("validation-00000.arrow"))).schema
     assert schema.field("tokens").type == pa.list_(pa.uint16(), 16)
     assert schema.field("lengths").type == pa.list_(pa.int32())
+    assert schema.field("documents").type == pa.list_(pa.string())
     assert schema.metadata == {b"tokenizer_hash": b"ab" * 32, b"seq_len": b"16", b"pad_id": b"3"}
+
+
+@pytest.mark.parametrize("batch_bytes", [1 << 24, 7 * 16 * 2])
+def test_each_piece_of_a_row_names_its_document(make_shards, documents, monkeypatch, batch_bytes):
+    monkeypatch.setattr(write, "BATCH_BYTES", batch_bytes)
+    texts = {"a": documents(120), "b": documents(70, seed=1)}
+    reader = ShardReader(make_shards(texts, rows_per_file=50), "train")
+    told = set()
+    for row in range(reader.num_rows):
+        tokens, (lengths,) = reader.rows([row])
+        names = reader.documents(row)
+        assert len(names) == len(lengths)
+        for name, piece in zip(names, np.split(tokens[0], np.cumsum(lengths))[:-1], strict=True):
+            source, number = name.split("/")
+            whole = texts[source][int(number)].tolist()
+            assert any(whole[start : start + len(piece)] == piece.tolist() for start in range(len(whole)))
+            told.add(name)
+    assert told == {f"{source}/{number}" for source in texts for number in range(len(texts[source]))}
+
+
+def test_shards_that_do_not_name_documents_are_still_read(make_shards, documents):
+    artifact = make_shards({"a": documents(20)}, rows_per_file=1000)
+    (name,) = artifact.counts["files"]["train"]["a"]
+    table = pa.ipc.open_file(str(artifact.path / name)).read_all().drop_columns(["documents"])
+    with pa.ipc.new_file(str(artifact.path / name), table.schema) as file:
+        file.write_table(table)
+    reader = ShardReader(artifact, "train")
+    assert reader.documents(0) == []
+    assert reader.rows([0])[0].shape == (1, 16)
 
 
 def test_a_large_vocabulary_takes_wide_ids(make_shards, documents):

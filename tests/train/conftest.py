@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import keyword
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,56 @@ import pytest
 import slm.corpus
 import slm.shards
 import slm.tokenizer
+import slm.train
+from slm.core.batch import Batch
 from slm.recipe import Recipe, build_recipe
+from slm.train import loop
+from tests.train import readings
 
 MakeRecipe = Callable[..., Recipe]
+
+KILLED_AT = """
+import os, pathlib, shutil, signal, sys
+from slm.recipe import Recipe
+import slm.core.artifact as artifact, slm.core.store
+import slm.train, slm.train.loop as loop, slm.train.checkpoint as checkpoint, slm.train.saver
+
+point, number = sys.argv[2], int(sys.argv[3])
+seen = 0
+
+def deadly(function, matches):
+    def wrapped(*args, **kwargs):
+        global seen
+        if matches(*args):
+            seen += 1
+            if seen == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return wrapped
+
+if point == "step":
+    loop.forward_backward = deadly(loop.forward_backward, lambda *a: True)
+elif point == "write":
+    checkpoint.save_file = deadly(checkpoint.save_file, lambda *a: True)
+elif point == "manifest":
+    artifact.write_atomically = deadly(artifact.write_atomically, lambda path, text: path.name == "manifest.json")
+elif point == "rename":
+    artifact._replace = deadly(artifact._replace, lambda *a: True)
+elif point == "latest":
+    checkpoint.write_atomically = deadly(checkpoint.write_atomically, lambda path, text: path.name == "latest")
+elif point == "prune":
+    shutil.rmtree = deadly(shutil.rmtree,  # its manifest is gone by then
+                            lambda path, **_: pathlib.Path(path).name.startswith("step-000000")
+                           and pathlib.Path(path).suffix == "" and pathlib.Path(path).exists())
+elif point == "snapshot":
+    slm.train.saver.Saver._copied = deadly(slm.train.saver.Saver._copied, lambda *a: True)
+elif point == "upload":
+    slm.core.store.Store.upload = deadly(slm.core.store.Store.upload, lambda *a: True)
+elif point == "evaluate":
+    loop.Evaluator.__call__ = deadly(loop.Evaluator.__call__, lambda *a: True)
+slm.train.run(Recipe.model_validate_json(pathlib.Path(sys.argv[1]).read_text()))
+print("survived")
+"""
 
 
 def settings(base: Path, run: str) -> dict[str, Any]:
@@ -71,3 +121,95 @@ def make_recipe(prepared: Path) -> MakeRecipe:
         return build_recipe(values)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def unbroken(make_recipe: MakeRecipe) -> Recipe:
+    """A run that nothing happened to."""
+    recipe = make_recipe("unbroken")
+    slm.train.run(recipe)
+    return recipe
+
+
+@pytest.fixture(scope="session")
+def figures() -> Callable[[Recipe], list[dict[str, Any]]]:
+    """`figures(recipe)`, see `readings`."""
+    return readings.figures
+
+
+@pytest.fixture(scope="session")
+def hashes() -> Callable[[Recipe], dict[str, str]]:
+    """`hashes(recipe)`, see `readings`."""
+    return readings.hashes
+
+
+@pytest.fixture
+def train_until_killed(tmp_path: Path) -> Callable[[Recipe, str, int], None]:
+    """`train_until_killed(recipe, "write", 2)`: a real process that kills itself at a point, the second time there."""
+
+    def train(recipe: Recipe, point: str, number: int) -> None:
+        file = tmp_path / "recipe.json"
+        file.write_text(recipe.model_dump_json())
+        words = [sys.executable, "-c", KILLED_AT, str(file), point, str(number)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+
+    return train
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[list[Batch]]:
+    """The batches of each step that is trained on from now on."""
+    seen: list[list[Batch]] = []
+    honest = loop.forward_backward
+
+    def watching(run: Any, batches: list[Batch], *rest: Any) -> Any:
+        seen.append(batches)
+        return honest(run, batches, *rest)
+
+    monkeypatch.setattr(loop, "forward_backward", watching)
+    return seen
+
+
+@pytest.fixture
+def train_until_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recipe, int], None]:
+    """`train_until_step(recipe, 5)`: training that an interrupt ends in the step after that one."""
+
+    def train(recipe: Recipe, step: int) -> None:
+        honest = loop.forward_backward
+
+        def interrupted(run: Any, *rest: Any) -> Any:
+            if run.state.step == step:
+                raise KeyboardInterrupt
+            return honest(run, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "forward_backward", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                slm.train.run(recipe)
+
+    return train
+
+
+@pytest.fixture
+def train_on_full_disk(tmp_path: Path) -> Callable[[Recipe], None]:
+    """`train_on_full_disk(recipe)`: a real process that ends in the sentence about the disk, its last save whole."""
+
+    def train(recipe: Recipe) -> None:
+        program = (
+            "import sys, pathlib\n"
+            "import slm.train\n"
+            "from slm.compose import guarded\n"
+            "from slm.recipe import Recipe\n"
+            "recipe = Recipe.model_validate_json(pathlib.Path(sys.argv[1]).read_text())\n"
+            "guarded(lambda: slm.train.run(recipe))\n"
+        )
+        file = tmp_path / "recipe.json"
+        file.write_text(recipe.model_dump_json())
+        done = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=False)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "error: the disk filled up while writing" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert recipe.artifact("train").counts["step"] == 8
+
+    return train

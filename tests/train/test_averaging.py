@@ -49,7 +49,7 @@ def test_a_run_trains_alike_and_publishes_the_average_also_after_a_kill(make_rec
     assert not torch.equal(raw.norm.weight, published.norm.weight)
     from safetensors.torch import load_file
 
-    weights = load_file(averaged.artifact("train").file(WEIGHTS))
+    weights = load_file(averaged.artifact("train").file(f"{WEIGHTS}.safetensors"))
     assert all(torch.equal(tensor, weights[name]) for name, tensor in raw.state_dict().items())
 
     honest, count = loop.forward_backward, 0

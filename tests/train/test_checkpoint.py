@@ -8,12 +8,14 @@ import pytest
 import torch
 
 import slm.train
-from slm.core.artifact import open_artifact
+from slm.core.artifact import Artifact, open_artifact
 from slm.core.errors import DamagedError
 from slm.model.load import load_model
 from slm.recipe import Recipe
 from slm.train import loop
-from slm.train.checkpoint import newest_sound, restore, save, step_folders
+from slm.train.checkpoint import newest_sound, prune, restore, step_folders
+from slm.train.config import CheckpointConfig
+from slm.train.saver import Saver
 
 
 @pytest.fixture
@@ -29,9 +31,15 @@ def advance(run: loop.Run) -> None:
     run.state.tokens += 256
 
 
+def save(run: loop.Run, **settings: int) -> Artifact:
+    saver = Saver(run.folder, run.spec, CheckpointConfig(**settings), run.ledger, run.stop)
+    saver.save(run.state, {"finished": False})
+    return saver.wait()
+
+
 def test_a_checkpoint_holds_tensors_and_json_alone(run):
     advance(run)
-    saved = save(run.folder, run.spec, run.state, 2, finished=False)
+    saved = save(run)
     assert {file.suffix for file in saved.path.iterdir()} == {".safetensors", ".json"}
     state = json.loads((saved.path / "state.json").read_text())
     assert (state["step"], state["tokens"], state["loader"]["row"]) == (1, 256, 8)
@@ -40,7 +48,7 @@ def test_a_checkpoint_holds_tensors_and_json_alone(run):
 
 def test_its_model_opens_without_the_trainer(run):
     advance(run)
-    saved = save(run.folder, run.spec, run.state, 2, finished=False)
+    saved = save(run)
     loaded = load_model(saved.path)
     for (name, mine), other in zip(run.state.model.named_parameters(), loaded.parameters(), strict=True):
         assert torch.equal(mine, other), name
@@ -48,12 +56,14 @@ def test_its_model_opens_without_the_trainer(run):
 
 def test_restoring_gives_back_everything_that_shapes_the_next_step(run, make_recipe, tmp_path):
     advance(run)
-    saved = save(run.folder, run.spec, run.state, 2, finished=False)
+    torch.rand(5)  # so that the generator is not where every run begins
+    saved, generator = save(run), torch.get_rng_state()
     torch.rand(3)
     advance(run)
     recipe = make_recipe("checkpoints", runs_dir=str(tmp_path / "other"))
     again = loop.prepare(recipe, run.spec)
     restore(saved, again.state)
+    assert torch.equal(torch.get_rng_state(), generator)
     assert (again.state.step, again.state.tokens, again.state.loader.cursor.row) == (1, 256, 8)
     advance(again)
     for (name, mine), other in zip(
@@ -62,18 +72,71 @@ def test_restoring_gives_back_everything_that_shapes_the_next_step(run, make_rec
         assert torch.equal(mine, other[1]), name
 
 
+def test_a_checkpoint_from_before_the_first_step_that_changed_the_weights_can_be_gone_on_from(
+    run, make_recipe, tmp_path
+):
+    run.state.step = 1  # the guard left it out, so the optimizer has no state
+    saved = save(run)
+    again = loop.prepare(make_recipe("checkpoints", runs_dir=str(tmp_path / "other")), run.spec)
+    restore(saved, again.state)
+    assert again.state.step == 1
+    assert again.state.optimizer.state_tensors() == {}
+
+
+def test_what_killed_saves_and_deletions_left_is_removed_at_the_next_start(run):
+    advance(run)
+    saved = save(run)
+    half, draft = run.folder / "step-00000007", run.folder / "step-00000009.tmp-999999999"
+    for leftover in (half, draft):
+        leftover.mkdir()
+        (leftover / "model.safetensors").write_bytes(b"x")
+    assert newest_sound(run.folder, run.spec, redo=False) == saved
+    assert not half.exists()
+    assert not draft.exists()
+
+
 def test_latest_names_the_newest_and_old_ones_go(run):
     for _ in range(4):
         advance(run)
-        save(run.folder, run.spec, run.state, 2, finished=False)
+        save(run)
     assert [path.name for path in step_folders(run.folder)] == ["step-00000004", "step-00000003"]
     assert (run.folder / "latest").read_text() == "step-00000004\n"
+
+
+def test_milestones_are_kept_for_good(run):
+    for _ in range(6):
+        advance(run)
+        save(run, keep_last=1, keep_every_steps=2)
+    assert [path.name[-1] for path in step_folders(run.folder)] == ["6", "4", "2"]
+
+
+def test_nothing_is_deleted_unless_one_that_stays_verifies(run, capsys):
+    for _ in range(3):
+        advance(run)
+        newest = save(run, keep_last=3)
+    weights = newest.path / "model-00001-of-00001.safetensors"
+    content = bytearray(weights.read_bytes())
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    prune(run.folder, CheckpointConfig(keep_last=1))
+    assert len(step_folders(run.folder)) == 3
+    assert "no checkpoint that would stay" in capsys.readouterr().out
+    prune(run.folder, CheckpointConfig(keep_last=2), spare=None)
+    assert [path.name[-1] for path in step_folders(run.folder)] == ["3", "2"]
+
+
+def test_what_is_spared_stays(run):
+    for _ in range(3):
+        advance(run)
+        save(run, keep_last=9)
+    oldest = run.folder / "step-00000001"
+    prune(run.folder, CheckpointConfig(keep_last=1), spare=oldest)
+    assert [path.name[-1] for path in step_folders(run.folder)] == ["3", "1"]
 
 
 def test_damaged_checkpoints_keep_distinct_names(run, capsys):
     for _ in range(2):
         advance(run)
-        saved = save(run.folder, run.spec, run.state, 1, finished=False)
+        saved = save(run, keep_last=1)
         (saved.path / "optimizer.safetensors").write_bytes(b"")
         assert newest_sound(run.folder, run.spec, redo=False) is None
         run.state.step -= 1
@@ -91,7 +154,28 @@ def test_a_folder_without_a_manifest_is_no_checkpoint(run):
 
 def test_state_that_fits_no_parameter_is_refused(run):
     advance(run)
-    saved = save(run.folder, run.spec, run.state, 2, finished=False)
+    saved = save(run)
     with pytest.raises(DamagedError):
         run.state.optimizer.load_state_tensors({"muon.momentum_buffer.embedding.weight": torch.zeros(1)})
     assert open_artifact(saved.path, "train").fingerprint == saved.fingerprint
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped"])
+def test_damage_to_any_file_sets_it_aside_and_the_one_before_is_taken(run, capsys, how):
+    """Every file of a checkpoint with everything in it: average, optimizer, generator, state, manifest."""
+    for _ in range(2):
+        advance(run)
+        run.state.average = run.state.model
+        newest = save(run)
+    names = [*newest.manifest["files"], "manifest.json"]
+    assert len(names) == 8
+    for name in names:
+        honest = (newest.path / name).read_bytes()
+        middle = len(honest) // 2
+        flipped = honest[:middle] + bytes([honest[middle] ^ 1]) + honest[middle + 1 :]
+        (newest.path / name).write_bytes(honest[:middle] if how == "truncated" else flipped)
+        assert newest_sound(run.folder, run.spec, redo=False).counts["step"] == 1, name
+        assert f"set aside as {newest.path.name}.damaged" in capsys.readouterr().out
+        newest.path.with_name(f"{newest.path.name}.damaged").rename(newest.path)
+        (newest.path / name).write_bytes(honest)
+    assert newest_sound(run.folder, run.spec, redo=False).counts["step"] == 2

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 import slm.train
-from slm.core.artifact import file_sha256
 from slm.core.errors import Stopped
 from slm.recipe import Recipe
 from slm.train import loop
@@ -23,7 +22,6 @@ from slm.train.checkpoint import step_folders
 from slm.train.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
-CLOCK = {"seconds", "tokens_per_second", "model_flops_per_second", "matmul_share", "mfu"}
 
 PROGRAM = """
 import os, pathlib, signal, sys
@@ -72,24 +70,9 @@ def interrupt(recipe: Recipe, tmp_path: Path, phase: str, count: int, name: str,
     return done.returncode, step_folders(recipe.folder("train"))[0].name
 
 
-def figures(recipe: Recipe) -> list[dict[str, object]]:
-    rows = read_metrics(recipe.folder("train") / "metrics.jsonl")
-    return [{key: value for key, value in row.items() if key not in CLOCK} for row in rows]
-
-
-def hashes(recipe: Recipe) -> dict[str, str]:
-    checkpoint = recipe.artifact("train").path
-    return {file.name: file_sha256(file) for file in checkpoint.iterdir() if file.name != "manifest.json"}
-
-
-@pytest.fixture(scope="module")
-def unbroken(make_recipe: Callable[..., Recipe]) -> Recipe:
-    recipe = make_recipe("never-interrupted")
-    slm.train.run(recipe)
-    return recipe
-
-
-def test_a_run_stopped_in_every_phase_equals_the_unbroken_one_bit_for_bit(make_recipe, unbroken, tmp_path):
+def test_a_run_stopped_in_every_phase_equals_the_unbroken_one_bit_for_bit(
+    make_recipe, unbroken, tmp_path, figures, hashes
+):
     """12 steps of 2 micro-batches; evaluations of 2 batches after steps 5, 10 and 12; saves after 4, 8 and 12."""
     recipe = make_recipe("interrupted-everywhere")
     chain = recipe.model_copy(update={"start": "train", "stop": "evaluate"})
@@ -118,7 +101,7 @@ def test_a_step_given_up_leaves_no_trace_in_the_state(make_recipe, monkeypatch):
     assert all(parameter.grad is None for parameter in run.state.model.parameters())
 
 
-def test_a_run_saves_and_leaves_before_its_time_ends(make_recipe, tmp_path):
+def test_a_run_saves_and_leaves_before_its_time_ends(make_recipe, tmp_path, figures):
     rare = {"evaluate_every_steps": 0, "save_every_steps": 100_000}
     ends = {"deadline_minutes": 0.1, "deadline_margin_seconds": 1}
     recipe = make_recipe("deadline", tokens=100_000 * 256, **rare, **ends)
@@ -134,9 +117,10 @@ def test_a_run_saves_and_leaves_before_its_time_ends(make_recipe, tmp_path):
 def test_a_second_signal_leaves_at_once_with_what_was_saved(make_recipe, tmp_path):
     recipe = make_recipe("insisting", tokens=100_000 * 256, save_every_steps=4, evaluate_every_steps=0)
     stuck = (
-        "import time\ninner = loop.Loader.step\n"
-        "def stuck(loader):\n    if loader.cursor.row == 5 * 8: time.sleep(60)\n    return inner(loader)\n"
-        "loop.Loader.step = stuck\nrecipe = Recipe"
+        "import time\ninner, steps = loop.next_batches, 0\n"
+        "def stuck(*arguments):\n    global steps\n    steps += 1\n    if steps == 6: time.sleep(60)\n"
+        "    return inner(*arguments)\n"
+        "loop.next_batches = stuck\nrecipe = Recipe"
     )
     program = PROGRAM.replace("recipe = Recipe", stuck)
     process = subprocess.Popen(
@@ -158,7 +142,9 @@ def test_a_second_signal_leaves_at_once_with_what_was_saved(make_recipe, tmp_pat
     assert recipe.artifact("train").counts["step"] == 4
 
 
-def test_torchrun_restarts_a_killed_worker_which_goes_on_to_the_same_weights(make_recipe, unbroken, tmp_path):
+def test_torchrun_restarts_a_killed_worker_which_goes_on_to_the_same_weights(
+    make_recipe, unbroken, tmp_path, figures, hashes
+):
     recipe = make_recipe("elastic")
     script = tmp_path / "worker.py"
     script.write_text(

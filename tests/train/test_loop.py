@@ -4,90 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
+import weakref
 
 import pytest
+import torch
 
 import slm.train
-from slm.core.artifact import file_sha256
 from slm.core.errors import UserError
-from slm.recipe import Recipe
 from slm.train import loop
 from slm.train.checkpoint import step_folders
-from slm.train.metrics import read_metrics
-
-CLOCK = {"seconds", "tokens_per_second", "model_flops_per_second", "matmul_share", "mfu"}
-
-KILLED_AT = """
-import os, pathlib, shutil, signal, sys
-from slm.recipe import Recipe
-import slm.core.artifact as artifact
-import slm.train, slm.train.loop as loop, slm.train.checkpoint as checkpoint
-
-point, number = sys.argv[2], int(sys.argv[3])
-seen = 0
-
-def deadly(function, matches):
-    def wrapped(*args, **kwargs):
-        global seen
-        if matches(*args):
-            seen += 1
-            if seen == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return function(*args, **kwargs)
-    return wrapped
-
-if point == "step":
-    loop.forward_backward = deadly(loop.forward_backward, lambda *a: True)
-elif point == "write":
-    checkpoint.save_file = deadly(checkpoint.save_file, lambda *a: True)
-elif point == "manifest":
-    artifact.write_atomically = deadly(artifact.write_atomically, lambda path, text: path.name == "manifest.json")
-elif point == "rename":
-    artifact._replace = deadly(artifact._replace, lambda *a: True)
-elif point == "latest":
-    checkpoint.write_atomically = deadly(checkpoint.write_atomically, lambda path, text: path.name == "latest")
-elif point == "prune":
-    shutil.rmtree = deadly(shutil.rmtree, lambda path, **_: pathlib.Path(path).name.startswith("step-000000")
-                           and pathlib.Path(path).suffix == "" and pathlib.Path(path).exists())
-elif point == "evaluate":
-    loop.Evaluator.__call__ = deadly(loop.Evaluator.__call__, lambda *a: True)
-slm.train.run(Recipe.model_validate_json(pathlib.Path(sys.argv[1]).read_text()))
-print("survived")
-"""
 
 
-def train_until_killed(recipe: Recipe, tmp_path: Path, point: str, number: int) -> None:
-    file = tmp_path / "recipe.json"
-    file.write_text(recipe.model_dump_json())
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED_AT, str(file), point, str(number)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
-
-
-def figures(recipe: Recipe) -> list[dict[str, object]]:
-    rows = read_metrics(recipe.folder("train") / "metrics.jsonl")
-    return [{key: value for key, value in row.items() if key not in CLOCK} for row in rows]
-
-
-def hashes(recipe: Recipe) -> dict[str, str]:
-    checkpoint = recipe.artifact("train").path
-    return {file.name: file_sha256(file) for file in checkpoint.iterdir() if file.name != "manifest.json"}
-
-
-@pytest.fixture(scope="module")
-def unbroken(make_recipe: Callable[..., Recipe]) -> Recipe:
-    recipe = make_recipe("unbroken")
-    slm.train.run(recipe)
-    return recipe
-
-
-def test_a_run_killed_at_every_point_equals_the_unbroken_one_bit_for_bit(make_recipe, unbroken, tmp_path):
+def test_a_run_killed_at_every_point_equals_the_unbroken_one_bit_for_bit(
+    make_recipe, unbroken, figures, hashes, train_until_killed
+):
     recipe = make_recipe("killed")
     for point, number in [
         ("step", 3),  # before anything was saved
@@ -100,7 +32,7 @@ def test_a_run_killed_at_every_point_equals_the_unbroken_one_bit_for_bit(make_re
         ("prune", 1),  # while the oldest checkpoint is deleted
         ("evaluate", 1),  # between the last save and the last evaluation
     ]:
-        train_until_killed(recipe, tmp_path, point, number)
+        train_until_killed(recipe, point, number)
     slm.train.run(recipe)
     assert figures(recipe) == figures(unbroken)
     assert hashes(recipe) == hashes(unbroken)
@@ -108,20 +40,56 @@ def test_a_run_killed_at_every_point_equals_the_unbroken_one_bit_for_bit(make_re
     assert leftovers == []
 
 
-def test_losses_fall_and_every_step_is_logged_once(unbroken):
+@pytest.mark.parametrize("extra", [{}, {"precision": "bf16", "optimizer": {"kind": "muon"}}], ids=["fp32", "bf16 muon"])
+def test_a_run_killed_on_both_sides_of_an_epoch_s_border_equals_the_unbroken_one(
+    extra, make_recipe, train_until_killed, figures, hashes
+):
+    """With everything in the state that a recipe can ask for: average, guard, generator, cursor."""
+    settings = {
+        "batch_tokens": 2048,
+        "micro_batch_rows": 16,
+        "tokens": 16 * 2048,
+        "ema_decay": 0.9,
+        **extra,
+        "save_every_steps": 2,
+    }
+    whole, broken = (make_recipe(f"two-epochs-{name}-{len(extra)}", **settings) for name in ("whole", "broken"))
+    slm.train.run(whole)
+    state = json.loads((whole.artifact("train").path / "state.json").read_text())
+    assert state["loader"]["epoch"] == 1
+    rows = state["loader"]["row"] // 16  # of a step
+    border = next(step for step in range(1, 17) if step * rows >= whole.artifact("shards").counts["train"]["rows"])
+    train_until_killed(broken, "step", border)  # its step crosses the border and is lost
+    train_until_killed(broken, "step", 4)  # two further, in the second epoch
+    slm.train.run(broken)
+    assert hashes(broken) == hashes(whole)
+    assert figures(broken) == figures(whole)
+
+
+def test_losses_fall_and_every_step_is_logged_once(unbroken, figures):
     rows = [row for row in figures(unbroken) if row["kind"] == "train"]
     assert [row["step"] for row in rows] == list(range(1, 13))
     assert [row["tokens"] for row in rows] == [step * 256 for step in range(1, 13)]
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
 
 
-def test_micro_batches_do_not_change_what_a_step_learns(make_recipe, unbroken):
+def test_micro_batches_do_not_change_what_a_step_learns(make_recipe, unbroken, figures):
     for rows in (1, 8):
         recipe = make_recipe(f"micro-{rows}", micro_batch_rows=rows)
         slm.train.run(recipe)
         pairs = zip(figures(recipe), figures(unbroken), strict=True)
         for mine, other in ((mine, other) for mine, other in pairs if "loss" in other):
             assert mine["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+def test_recomputing_activations_changes_nothing_that_is_learned(make_recipe, unbroken, figures, hashes):
+    """All of it: the same bits, since whole blocks are computed again; parts: other kernels, the same to rounding."""
+    whole, parts = (make_recipe(f"recomputing-{kind}", activation_checkpointing=kind) for kind in ("full", "selective"))
+    slm.train.run(whole)
+    slm.train.run(parts)
+    assert hashes(whole) == hashes(unbroken)
+    found, expected = ([row["loss"] for row in figures(one) if row["kind"] == "train"] for one in (parts, unbroken))
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_finished_run_does_nothing_the_second_time(unbroken, capsys, monkeypatch):
@@ -131,7 +99,7 @@ def test_a_finished_run_does_nothing_the_second_time(unbroken, capsys, monkeypat
     assert "train: up to date in" in capsys.readouterr().out
 
 
-def test_ctrl_c_saves_the_step_and_the_same_command_goes_on(make_recipe, unbroken, tmp_path):
+def test_ctrl_c_saves_the_step_and_the_same_command_goes_on(make_recipe, unbroken, tmp_path, figures, hashes):
     recipe = make_recipe("interrupted", save_every_steps=1000)
     program = (
         "import os, signal, sys, pathlib\n"
@@ -160,9 +128,17 @@ def test_ctrl_c_saves_the_step_and_the_same_command_goes_on(make_recipe, unbroke
     assert hashes(recipe) == hashes(unbroken)
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(make_recipe, unbroken, tmp_path, capsys):
+def test_what_is_saved_does_not_wait_for_an_evaluation(make_recipe, train_until_killed):
+    recipe = make_recipe("in-order", save_every_steps=5, evaluate_every_steps=5)
+    train_until_killed(recipe, "evaluate", 1)
+    assert step_folders(recipe.folder("train"))[0].name == "step-00000005"
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(
+    make_recipe, unbroken, capsys, hashes, train_until_killed
+):
     recipe = make_recipe("damaged")
-    train_until_killed(recipe, tmp_path, "step", 10)
+    train_until_killed(recipe, "step", 10)
     newest, older = step_folders(recipe.folder("train"))
     weights = newest / "model-00001-of-00001.safetensors"
     content = bytearray(weights.read_bytes())
@@ -178,9 +154,11 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(make_reci
 
 
 @pytest.mark.parametrize("how", ["truncated", "missing"])
-def test_no_sound_checkpoint_left_starts_again_and_says_so(make_recipe, unbroken, tmp_path, capsys, how):
+def test_no_sound_checkpoint_left_starts_again_and_says_so(
+    make_recipe, unbroken, capsys, how, hashes, train_until_killed
+):
     recipe = make_recipe(f"hopeless-{how}")
-    train_until_killed(recipe, tmp_path, "step", 6)
+    train_until_killed(recipe, "step", 6)
     (only,) = step_folders(recipe.folder("train"))
     weights = only / "model-00001-of-00001.safetensors"
     if how == "truncated":
@@ -210,9 +188,9 @@ def test_old_checkpoints_are_pruned(unbroken):
     assert (unbroken.folder("train") / "latest").read_text() == "step-00000012\n"
 
 
-def test_going_on_in_another_precision_is_refused(make_recipe, tmp_path, monkeypatch):
+def test_going_on_in_another_precision_is_refused(make_recipe, monkeypatch, train_until_killed):
     recipe = make_recipe("precise", precision="auto")
-    train_until_killed(recipe, tmp_path, "step", 6)
+    train_until_killed(recipe, "step", 6)
     checkpoint = step_folders(recipe.folder("train"))[0]
     trained = json.loads((checkpoint / "manifest.json").read_text())["counts"]["precision"]
     other = "fp32" if trained == "bf16" else "bf16"
@@ -221,7 +199,7 @@ def test_going_on_in_another_precision_is_refused(make_recipe, tmp_path, monkeyp
         slm.train.run(recipe)
 
 
-def test_samples_are_written_at_each_evaluation_and_leave_the_weights_alone(make_recipe, unbroken):
+def test_samples_are_written_at_each_evaluation_and_leave_the_weights_alone(make_recipe, unbroken, figures, hashes):
     recipe = make_recipe("sampling", sample_prompts=["def ", "class"])
     slm.train.run(recipe)
     samples = [row for row in figures(recipe) if row["kind"] == "sample"]
@@ -232,20 +210,44 @@ def test_samples_are_written_at_each_evaluation_and_leave_the_weights_alone(make
     assert hashes(recipe) == hashes(unbroken)
 
 
-def test_a_full_disk_during_a_save_is_one_sentence_and_keeps_the_last_checkpoint(make_recipe, small_disk, tmp_path):
+def test_a_full_disk_during_a_save_is_one_sentence_and_keeps_the_last_checkpoint(
+    make_recipe, small_disk, train_on_full_disk
+):
     recipe = make_recipe("full", runs_dir=str(small_disk(1100)))  # room for two checkpoints, not three
-    program = (
-        "import sys, pathlib\n"
-        "import slm.train\n"
-        "from slm.compose import guarded\n"
-        "from slm.recipe import Recipe\n"
-        "recipe = Recipe.model_validate_json(pathlib.Path(sys.argv[1]).read_text())\n"
-        "guarded(lambda: slm.train.run(recipe))\n"
-    )
-    file = tmp_path / "recipe.json"
-    file.write_text(recipe.model_dump_json())
-    done = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "error: the disk filled up while writing" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert recipe.artifact("train").counts["step"] == 8
+    train_on_full_disk(recipe)
+
+
+@pytest.mark.parametrize(
+    ("fail", "reason"),
+    [
+        (lambda: torch.empty(1 << 50), "RuntimeError: "),  # more than any address space: torch's allocator refuses
+        (lambda: bytearray(1 << 60), "MemoryError: "),
+        (lambda: {}["no such key"], "KeyError: 'no such key'"),
+    ],
+)
+def test_an_evaluation_that_fails_is_recorded_and_the_run_goes_on(
+    make_recipe, unbroken, figures, hashes, monkeypatch, capsys, fail, reason
+):
+    recipe = make_recipe(f"evaluation-{reason[:5]}")
+    collate, forward_backward, held = loop.collate, loop.forward_backward, []
+
+    def failing(*arguments):
+        batch = collate(*arguments)
+        held.append(weakref.ref(batch.tokens_BT))
+        return fail()
+
+    def watching(*arguments):
+        assert not [tensor for tensor in held if tensor() is not None], "the failed evaluation holds memory"
+        return forward_backward(*arguments)
+
+    monkeypatch.setattr(loop, "collate", failing)
+    monkeypatch.setattr(loop, "forward_backward", watching)
+    slm.train.run(recipe)
+    failures = [row for row in figures(recipe) if row["kind"] == "evaluate_failed"]
+    assert [row["step"] for row in failures] == [5, 10, 12]
+    assert all(row["reason"].startswith(reason) for row in failures)
+    others = [row for row in figures(unbroken) if row["kind"] != "evaluate"]
+    assert [row for row in figures(recipe) if row["kind"] != "evaluate_failed"] == others
+    assert hashes(recipe) == hashes(unbroken)
+    assert capsys.readouterr().out.count("train: the evaluation at step 5 failed") == 1
+    assert len(held) == 3

@@ -9,6 +9,7 @@ from slm.core.errors import ProblemsError, UserError
 from slm.recipe import build_recipe
 from slm.train import loop, micro_batch
 from slm.train.metrics import read_metrics
+from slm.train.parallel import Parallel
 
 CHOSEN = "micro_batch_rows"
 
@@ -41,11 +42,11 @@ def test_the_choice_of_the_checkpoint_is_kept_and_does_not_shape_the_key(make_re
 def test_the_largest_that_fits_is_taken_on_a_gpu(make_recipe, monkeypatch):
     recipe = make_recipe("gpu", micro_batch_rows="auto")
     monkeypatch.setattr(micro_batch, "_peak", lambda *given: given[2] * 10)
-    monkeypatch.setattr(micro_batch, "_free_bytes", lambda _: 50)
-    assert micro_batch.choose_micro_batch(recipe, 12, None, None, "cuda", "fp32", None) == 4
-    monkeypatch.setattr(micro_batch, "_free_bytes", lambda _: 5)
+    monkeypatch.setattr(micro_batch, "_free_bytes", lambda *_: 50)
+    assert micro_batch.choose_micro_batch(recipe, 12, None, None, "cuda", "fp32", None, Parallel()) == 4
+    monkeypatch.setattr(micro_batch, "_free_bytes", lambda *_: 5)
     with pytest.raises(UserError, match=r"not even one row of 32 tokens fits into the 0\.0 GB that are free; lower"):
-        micro_batch.choose_micro_batch(recipe, 12, None, None, "cuda", "fp32", None)
+        micro_batch.choose_micro_batch(recipe, 12, None, None, "cuda", "fp32", None, Parallel())
 
 
 def test_rows_may_be_a_number_or_auto_and_steps_stay_whole():

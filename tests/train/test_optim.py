@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from slm.core.errors import DamagedError
+from slm.core.errors import DamagedError, UserError
 from slm.model.config import ModelConfig
 from slm.model.transformer import build
-from slm.train.config import OptimizerConfig
-from slm.train.optim import Optimizer, split_parameters
+from slm.train.config import OptimizerConfig, TrainConfig
+from slm.train.optim import Optimizer, offloads, split_parameters
 
 SHAPE = ModelConfig(
     vocab_size=64, width=16, layers=2, heads=2, kv_heads=1, head_dim=8, ffn_width=32, max_seq_len=16, qk_norm=True
@@ -60,15 +60,16 @@ def test_adamw_equals_the_textbook_update():
     torch.testing.assert_close(weight.detach(), before - 0.01 * gradient / (gradient.abs() + 1e-8))
 
 
-@pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_restored_state_continues_bit_for_bit(kind):
+@pytest.mark.parametrize(("kind", "offload"), [("adamw", False), ("muon", False), ("adamw", True)])
+def test_restored_state_continues_bit_for_bit(kind, offload):
+    """Also where it is restored into an optimizer that works on copies of the weights."""
     config = OptimizerConfig(kind=kind)
     unbroken = build(SHAPE, 0)
     optimizer = Optimizer(unbroken, config)
     step(unbroken, optimizer, 1)
-    resumed = build(SHAPE, 0)
+    resumed = build(SHAPE, 1)
+    second = Optimizer(resumed, config, offload=offload)
     resumed.load_state_dict(unbroken.state_dict())
-    second = Optimizer(resumed, config)
     second.load_state_tensors({name: value.clone() for name, value in optimizer.state_tensors().items()})
     step(unbroken, optimizer, 2)
     step(resumed, second, 2)
@@ -86,6 +87,15 @@ def test_a_restart_without_state_differs():
     step(resumed, Optimizer(resumed, config), 2)
     step(unbroken, optimizer, 2)
     assert not torch.equal(unbroken.blocks[0].ffn.up.weight, resumed.blocks[0].ffn.up.weight)
+
+
+def test_state_beside_the_cpu_is_refused_where_there_is_only_a_cpu():
+    with pytest.raises(UserError, match=r"offload_optimizer is true, but training runs on the CPU, .*; leave it out"):
+        offloads(TrainConfig(offload_optimizer=True), "cpu")
+    assert offloads(TrainConfig(offload_optimizer=True), "cuda")
+    assert not offloads(TrainConfig(), "cpu")
+    with pytest.raises(ValueError, match=r"offload_optimizer \(true\) must go with optimizer\.kind adamw"):
+        TrainConfig(offload_optimizer=True, optimizer=OptimizerConfig(kind="muon"))
 
 
 def test_state_of_another_model_is_refused():

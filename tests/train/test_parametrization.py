@@ -7,14 +7,14 @@ import itertools
 import pytest
 import torch
 
+from slm.coordinate_check import LOGITS, STREAM, coordinates
 from slm.core.errors import UserError
 from slm.model.config import ModelConfig
 from slm.model.transformer import build
-from slm.objective.linear_cross_entropy import linear_cross_entropy
 from slm.recipe import build_recipe
 from slm.train.config import OptimizerConfig
 from slm.train.optim import Optimizer
-from slm.train.parametrization import Scale, rescale, scale_of
+from slm.train.parametrization import Scale, scale_of
 
 BASE_WIDTH, BASE_LAYERS = 64, 2
 
@@ -82,26 +82,8 @@ def test_completep_equals_residual_branches_with_a_multiplier():
 
 def movement(parametrization: str, width: int, layers: int, kind: str) -> dict[str, float]:
     """How far, on average, an entry of the residual stream and of the logits moves in four steps."""
-    model, settings = build(shape(width, layers), 0), config(parametrization, kind)
-    rescale(model, settings)
-    optimizer = Optimizer(model, settings, model.config)
-    tokens_BT = torch.randint(0, 64, (8, 16), generator=torch.Generator().manual_seed(1))
-    kept: dict[str, torch.Tensor] = {}
-    model.norm.register_forward_pre_hook(lambda _module, inputs: kept.update(stream=inputs[0].detach().clone()))
-
-    def observe() -> dict[str, torch.Tensor]:
-        with torch.no_grad():
-            kept["logits"] = model(tokens_BT)
-        return dict(kept)
-
-    before = observe()
-    for _ in range(4):
-        hidden_BTD = model.hidden(tokens_BT[:, :-1])
-        total, _ = linear_cross_entropy(hidden_BTD.flatten(0, 1), model.head_weight, tokens_BT[:, 1:].flatten())
-        (total / tokens_BT[:, 1:].numel()).backward()
-        optimizer.step(1.0)
-    after = observe()
-    return {name: float((after[name] - before[name]).abs().mean()) for name in before}
+    found = coordinates(shape(width, layers), config(parametrization, kind))
+    return {"stream": found[STREAM].moved, "logits": found[LOGITS].moved}
 
 
 def test_coordinate_check_with_mup_activations_move_alike_at_every_width_and_with_standard_they_do_not():

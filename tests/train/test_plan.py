@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from slm.core.errors import UserError
 from slm.model.transformer import build
 from slm.recipe import build_recipe
 from slm.train import speed
-from slm.train.plan import announce, plan
+from slm.train.plan import announce, attention_backend, plan
+from slm.train.probe import Probe
 
 RECIPE = build_recipe(
     {
@@ -32,11 +35,19 @@ def test_parameters_are_those_of_the_real_model():
 def test_the_facts_are_printed_with_the_expected_time(capsys, monkeypatch):
     monkeypatch.setattr(speed, "matmul_rate", lambda *_: 50e9)
     meter = speed.Meter(RECIPE.model, "cpu", "fp32")
-    announce(RECIPE, plan(RECIPE), "cpu", "fp32", epochs=2.0, seconds=0.5, meter=meter)
+    announce(RECIPE, plan(RECIPE), "cpu", "fp32", epochs=2.0, probed=Probe(0.5, fused=False), meter=meter)
     printed = capsys.readouterr().out
     assert "1,003,520 tokens in 245 steps of 4,096 (2.00 epochs" in printed
     assert "about 2 min 02 s at 8,192 tokens/s" in printed
     rate = plan(RECIPE).flops / 245 / 0.5
     share = f"{100 * rate / 50e9:.0f} % of this machine's measured fp32 matmul rate (50 GFLOP/s; data sheet unknown)"
     assert f"{rate / 1e9:.0f} GFLOP/s, {share}" in printed
+    choice = "attention by sdpa (auto: varlen needs an NVIDIA GPU, but the model is on cpu)"
+    assert f"train: {choice}; blocks run module by module\n" in printed
     assert f"fp32 on cpu with {torch.get_num_threads()} threads" in printed
+
+
+def test_a_backend_that_cannot_train_here_is_refused_before_training():
+    flex = RECIPE.model_copy(update={"model": RECIPE.model.model_copy(update={"attention": "flex"})})
+    with pytest.raises(UserError, match=r"^model.attention \(flex\) computes no gradients on a CPU; set"):
+        attention_backend(flex, "cpu", "fp32")

@@ -36,7 +36,20 @@ def test_an_explicit_precision_is_kept():
     assert resolve_precision(TrainConfig(precision="fp32"), "cpu") == "fp32"
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_bf16_weights_need_a_device_that_multiplies_bf16(monkeypatch, device):
+    config = TrainConfig(precision="bf16_weights")
+    monkeypatch.setattr("slm.train.precision.multiplies_bf16", lambda _device: False)
+    with pytest.raises(UserError, match=rf"\(bf16_weights\) needs .+, which this {device} does not; set"):
+        resolve_precision(config, device)
+    monkeypatch.setattr("slm.train.precision.multiplies_bf16", lambda _device: True)
+    assert resolve_precision(config, device) == "bf16_weights"
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("bf16", torch.bfloat16), ("bf16_weights", torch.bfloat16), ("fp32", torch.float32)],
+)
 def test_autocast_decides_the_type_of_matrix_products(precision, dtype):
     with autocast("cpu", precision):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype

@@ -14,18 +14,17 @@ import numpy as np
 import pytest
 
 import slm.train
-from slm.core.artifact import file_sha256
 from slm.core.errors import UserError
+from slm.corpus import read_documents
 from slm.model.load import load_model
 from slm.recipe import Recipe
 from slm.shards.reader import ShardReader
 from slm.train import loop
 from slm.train.checkpoint import step_folders
-from slm.train.metrics import read_metrics
+from tests.train.readings import figures, hashes
 
 STEP_ROWS = 8
 GUARD = {"window": 8, "warm_in": 5, "max_skips": 3}
-CLOCK = {"seconds", "tokens_per_second", "model_flops_per_second", "matmul_share", "mfu"}
 Poison = Callable[..., None]
 
 
@@ -77,19 +76,8 @@ def recipe_for(make_recipe: Callable[..., Recipe], run: str, **train: object) ->
     return make_recipe(run, **values)
 
 
-def figures(recipe: Recipe) -> list[dict[str, Any]]:
-    rows = read_metrics(recipe.folder("train") / "metrics.jsonl")
-    return [{key: value for key, value in row.items() if key not in CLOCK} for row in rows]
-
-
 def of_kind(recipe: Recipe, kind: str) -> list[dict[str, Any]]:
     return [row for row in figures(recipe) if row["kind"] == kind]
-
-
-def hashes(recipe: Recipe) -> dict[str, str]:
-    folder = recipe.folder("train")
-    files = [file for file in recipe.artifact("train").path.iterdir() if file.name != "manifest.json"]
-    return {file.name: file_sha256(file) for file in [*files, *folder.glob("autopsy-*.json")]}
 
 
 def weights(recipe: Recipe) -> dict[str, str]:
@@ -164,6 +152,10 @@ def test_the_autopsy_names_the_rows_their_texts_and_the_layers(rewound):
     assert [row["row"] for row in report["rows"]] == list(range(80, 104))
     assert len({row["shard_row"] for row in report["rows"]}) == 24
     assert all(row["source"] and row["texts"] for row in report["rows"])
+    known = {document.id for document in read_documents(rewound.artifact("corpus"), "train")}
+    for row in report["rows"]:
+        assert len(row["documents"]) >= len(row["texts"]) > 0
+        assert set(row["documents"]) <= known
     assert [row["row"] for row in report["rows"] if "loss" in row] == list(range(96, 104))
     assert {"embedding.weight", "blocks.1.ffn.down.weight"} < set(report["grad_norms"])
     total = math.sqrt(sum(norm**2 for norm in report["grad_norms"].values()))
@@ -184,7 +176,11 @@ class Killed(BaseException):
     ],
 )
 def test_a_run_with_skips_and_a_rewind_resumes_bit_for_bit(make_recipe, rewound, monkeypatch, kills):
-    recipe = recipe_for(make_recipe, f"killed-{kills[0][0]}-{kills[0][1]}", keep_last=1)
+    recipe = recipe_for(
+        make_recipe,
+        f"killed-{kills[0][0]}-{kills[0][1]}",
+        checkpoints={"keep_last": 1, "asynchronous": kills[0][0] == "stop"},
+    )
     honest = loop.forward_backward
     for how, number in kills:
         count = 0

@@ -102,19 +102,20 @@ def test_a_short_rest_is_finished_and_a_long_one_given_up(clock):
         os.kill(os.getpid(), signal.SIGTERM)
         assert not stop.rest_is_long(1, 1 + int(PATIENCE_SECONDS / 2))
         assert stop.rest_is_long(1, 2 + int(PATIENCE_SECONDS / 2))
-        stop.agree = any_of_two(False)
-        assert not stop.rest_is_long(1, 1000)  # the others would wait for this process
 
 
 def test_processes_stop_together():
-    """What `agree` answers is what counts, and it is asked at every look."""
-    with StopRequest(agree=any_of_two(other=True)) as stop, pytest.raises(Stopped, match="another process"):
+    """What `agree` answers is what counts, and it is asked at every look and about what the stop means."""
+    answers = iter([False, True, True, False])
+    asked: list[bool] = []
+    with StopRequest(agree=lambda wanted: asked.append(wanted) or next(answers)) as stop:
         stop.leave_if_asked()
-    asked = []
-    stop = StopRequest(agree=lambda wanted: bool(asked.append(wanted)))
-    stop.leave_if_asked()
-    stop.leave_if_asked()
-    assert asked == [False, False]
+        assert stop.rest_is_long(1, 1000)
+        with pytest.raises(Stopped, match="another process"):
+            stop.leave_if_asked()
+    assert asked == [False] * 4
+    with StopRequest(agree=lambda _: True) as stop, pytest.raises(KeyboardInterrupt):
+        stop.leave_if_signalled()
 
 
 def test_the_sooner_end_counts_and_margins_come_off(clock):
@@ -130,10 +131,6 @@ def test_the_sooner_end_counts_and_margins_come_off(clock):
 def test_an_end_that_is_no_time_is_refused():
     with pytest.raises(UserError, match=r"SLURM_JOB_END_TIME is '2026-11-21T05:00', which must be the seconds since"):
         stop_request(TrainConfig(), 0, {"SLURM_JOB_END_TIME": "2026-11-21T05:00"})
-
-
-def any_of_two(other):
-    return lambda wanted: wanted or other
 
 
 class Clock:

@@ -15,16 +15,12 @@ the very thing that the child was made from?". A *checksum* over the manifest it
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +29,7 @@ from typing import Any, Literal
 from slm.core.config import Config
 from slm.core.console import say, size
 from slm.core.errors import DamagedError, UserError, is_disk_full
+from slm.core.provenance import git_commit, library_versions
 
 MANIFEST = "manifest.json"
 LATEST = "latest"
@@ -41,7 +38,6 @@ REQUIRED = (
     "kind", "format_version", "key", "fingerprint", "files", "parents", "counts", "section", "ingredients", "checksum"
 )  # fmt: skip
 SMALL_FILE_BYTES = 64 << 20
-RECORDED_LIBRARIES = ("torch", "numpy", "sentencepiece", "tokenizers", "transformers", "pyarrow", "safetensors")
 
 Verify = Literal["small", "full"]
 
@@ -111,6 +107,8 @@ class Draft:
 
     path: Path
     counts: dict[str, Any] = field(default_factory=dict)
+    sealed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What `seal_file` said of files that are finished, by name; the others are sealed in the end."""
 
 
 def make(path: Path, spec: Spec, build: Callable[[Draft], None], *, redo: bool = False) -> Artifact:
@@ -162,23 +160,34 @@ def create(path: Path, spec: Spec) -> Iterator[Draft]:
 
     If the block raises, what it wrote is deleted and what was at `path` before is untouched.
     """
+    with placed(path) as folder:
+        draft = Draft(folder)
+        yield draft
+        _seal(draft, spec, path.absolute())
+
+
+@contextlib.contextmanager
+def placed(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path`, which takes its place in one rename when the block ends well.
+
+    What is written into it must be flushed to disk by the block.
+    """
     path = path.absolute()
-    draft = Draft(path.with_name(f"{path.name}.tmp-{os.getpid()}"))
+    folder = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(path)
-        draft.path.mkdir()
+        folder.mkdir()
     except OSError as error:
         if is_disk_full(error):
             raise
         reason = f"{error.strerror}: {error.filename}"
         raise UserError(f"{path} cannot be written ({reason}); free the place, or point runs_dir elsewhere") from error
     try:
-        yield draft
-        _seal(draft, spec, path)
-        _replace(draft.path, path)
+        yield folder
+        _replace(folder, path)
     except BaseException as error:
-        shutil.rmtree(draft.path, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         if is_disk_full(error):
             raise UserError(
                 f"the disk filled up while writing {path} ({size(shutil.disk_usage(path.parent).free)} free); "
@@ -204,6 +213,12 @@ def open_artifact(path: Path, kind: str | None = None, *, verify: Verify = "smal
     for name, record in manifest["files"].items():
         _check_file(path / name, record, verify)
     return Artifact(path, manifest)
+
+
+def verify_files(artifact: Artifact, names: Iterable[str]) -> None:
+    """Hash these files of an artifact; raises `DamagedError` where one is not what the manifest promises."""
+    for name in names:
+        _check_file(artifact.path / name, artifact.manifest["files"][name], "full")
 
 
 def require_parent(child: Artifact, name: str, parent: Artifact) -> None:
@@ -292,14 +307,19 @@ def remove_abandoned(path: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+def seal_file(file: Path) -> dict[str, Any]:
+    """Flush a file to disk; returns what the manifest records of it."""
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
+    return {"sha256": file_sha256(file), "size_bytes": file.stat().st_size}
+
+
 def _seal(draft: Draft, spec: Spec, final: Path) -> None:
     files = {}
     for file in sorted(draft.path.rglob("*")):
         if file.is_file():
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
             name = file.relative_to(draft.path).as_posix()
-            files[name] = {"sha256": file_sha256(file), "size_bytes": file.stat().st_size}
+            files[name] = draft.sealed.get(name) or seal_file(file)
     for directory in sorted((d for d in draft.path.rglob("*") if d.is_dir()), reverse=True):
         fsync_directory(directory)
     ingredients = spec.ingredients()
@@ -406,31 +426,3 @@ def _alive(pid: str) -> bool:
     except PermissionError:
         return True
     return True
-
-
-@functools.cache
-def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that can change a result."""
-    versions = {"python": platform.python_version()}
-    for name in RECORDED_LIBRARIES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
-
-
-@functools.cache
-def git_commit() -> str:
-    """The commit of the source tree this package runs from, with `-dirty`; "unknown" outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        commit = _git(here, "rev-parse", "HEAD")
-        tracked = _git(here, "ls-files", "--error-unmatch", str(Path(__file__)))
-        dirty = _git(here, "status", "--porcelain", "--untracked-files=no") if tracked else ""
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{commit}-dirty" if dirty else commit
-
-
-def _git(directory: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=directory, capture_output=True, text=True, check=True)
-    return done.stdout.strip()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,13 +12,29 @@ IGNORED = -100
 """Target id of a position without a target (end of a document, padding), as in torch's cross_entropy."""
 
 
+@dataclass(frozen=True, slots=True)
+class Dropout:
+    """What a forward in training leaves out at random, as a function of these numbers alone."""
+
+    rate: float
+    """Share of the entries of what each attention and each feed-forward adds to the stream."""
+    embedding_rate: float
+    """Share of the entries of the embeddings."""
+    path_rates: tuple[float, ...]
+    """For each layer the chance that its attention is left out for a row, and that its feed-forward is."""
+    seeds: tuple[int, ...]
+    """One for each row of the batch."""
+
+
 @dataclass(slots=True)
 class Batch:
     """Packed rows. B rows of T tokens; several documents may share a row.
 
     `tokens_BT` int64 ids; `targets_BT` int64, the next token of the same document or `IGNORED`;
     `documents_BT` int32, the document's number inside its row, -1 on padding; `positions_BT` int64,
-    restarting at 0 in each document. `num_targets` counts targets that are not ignored.
+    restarting at 0 in each document. `num_targets` counts targets that are not ignored. `dropout` is there
+    in training only, and only in steps in which something is left out.
+    `sources_B` int64, the number of each row's source, where there are two or more.
     """
 
     tokens_BT: Tensor
@@ -26,9 +42,14 @@ class Batch:
     documents_BT: Tensor
     positions_BT: Tensor
     num_targets: int
+    dropout: Dropout | None = None
+    sources_B: Tensor | None = None
 
     def to(self, device: str) -> Batch:
         """The same batch on `device`."""
-        moved = (t.to(device, non_blocking=True) for t in (self.tokens_BT, self.targets_BT, self.documents_BT))
-        tokens, targets, documents = moved
-        return Batch(tokens, targets, documents, self.positions_BT.to(device, non_blocking=True), self.num_targets)
+        there = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in ("tokens_BT", "targets_BT", "documents_BT", "positions_BT", "sources_B")
+            if getattr(self, name) is not None
+        }
+        return replace(self, **there)

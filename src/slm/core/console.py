@@ -20,15 +20,29 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 LINE_EVERY_SECONDS = 5.0
+_speaking = [True]
+
+
+def speak(aloud: bool) -> None:
+    """Whether this process says anything; of several that do the same work one does."""
+    _speaking[0] = aloud
+
+
+def speaking() -> bool:
+    """Whether what is said here is printed."""
+    return _speaking[0]
 
 
 def say(message: str) -> None:
     """Print one line for people, at once."""
-    print(message, flush=True)
+    if speaking():
+        print(message, flush=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table; numbers are aligned to the right."""
+    if not speaking():
+        return
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -81,7 +95,7 @@ class Progress:
         self.description, self.total, self.unit = description, total, unit
         self._start, self._done, self._told, self._note = start, start, start, ""
         self._began = self._printed = time.monotonic()
-        self._bar = _terminal_bar(description, total, unit, start) if sys.stderr.isatty() else None
+        self._bar = _terminal_bar(description, total, unit, start) if sys.stderr.isatty() and speaking() else None
 
     def __enter__(self) -> Progress:
         if self._bar:

@@ -8,8 +8,8 @@ document (torch then skips what lies above the diagonal), otherwise an additive 
 queries. Handing SDPA a boolean mask would make it build the same additive mask again in every layer.
 Key and value heads are not expanded: grouping inside SDPA takes 0.9 of the time (CPU, bfloat16).
 
-Backends: torch's SDPA everywhere, or flash-attn (`slm.model.flash`) on GPUs that have it. Cached decoding
-always takes SDPA.
+Backends (`slm.model.backends` chooses): torch's SDPA everywhere; kernels that are told where documents begin
+(`slm.model.flash`) and FlexAttention (`slm.model.flex`) on GPUs. Cached decoding always takes SDPA.
 
 What was tried and left out: plain products with a bfloat16 softmax take 0.76 of SDPA's time in training at
 256 tokens and 1.04 at 1,024, but round every score to 8 bits.
@@ -20,18 +20,22 @@ Shapes: B rows, T new tokens, K keys, H heads, G key/value heads, D head_dim; x_
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from slm.core.errors import UserError
+from slm.model.backends import choose
 from slm.model.cache import KVCache
-from slm.model.config import ModelConfig
-from slm.model.flash import Boundaries, attend_varlen, boundaries, refusal
+from slm.model.config import Backend, ModelConfig
+from slm.model.flash import Boundaries, attend_flash, attend_varlen, boundaries
+from slm.model.flex import attend_flex, block_mask
 from slm.model.norm import RMSNorm
 from slm.model.rope import Rotation, rotate
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +48,13 @@ class Plan:
     """0 where a query sees a key, -inf where not; [B or 1, 1, T, K]."""
     first_slot: int = 0
     """With a cache: the first slot that any query sees."""
+    backend: Backend = "sdpa"
     where: Boundaries | None = None
-    """With flash-attn: where documents begin; nothing else is needed then."""
+    """With flash_attn and varlen: where documents begin; beside the window nothing else is needed then."""
     window: int = 0
-    """With flash-attn: tokens that a query sees at most, 0 for all."""
+    """With flash_attn and varlen: tokens that a query sees at most, 0 for all."""
+    blocks: BlockMask | None = None
+    """With flex: all that has to be known."""
 
 
 def plan(
@@ -60,9 +67,13 @@ def plan(
 ) -> Plan:
     """Decide how new tokens, `shape` [B, T], attend to themselves and to what `cache` holds, computing in `dtype`."""
     batch, num_tokens = shape
-    if cache is None and choose_backend(config, device, dtype) == "flash_attn":
+    backend = choose(config, device, dtype, training=torch.is_grad_enabled()).name if cache is None else "sdpa"
+    if backend == "flex":
+        blocks = block_mask(documents_BT, batch, num_tokens, config.sliding_window, device)
+        return Plan(backend=backend, blocks=blocks)
+    if backend != "sdpa":
         found = boundaries(documents_BT, batch, num_tokens, device)
-        return Plan(where=found, window=config.sliding_window)
+        return Plan(backend=backend, where=found, window=config.sliding_window)
     start = cache.length if cache is not None else 0
     stop, window = start + num_tokens, config.sliding_window
     first_slot = max(0, start - window + 1) if window else 0
@@ -78,16 +89,6 @@ def plan(
     sees_BTK = visible(keys_BK, num_tokens, stop - first_slot, window, device)
     mask_BTK = torch.zeros(sees_BTK.shape, dtype=dtype, device=device).masked_fill_(~sees_BTK, float("-inf"))
     return Plan(causal=False, mask_BTK=mask_BTK.unsqueeze(1), first_slot=first_slot)
-
-
-def choose_backend(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Literal["sdpa", "flash_attn"]:
-    """The backend for whole rows: the one asked for, or with `auto` flash-attn where it can compute, else SDPA."""
-    if config.attention == "sdpa":
-        return "sdpa"
-    reason = refusal(device, dtype)
-    if reason and config.attention == "flash_attn":
-        raise UserError(f"model.attention (flash_attn) {reason}")
-    return "sdpa" if reason else "flash_attn"
 
 
 def visible(documents_BK: Tensor | None, num_queries: int, num_keys: int, window: int, device: torch.device) -> Tensor:
@@ -138,8 +139,11 @@ class Attention(nn.Module):
 
 def attend(q_BTHD: Tensor, k_BKGD: Tensor, v_BKGD: Tensor, how: Plan) -> Tensor:
     """Softmax attention of each query over the keys that `how` lets it see, [B, T, H, D]."""
+    if how.blocks is not None:
+        return attend_flex(q_BTHD, k_BKGD, v_BKGD, how.blocks)
     if how.where is not None:
-        return attend_varlen(q_BTHD, k_BKGD, v_BKGD, how.where, how.window)
+        kernel = attend_flash if how.backend == "flash_attn" else attend_varlen
+        return kernel(q_BTHD, k_BKGD, v_BKGD, how.where, how.window)
     out_BHTD = functional.scaled_dot_product_attention(
         q_BTHD.transpose(1, 2),
         k_BKGD.transpose(1, 2),

@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from slm.core.config import Config, neutral
 
+Backend = Literal["sdpa", "flash_attn", "varlen", "flex"]
+"""What computes attention over whole rows."""
+
 
 class RopeScaling(Config):
     """Stretching of rotary positions beyond the length trained at."""
@@ -70,8 +73,8 @@ class ModelConfig(Config):
     """Attend to at most this many tokens back, itself included; 0 attends to all."""
     residual_init: Literal["scaled", "zero"] = "scaled"
     """Fresh weights of attention.o and ffn.down: scaled by 1 / sqrt(2 * layers), or zero; only a new model reads it."""
-    attention: Literal["auto", "sdpa", "flash_attn"] = neutral("auto")
-    """Backend; auto takes flash_attn on a GPU that has it, else torch's SDPA."""
+    attention: Literal["auto", "sdpa", "flash_attn", "varlen", "flex"] = neutral("auto")
+    """Backend: torch's sdpa, flash_attn or varlen (GPU), flex; auto takes flash_attn or varlen where they compute."""
 
     @model_validator(mode="after")
     def _heads_fit(self) -> ModelConfig:

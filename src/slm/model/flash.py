@@ -1,25 +1,25 @@
-"""Attention by the flash-attn package on NVIDIA GPUs: documents of unequal length, no mask, no padding work.
+"""Attention by kernels that are told where documents begin: no mask, no work on other documents or on padding.
 
-Documents of all rows are laid end to end and flash-attn is told where each begins (`cu_seqlens`), so the
-cost is the sum of squared document lengths instead of rows times squared row length. float16 and
-bfloat16 only. Queries, keys and values of cached decoding do not come here.
+Documents of all rows are laid end to end and the kernel is told where each begins (`cu_seqlens`), so the
+cost is the sum of squared document lengths instead of rows times squared row length. float16 and bfloat16
+only. The kernel is that of the flash-attn package, or the copy of it that torch brings along
+(`torch.nn.attention.varlen`, torch 2.13). Queries, keys and values of cached decoding do not come here.
 
-Not run: this project's machines so far had no GPU with flash-attn. What is tested is everything up to the
-call: that `boundaries` describes exactly the attention that the mask of the SDPA backend describes, and
-that the call receives what it describes. flash-attn comes as source only and needs nvcc to install.
+Not run: this project's machines so far had no GPU. What is tested is everything up to the calls: that
+`boundaries` describes exactly the attention that the mask of the SDPA backend describes, and that a stand-in
+which computes from what the call receives, as the kernel's documentation says, equals SDPA with that mask.
+flash-attn comes as source only and needs nvcc to install. Both kernels add up the gradients of queries in an
+order that changes from run to run, so a run on a GPU resumes to rounding with them, not bit for bit.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from slm.core.errors import UserError
-
-TYPES = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,25 +30,6 @@ class Boundaries:
     """int32 [documents + 1], from 0 to the number of tokens."""
     longest: int
     """Upper bound on tokens in a document."""
-
-
-def installed() -> bool:
-    """Whether the flash-attn package can be found; it is not imported."""
-    return importlib.util.find_spec("flash_attn") is not None
-
-
-def refusal(device: torch.device, dtype: torch.dtype) -> str:
-    """Why flash-attn cannot compute here, as an ending of `model.attention (flash_attn) ...`; empty if it can."""
-    if device.type != "cuda":
-        return f"needs an NVIDIA GPU, but the model is on {device.type}; set model.attention=sdpa"
-    if dtype not in TYPES:
-        return (
-            f"computes in bfloat16 or float16, found {str(dtype).removeprefix('torch.')}; "
-            "set train.precision=bf16 or model.attention=sdpa"
-        )
-    if not installed():
-        return "needs the package flash-attn; run pip install 'slm[gpu]' or set model.attention=sdpa"
-    return ""
 
 
 def boundaries(documents_BT: Tensor | None, batch: int, num_tokens: int, device: torch.device) -> Boundaries:
@@ -67,14 +48,14 @@ def boundaries(documents_BT: Tensor | None, batch: int, num_tokens: int, device:
     return Boundaries(torch.cat((starts, end)), num_tokens)
 
 
-def attend_varlen(q_BTHD: Tensor, k_BTGD: Tensor, v_BTGD: Tensor, where: Boundaries, window: int) -> Tensor:
-    """Causal attention inside documents, [B, T, H, D]; `window` 0 sees all of the document."""
+def attend_flash(q_BTHD: Tensor, k_BTGD: Tensor, v_BTGD: Tensor, where: Boundaries, window: int) -> Tensor:
+    """Causal attention inside documents by flash-attn, [B, T, H, D]; `window` 0 sees all of the document."""
     try:
         from flash_attn import flash_attn_varlen_func
     except ImportError as error:
         raise UserError(
             f"model.attention (flash_attn) needs the package flash-attn ({error}); "
-            "run pip install 'slm[gpu]' or set model.attention=sdpa"
+            "run pip install 'slm[gpu]' or set model.attention=varlen"
         ) from error
     out: Tensor = flash_attn_varlen_func(
         q_BTHD.flatten(0, 1),
@@ -87,4 +68,23 @@ def attend_varlen(q_BTHD: Tensor, k_BTGD: Tensor, v_BTGD: Tensor, where: Boundar
         causal=True,
         window_size=(window - 1, 0) if window else (-1, -1),
     )
+    return out.view(q_BTHD.shape)
+
+
+def attend_varlen(q_BTHD: Tensor, k_BTGD: Tensor, v_BTGD: Tensor, where: Boundaries, window: int) -> Tensor:
+    """The same by torch's copy of the kernel, to which a window without a right side means causal."""
+    from torch.nn.attention.varlen import varlen_attn  # here, for it takes 1.4 s: it brings torch's compiler along
+
+    out = varlen_attn(
+        q_BTHD.flatten(0, 1),
+        k_BTGD.flatten(0, 1),
+        v_BTGD.flatten(0, 1),
+        where.cu_seqlens,
+        where.cu_seqlens,
+        where.longest,
+        where.longest,
+        window_size=(window - 1 if window else -1, 0),
+        enable_gqa=q_BTHD.shape[2] != k_BTGD.shape[2],
+    )
+    assert isinstance(out, Tensor)  # a pair only where auxiliary outputs are asked for
     return out.view(q_BTHD.shape)

@@ -11,7 +11,7 @@ What it does not do: optimizer state, or atomic publishing; the caller writes in
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +26,12 @@ from slm.model.transformer import Transformer
 CONFIG = "model_config.json"
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+STEM = "model"
 MAX_SHARD_BYTES = 4 * 10**9
 
-Attention = Literal["auto", "sdpa", "flash_attn"]
+Take = Callable[[Any, str], Tensor]
+"""Reads one tensor by name, or the part of it that is wanted here, from an open safetensors file."""
+Attention = Literal["auto", "sdpa", "flash_attn", "varlen", "flex"]
 
 
 def save_model(model: Transformer, folder: Path, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
@@ -47,9 +50,9 @@ def load_model(folder: Path, *, attention: Attention = "auto") -> Transformer:
     return model_from(config, load_tensors(folder), folder)
 
 
-def load_weights(model: Transformer, folder: Path) -> None:
-    """Read the weights in `folder` into `model`, keeping its tensors where they are."""
-    state = load_tensors(folder)
+def load_weights(model: Transformer, folder: Path, take: Take | None = None, stem: str = STEM) -> None:
+    """Read the weights in `folder` into `model`, keeping its tensors where they are; see `load_tensors`."""
+    state = load_tensors(folder, take, stem)
     check_tensors(model.config, state, folder)
     model.load_state_dict(state)
 
@@ -105,7 +108,7 @@ def check_tensors(config: ModelConfig, state: Mapping[str, Tensor], folder: Path
                 f"{folder}: {name} has shape {list(found)}, but the configuration asks for {list(shape)}; "
                 "correct the configuration or save the model again"
             )
-    broken = [name for name in shapes if not bool(torch.isfinite(state[name]).all())]
+    broken = [name for name in shapes if not bool(torch.isfinite(_held(state[name])).all())]
     if broken:
         raise DamagedError(
             f"{folder}: {_listed(broken)} holds NaN or infinity, so every answer would be NaN; "
@@ -139,36 +142,40 @@ def save_tensors(
     (folder / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
 
 
-def load_tensors(folder: Path) -> dict[str, Tensor]:
-    """Every tensor that the index in `folder` names; a lone `model.safetensors` needs no index."""
-    if not (folder / INDEX).is_file() and (folder / ONE_FILE).is_file():
-        return read_safetensors(folder / ONE_FILE)
-    weight_map = read_json(folder / INDEX).get("weight_map")
+def load_tensors(folder: Path, take: Take | None = None, stem: str = STEM) -> dict[str, Tensor]:
+    """Every tensor that `<stem>.safetensors.index.json` in `folder` names; a lone file needs no index.
+
+    With `take` each is what that reads of it, such as the part that one of several processes holds.
+    """
+    index, one_file = f"{stem}.safetensors.index.json", f"{stem}.safetensors"
+    if not (folder / index).is_file() and (folder / one_file).is_file():
+        return read_safetensors(folder / one_file, take)
+    weight_map = read_json(folder / index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise DamagedError(f"{folder / INDEX} has no weight_map; restore it or save the model again")
+        raise DamagedError(f"{folder / index} has no weight_map; restore it or save the model again")
     state: dict[str, Tensor] = {}
     for file in dict.fromkeys(weight_map.values()):
         listed = {name for name, where in weight_map.items() if where == file}
-        tensors = read_safetensors(folder / str(file))
+        tensors = read_safetensors(folder / str(file), take)
         if set(tensors) != listed:
             differing = _listed(sorted(set(tensors) ^ listed))
             raise DamagedError(
-                f"{folder / str(file)} and {INDEX} disagree about {differing}; restore the folder or save again"
+                f"{folder / str(file)} and {index} disagree about {differing}; restore the folder or save again"
             )
         state.update(tensors)
     return state
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of one file."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def read_safetensors(path: Path, take: Take | None = None) -> dict[str, Tensor]:
+    """All tensors of one file, or what `take` reads of them."""
+    from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise DamagedError(f"{path} is missing; restore it from where it came or save the model again")
     try:
         # Copied out of the mapped file: its tensors start at odd addresses, and MKL's results depend on alignment.
-        return {name: tensor.clone() for name, tensor in load_file(path).items()}
+        with safe_open(path, framework="pt") as file:
+            return {name: take(file, name) if take else file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
         raise DamagedError(
             f"{path} is damaged ({error}; {path.stat().st_size:,} bytes); restore it or go back to an earlier one"
@@ -199,6 +206,12 @@ def _shards(state: Mapping[str, Tensor], max_shard_bytes: int) -> Iterator[list[
         used += tensor.nbytes
     if names:
         yield names
+
+
+def _held(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds, where others hold the rest."""
+    to_local: Callable[[], Tensor] | None = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
 
 
 def _listed(names: list[str]) -> str:

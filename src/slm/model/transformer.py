@@ -23,11 +23,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from slm.core.batch import Dropout
 from slm.core.seeds import derive
 from slm.model.attention import plan
 from slm.model.block import Block
 from slm.model.cache import KVCache
 from slm.model.config import ModelConfig
+from slm.model.dropout import thinned_embedding
 from slm.model.norm import RMSNorm, compute_dtype
 from slm.model.rope import RotaryTables, Rotation
 
@@ -67,22 +69,23 @@ class Transformer(nn.Module):
         positions_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
         cache: KVCache | None = None,
+        dropout: Dropout | None = None,
     ) -> Tensor:
         """The last block's output after the final norm, [B, T, D].
 
         Without `documents_BT` each row is one document; with it, tokens see only their own document, and
         -1 marks padding, whose output means nothing. Without `positions_BT` positions run through the
-        row, after those in `cache`. Tokens are added to `cache`, if any.
+        row, after those in `cache`. Tokens are added to `cache`, if any. With `dropout` parts are left out.
         """
         batch, num_tokens = tokens_BT.shape
-        x_BTD = self.embedding(tokens_BT)
+        x_BTD = thinned_embedding(self.embedding(tokens_BT), dropout)
         dtype = compute_dtype(x_BTD)
         if cache is not None:
             cache.reserve(documents_BT, batch, num_tokens)
         how = plan(self.config, tokens_BT.shape, dtype, x_BTD.device, documents_BT, cache)
         rotation = self._rotation(positions_BT, num_tokens, cache, dtype, x_BTD.device)
         for block in self.blocks:
-            x_BTD = block(x_BTD, rotation, how, cache)
+            x_BTD = block(x_BTD, rotation, how, cache, dropout)
         if cache is not None:
             cache.length += num_tokens
         out: Tensor = self.norm(x_BTD)

@@ -25,7 +25,13 @@ CHUNK_ROWS = 1024
 
 
 def linear_cross_entropy(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, z_loss: float = 0.0, label_smoothing: float = 0.0
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    *,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+    nats_N: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Summed cross-entropy of `hidden @ weight.T` against `targets` plus `z_loss * sum(logsumexp**2)`.
 
@@ -33,13 +39,13 @@ def linear_cross_entropy(
 
     Returns that sum, through which gradients flow, and the plain cross-entropy, for reporting; both fp32
     scalars. Targets equal to `IGNORED` count for nothing. Under autocast the products run in its dtype;
-    softmax and sums are in fp32.
+    softmax and sums are in fp32. The cross-entropy of each row is written into `nats_N` where that is given.
     """
     dtype = hidden_ND.dtype
     if torch.is_autocast_enabled(hidden_ND.device.type):
         dtype = torch.get_autocast_dtype(hidden_ND.device.type)
     apply = cast("Callable[..., tuple[Tensor, Tensor]]", _LinearCrossEntropy.apply)
-    return apply(hidden_ND, weight_VD, targets_N, z_loss, label_smoothing, dtype)
+    return apply(hidden_ND, weight_VD, targets_N, z_loss, label_smoothing, dtype, nats_N, torch.is_grad_enabled())
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -52,9 +58,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         z_loss: float,
         label_smoothing: float,
         dtype: torch.dtype,
+        nats_N: Tensor | None,
+        learns: bool,
     ) -> tuple[Tensor, Tensor]:
         hidden, weight = hidden_ND.to(dtype), weight_VD.to(dtype)
-        wants_hidden, wants_weight = context.needs_input_grad[:2]
+        wants_hidden, wants_weight = (learns and wanted for wanted in context.needs_input_grad[:2])
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
         nats = hidden.new_zeros((), dtype=torch.float32)
@@ -66,9 +74,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             kept_C = targets_C != IGNORED
             index_C1 = targets_C.clamp_min(0).unsqueeze(1)
             logits_CV = (hidden[rows] @ weight.T).float()
-            normaliser_C = torch.logsumexp(logits_CV, 1)
+            log_shares_CV = torch.log_softmax(logits_CV, 1)
             picked_C = logits_CV.gather(1, index_C1).squeeze(1)
-            nats += torch.where(kept_C, normaliser_C - picked_C, 0.0).sum()
+            nats_C = torch.where(kept_C, -log_shares_CV.gather(1, index_C1).squeeze(1), 0.0)
+            normaliser_C = picked_C + nats_C  # right where a target is kept, used nowhere else
+            nats += nats_C.sum()
+            if nats_N is not None:
+                nats_N[rows] = nats_C
             penalty += z_loss * torch.where(kept_C, normaliser_C, 0.0).square().sum()
             if mean_weight_D is not None:
                 mean_logit_C = hidden[rows].float() @ mean_weight_D
@@ -76,10 +88,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if not (wants_hidden or wants_weight):
                 continue
             # d/dlogits: softmax * (1 + 2 z logsumexp) - (1 - s) onehot, zero on ignored rows; smoothing's -s / V below.
-            slope_CV = logits_CV.sub_(normaliser_C.unsqueeze(1)).exp_()
-            slope_CV.mul_(((1.0 + 2.0 * z_loss * normaliser_C) * kept_C).unsqueeze(1))
-            slope_CV.scatter_add_(1, index_C1, (label_smoothing - 1.0) * kept_C.to(slope_CV.dtype).unsqueeze(1))
-            slope = slope_CV.to(dtype)
+            slope_CV = log_shares_CV.exp_()
+            if z_loss:
+                slope_CV.mul_((1.0 + 2.0 * z_loss * normaliser_C).unsqueeze(1))
+            slope_CV.scatter_add_(1, index_C1, torch.full_like(index_C1, label_smoothing - 1.0, dtype=torch.float32))
+            slope = slope_CV.to(dtype).mul_(kept_C.unsqueeze(1))
             if grad_hidden is not None:
                 torch.mm(slope, weight, out=grad_hidden[rows])
                 if mean_weight_D is not None:
@@ -102,4 +115,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_hidden = (grad_hidden * scale).to(context.hidden_dtype)
         if grad_weight is not None:
             grad_weight = (grad_weight * scale).to(context.weight_dtype)
-        return grad_hidden, grad_weight, None, None, None, None
+        return grad_hidden, grad_weight, None, None, None, None, None, None

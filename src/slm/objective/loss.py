@@ -16,7 +16,8 @@ class Loss:
     """A sum over `tokens` targets. The loop divides once, over all micro-batches and processes.
 
     `nats_sum` is what is minimised, a scalar with a gradient; `cross_entropy_sum` is the part of it that
-    is reported as the loss, in nats; `metrics` are further sums over targets, by name, for the log.
+    is reported as the loss, in nats; `metrics` are further sums over targets, by name. `nats_by_row`, one number
+    for each row of the batch, is there where the batch says of which source its rows are.
     """
 
     nats_sum: Tensor

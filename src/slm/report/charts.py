@@ -101,6 +101,21 @@ def curve(name: str, title: str, steps: Rows, key: str, *, smooth: bool = False,
     return _svg(name, title, SMALL, draw)
 
 
+def by_layer(name: str, title: str, rows: Rows, quantity: str) -> str:
+    """A figure of each layer against tokens, one line a layer, fainter the nearer to the embedding."""
+    keys = sorted(key for key in rows[-1] if key.startswith(f"{quantity}.") and key.rpartition(".")[2].isdigit())
+
+    def draw(axes: Axes) -> None:
+        for number, key in enumerate(keys, 1):
+            tokens, values = _columns(rows, key)
+            marker = "o" if len(tokens) == 1 else ""
+            alpha = 1.0 - 0.8 * (1 - number / len(keys))
+            axes.plot(*_thinned(tokens, values), color=FIRST, linewidth=1.5, alpha=alpha, marker=marker)
+        axes.set_ylim(0, None)
+
+    return _svg(name, title, SMALL, draw)
+
+
 def compact(value: float) -> str:
     """A number on an axis: 12M, 1.5k, 0.003."""
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):

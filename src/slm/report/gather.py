@@ -13,6 +13,7 @@ from typing import Any
 
 from slm.core.artifact import MANIFEST, Artifact, file_sha256, lineage, newest
 from slm.recipe import STAGES, Recipe, Stage
+from slm.train.ledger import read_ledger
 from slm.train.metrics import read_metrics
 
 METRICS = "metrics.jsonl"
@@ -30,10 +31,18 @@ class Run:
     artifacts: Mapping[Stage, Artifact]
     steps: list[Json]
     """Rows of kind `train` of the metrics, in order."""
+    noise: list[Json]
+    """Rows of kind `noise` that could tell the gradient noise scale."""
+    layers: list[Json]
+    """Rows of kind `layers`."""
     evaluations: list[Json]
     """Rows of kind `evaluate`."""
     samples: list[Json]
     """Rows of kind `sample`."""
+    troubles: list[Json] = field(default_factory=list)
+    """Rows of kind `skip`, `rewind` and `evaluate_failed`; also of what a rewind took back."""
+    ledger: list[Json] = field(default_factory=list)
+    """The account of each process that worked on the training, in order."""
     results: Json = field(default_factory=dict)
     """`results.json` of the evaluation."""
     tokenizer: Json = field(default_factory=dict)
@@ -65,6 +74,7 @@ def inputs(recipe: Recipe) -> Json:
     return {
         "recipe": {name: value for name, value in resolved.items() if name not in UNSEEN},
         "metrics": file_sha256(metrics) if metrics.is_file() else "",
+        "ledger": [line["process"] for line in read_ledger(metrics.parent)],
     }
 
 
@@ -76,13 +86,18 @@ def metrics_file(recipe: Recipe) -> Path:
 
 def gather(recipe: Recipe, artifacts: Mapping[Stage, Artifact]) -> Run:
     """Read what the artifacts hold."""
-    rows = _surviving(read_metrics(metrics_file(recipe)))
+    written = read_metrics(metrics_file(recipe))
+    rows = _surviving(written)
     return Run(
         recipe,
         artifacts,
         steps=[row for row in rows if row["kind"] == "train"],
+        noise=[row for row in rows if row["kind"] == "noise" and "noise_scale_tokens" in row],
+        layers=[row for row in rows if row["kind"] == "layers"],
         evaluations=[row for row in rows if row["kind"] == "evaluate"],
         samples=[row for row in rows if row["kind"] == "sample"],
+        troubles=[row for row in written if _is_trouble(row)],
+        ledger=read_ledger(metrics_file(recipe).parent),
         results=_content(artifacts.get("evaluate"), "results.json"),
         tokenizer=_content(artifacts.get("tokenizer"), "report.json"),
         parity=_content(artifacts.get("export"), "parity.json"),
@@ -101,6 +116,10 @@ def _surviving(rows: list[Json]) -> list[Json]:
         else:
             kept.append(row)
     return kept
+
+
+def _is_trouble(row: Json) -> bool:
+    return row["kind"] in ("skip", "rewind", "evaluate_failed")
 
 
 def _content(artifact: Artifact | None, name: str) -> Json:

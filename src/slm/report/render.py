@@ -14,6 +14,7 @@ from markupsafe import Markup
 from slm.core.console import duration, size
 from slm.model.counting import num_parameters
 from slm.report import sections, stages
+from slm.report.effort import effort
 from slm.report.gather import Run
 from slm.report.page import Fact, Section, compact, visible
 
@@ -46,6 +47,8 @@ def page_sections(run: Run) -> list[Section]:
     return [
         sections.result(run),
         sections.training(run),
+        effort(run),
+        sections.layers(run),
         sections.samples(run),
         sections.answers(run),
         sections.golden(run),

@@ -10,7 +10,7 @@ from typing import Any
 from slm.core.console import duration, quantity, size
 from slm.model.counting import flops_per_token, num_parameters, parameters_by_part
 from slm.recipe import Stage
-from slm.report.charts import NARROW, WIDE, curve, loss_chart
+from slm.report.charts import NARROW, WIDE, by_layer, curve, loss_chart
 from slm.report.gather import Run
 from slm.report.page import Bar, Fact, Figure, Sample, Section, Table, compact, percent, power
 
@@ -81,9 +81,10 @@ def training(run: Run) -> Section:
     seconds = sum(row["seconds"] for row in run.steps)
     rate = (run.steps[-1]["tokens"]) / seconds if seconds else 0.0
     flops = flops_per_token(recipe.model, recipe.shards.seq_len) * counts["tokens"]
-    optimizer = recipe.train.optimizer
+    optimizer, ramp = recipe.train.optimizer, recipe.train.batch_ramp
+    first = f"{ramp.start_tokens:,} to " if ramp.start_tokens else ""
     section.lead = (
-        f"{counts['step']:,} steps of {recipe.train.batch_tokens:,} tokens with "
+        f"{counts['step']:,} steps of {first}{recipe.train.batch_tokens:,} tokens with "
         f"{'Muon and AdamW' if optimizer.kind == 'muon' else 'AdamW'}, {recipe.train.schedule.kind} schedule."
     )
     section.figures = [
@@ -105,12 +106,40 @@ def training(run: Run) -> Section:
             curve("rate", "Tokens per second against tokens", run.steps, "tokens_per_second", smooth=True, floor=0),
         ),
     ]
+    if run.noise:
+        title = "Gradient noise scale in tokens, smoothed"
+        section.figures.append(Figure(title, curve("noise", title, run.noise, "noise_scale_tokens", floor=0)))
     section.facts = [
         Fact("tokens trained on", compact(counts["tokens"]), _epochs(run)),
         Fact("time in steps", duration(seconds), "without evaluation and saving"),
         Fact("mean rate", f"{rate:,.0f} tokens/s"),
         Fact("computation", f"{power(flops)} FLOPs", f"{quantity(flops / max(seconds, 1e-9) / 1e9)} GFLOP/s"),
         Fact("arithmetic", str(counts.get("precision", "unknown")), f"{counts.get('threads', '?')} CPU threads"),
+    ]
+    return section
+
+
+def layers(run: Run) -> Section:
+    """Sizes by layer as the training went on."""
+    section = Section("layers", "Layers")
+    if not run.layers:
+        section.lead = "No sizes by layer were taken; train.statistics_every_steps says how often to."
+        return section
+    section.lead = (
+        "Root mean squares against tokens trained on, a line a layer: the first is the faintest. Lines that part or "
+        "climb show which layer is about to fail."
+    )
+    section.figures = [
+        Figure(caption, by_layer(f"layers-{quantity}", caption, run.layers, quantity))
+        for quantity, caption in (
+            ("output_rms", "What a layer hands on"),
+            ("output_max", "Its largest entry"),
+            ("attention_rms", "What its attention adds"),
+            ("ffn_rms", "What its feed-forward adds"),
+            ("weight_rms", "Its weights"),
+            ("grad_rms", "Their gradients, before clipping"),
+            ("update_share", "Their update, as a share of the weights"),
+        )
     ]
     return section
 

@@ -5,9 +5,14 @@ the micro-batches of this rank. What step N trains on is a pure function of (see
 rank, world size, micro-batch and prefetch only divide the same rows differently: rank r of W takes rows
 r, r + W, ... of each global batch.
 
-Prefetch builds the next step in a thread while this one is used. It computes the same function of the
-cursor, and what it built is thrown away when the cursor was moved, so it cannot change the data.
-Without it, one core makes 50 million tokens a second at 256 a row and 107 million at 2,048.
+Prefetch builds the next steps in one thread while this one is used; there are no worker processes, since
+rows are copied out of mapped files and one core makes 50 million tokens a second at 256 a row and 107
+million at 2,048. The thread computes the same function of the cursor, and what it built is thrown away when
+the cursor was moved, so it cannot change the data.
+
+Shares of the sources may change as the run goes (`reweigh`). The stream then is a list of segments, each with
+the row at which it begins, its shares, and how many rows of each source came before; so any position inside
+one is still computed directly. The list is part of the loader's state.
 
 Shapes: B rows, T tokens in a row, P documents and paddings of a batch in a line.
 """
@@ -16,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -28,11 +34,17 @@ from slm.core.artifact import Artifact
 from slm.core.batch import IGNORED, Batch
 from slm.core.errors import UserError
 from slm.shards.cursor import Cursor
-from slm.shards.mixture import mix
+from slm.shards.mixture import BLOCK_ROWS, Mixture, apportion, mix
 from slm.shards.reader import ShardReader
 
 ORDER_VERSION = 1
 """Part of the plan; raised when `order.py` or `mixture.py` put another row at the same place."""
+
+
+Built = tuple[list[Batch], dict[str, int]]
+"""A step's micro-batches, and how many of its rows are of each source."""
+Segment = dict[str, Any]
+"""`first` row, `seats` of each source in a block, rows `taken` of each before; JSON values."""
 
 
 class Loader:
@@ -47,7 +59,7 @@ class Loader:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        prefetch: bool = True,
+        prefetch_steps: int = 1,
     ) -> None:
         check_division(batch_rows, micro_batch_rows, world_size)
         self.reader = ShardReader(artifact, "train")
@@ -56,30 +68,38 @@ class Loader:
         weights = artifact.section["weights"]
         parts = plan_parts(artifact, seed)
         self.cursor = Cursor(_digest(parts), parts, sources=dict.fromkeys(self.reader.ranges, 0))
+        self._source_starts = [rows.start for rows in self.reader.ranges.values()]
+        self._seed, self._weights = seed, weights
         self._mixture = mix(self.reader.ranges, weights, seed)
+        self._segments: list[Segment] = []
         self._batch_rows, self._micro_batch_rows = batch_rows, micro_batch_rows
         self._rank, self._world_size = rank, world_size
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader") if prefetch else None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader") if prefetch_steps else None
+        self._prefetch_steps = prefetch_steps
         self._before = self.cursor.state_dict()
-        self._ahead: tuple[int, Future[tuple[list[Batch], dict[str, int]]]] | None = None
+        self._ahead: deque[tuple[tuple[int, int], Future[Built]]] = deque()
 
-    def step(self) -> list[Batch]:
-        """The micro-batches of the next step for this rank; the cursor moves on by the global batch."""
-        row = self.cursor.row
+    def step(self, rows: int | None = None) -> list[Batch]:
+        """The micro-batches of the next step for this rank; the cursor moves on by the global batch.
+
+        A step has `rows` rows, or the loader's `batch_rows`. What is built ahead goes on with as many.
+        """
+        count, row = rows or self._batch_rows, self.cursor.row
         self._before = self.cursor.state_dict()
-        if self._ahead is not None and self._ahead[0] == row:
-            batches, sources = self._ahead[1].result()
-        else:
-            batches, sources = self._build(row)
-        following = row + self._batch_rows
+        batches, sources = self._take(row, count)
+        following = row + count
         self.cursor.row = following
         self.cursor.epoch = following // self.reader.num_rows
-        self.cursor.tokens += self._batch_rows * self.reader.seq_len
-        for name, count in sources.items():
-            self.cursor.sources[name] += count
-        if self._thread is not None:
-            self._ahead = (following, self._thread.submit(self._build, following))
+        self.cursor.tokens += count * self.reader.seq_len
+        for name, taken in sources.items():
+            self.cursor.sources[name] += taken
+        self._build_ahead(following, count)
         return batches
+
+    @property
+    def step_row(self) -> int:
+        """The row at which the last step began."""
+        return int(self._before["row"])
 
     def undo(self) -> None:
         """Put the cursor back to where it was before the last `step`."""
@@ -87,19 +107,65 @@ class Loader:
 
     def rows_at(self, first: int, count: int) -> list[int]:
         """The rows of the shards at places `first`, ..., `first + count - 1` of the stream."""
-        found: list[int] = self._mixture.rows(first, count).tolist()
+        found: list[int] = []
+        borders = [*(segment["first"] for segment in self._segments[1:]), first + count]
+        for number, border in enumerate(borders):
+            begin, end = first + len(found), min(border, first + count)
+            if begin < end:
+                mixture = self._mix(self._segments[number]) if self._segments else self._mixture
+                found += mixture.rows(begin, end - begin).tolist()
         return found
 
+    def reweigh(self, shares: Mapping[str, float]) -> None:
+        """From the cursor on take rows of the sources in these shares, in 1,024ths."""
+        row, taken = self.cursor.row, dict(self.cursor.sources)
+        kept = [segment for segment in self._segments if segment["first"] < row]
+        self._enter([*kept, {"first": row, "seats": apportion(shares, BLOCK_ROWS), "taken": taken}])
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of each source in the stream here, where `reweigh` has set one."""
+        seats = self._segments[-1]["seats"] if self._segments else {}
+        return {name: count / BLOCK_ROWS for name, count in seats.items()}
+
     def state_dict(self) -> dict[str, Any]:
-        """The cursor as JSON values; steps built ahead are not in it."""
-        return self.cursor.state_dict()
+        """The cursor as JSON values, and the segments where there are some; steps built ahead are not in it."""
+        return {**self.cursor.state_dict(), **({"segments": list(self._segments)} if self._segments else {})}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved cursor; refused if the data or its order are not the same."""
         self.cursor.load_state_dict(state)
+        segments = list(state.get("segments", []))
+        if segments != self._segments:
+            self._enter(segments)
 
-    def _build(self, row: int) -> tuple[list[Batch], dict[str, int]]:
-        rows = self._mixture.rows(row, self._batch_rows)
+    def _enter(self, segments: list[Segment]) -> None:
+        """Read on in the last of `segments`; what was built ahead belongs to another."""
+        self._segments = segments
+        self._mixture = self._mix(segments[-1]) if segments else mix(self.reader.ranges, self._weights, self._seed)
+        for _, future in self._ahead:
+            future.cancel()
+        self._ahead.clear()
+
+    def _mix(self, segment: Segment) -> Mixture:
+        return mix(self.reader.ranges, segment["seats"], self._seed, first=segment["first"], taken=segment["taken"])
+
+    def _take(self, row: int, count: int) -> Built:
+        """The step of `count` rows at `row`: built ahead, unless the cursor was moved since or steps have grown."""
+        while self._ahead:
+            place, future = self._ahead.popleft()
+            if place == (row, count):
+                return future.result()
+            future.cancel()
+        return self._build(self._mixture, row, count)
+
+    def _build_ahead(self, row: int, count: int) -> None:
+        while self._thread is not None and len(self._ahead) < self._prefetch_steps:
+            place = row + len(self._ahead) * count
+            self._ahead.append(((place, count), self._thread.submit(self._build, self._mixture, place, count)))
+
+    def _build(self, mixture: Mixture, row: int, count: int) -> Built:
+        rows = mixture.rows(row, count)
         mine = rows[self._rank :: self._world_size]
         tokens_NT, lengths = self.reader.rows(mine)
         micro = self._micro_batch_rows
@@ -107,7 +173,11 @@ class Loader:
             collate(tokens_NT[first : first + micro], lengths[first : first + micro], self.reader.pad_id)
             for first in range(0, len(mine), micro)
         ]
-        return batches, self._mixture.count_sources(rows)
+        if len(self._source_starts) > 1:
+            sources = torch.from_numpy(np.searchsorted(self._source_starts, mine, side="right") - 1)
+            for number, batch in enumerate(batches):
+                batch.sources_B = sources[number * micro : (number + 1) * micro]
+        return batches, mixture.count_sources(rows)
 
 
 def collate(tokens_BT: NDArray[Any], lengths: Sequence[NDArray[np.int32]], pad_id: int) -> Batch:
@@ -146,15 +216,15 @@ def collate(tokens_BT: NDArray[Any], lengths: Sequence[NDArray[np.int32]], pad_i
     return Batch(shaped(tokens), shaped(targets), shaped(documents), shaped(positions), num_targets)
 
 
-def check_division(batch_rows: int, micro_batch_rows: int, world_size: int) -> None:
+def check_division(batch_rows: int, micro_batch_rows: int, world_size: int, key: str = "train.batch_tokens") -> None:
     """Every rank must run the same number of equal micro-batches."""
     together = micro_batch_rows * world_size
     if batch_rows % together or not batch_rows:
         nearest = max(1, round(batch_rows / together)) * together
         raise UserError(
-            f"train.batch_tokens gives {batch_rows:,} rows a step, which must be a multiple of train.micro_batch_rows "
+            f"{key} gives {batch_rows:,} rows a step, which must be a multiple of train.micro_batch_rows "
             f"x processes ({micro_batch_rows} x {world_size} = {together}); "
-            f"set train.batch_tokens to {nearest:,} x shards.seq_len, or change micro_batch_rows"
+            f"set {key} to {nearest:,} x shards.seq_len, or change micro_batch_rows"
         )
 
 

@@ -34,6 +34,8 @@ class Stream:
     first: int
     size: int
     quota: int
+    taken: int = 0
+    """Rows that had been taken where the mixture begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +47,17 @@ class Mixture:
     seed: int
     slot_stream: NDArray[np.int64]
     slot_rank: NDArray[np.int64]
+    first: int = 0
+    """The position at which it begins; none before it may be asked for."""
 
     def rows(self, first: int, count: int) -> Indices:
         """The rows of the shards at positions `first`, ..., `first + count - 1` of the stream."""
         positions = np.arange(first, first + count, dtype=np.int64)
-        blocks, slots = np.divmod(positions, len(self.slot_stream))
+        blocks, slots = np.divmod(positions - self.first, len(self.slot_stream))
         found = np.empty(count, dtype=np.int64)
         for number, stream in enumerate(self.streams):
             mine = self.slot_stream[slots] == number
-            taken = blocks[mine] * stream.quota + self.slot_rank[slots[mine]]
+            taken = stream.taken + blocks[mine] * stream.quota + self.slot_rank[slots[mine]]
             epochs, inside = np.divmod(taken, stream.size)
             distinct, which = np.unique(epochs, return_inverse=True)
             seeds = np.array([derive(self.seed, "order", stream.name, int(e)) for e in distinct], dtype=np.uint64)
@@ -65,8 +69,18 @@ class Mixture:
         return {name: int(((rows >= r.start) & (rows < r.stop)).sum()) for name, r in self.ranges.items()}
 
 
-def mix(ranges: Mapping[str, range], weights: Mapping[str, float], seed: int) -> Mixture:
-    """The stream over the sources in `ranges` (contiguous, from row 0), with the shares of `weights`."""
+def mix(
+    ranges: Mapping[str, range],
+    weights: Mapping[str, float],
+    seed: int,
+    *,
+    first: int = 0,
+    taken: Mapping[str, int] | None = None,
+) -> Mixture:
+    """The stream over the sources in `ranges` (contiguous, from row 0), with the shares of `weights`.
+
+    With weights it may begin at position `first`, going on in each source after the rows `taken` of it.
+    """
     total = sum(len(rows) for rows in ranges.values())
     if not weights:
         nothing = np.zeros(1, dtype=np.int64)
@@ -76,7 +90,10 @@ def mix(ranges: Mapping[str, range], weights: Mapping[str, float], seed: int) ->
             known = ", ".join(ranges)
             raise UserError(f"shards.weights.{name}: the shards hold no row of such a source, only {known}; correct it")
     quotas = apportion(weights, BLOCK_ROWS)
-    streams = tuple(Stream(name, ranges[name].start, len(ranges[name]), quotas[name]) for name in weights)
+    before = taken or {}
+    streams = tuple(
+        Stream(name, ranges[name].start, len(ranges[name]), quotas[name], before.get(name, 0)) for name in weights
+    )
     places = sorted(
         ((2 * rank + 1) / (2 * stream.quota), number, rank)
         for number, stream in enumerate(streams)
@@ -84,7 +101,7 @@ def mix(ranges: Mapping[str, range], weights: Mapping[str, float], seed: int) ->
     )
     slot_stream = np.array([number for _, number, _ in places], dtype=np.int64)
     slot_rank = np.array([rank for _, _, rank in places], dtype=np.int64)
-    return Mixture(ranges, streams, seed, slot_stream, slot_rank)
+    return Mixture(ranges, streams, seed, slot_stream, slot_rank, first)
 
 
 def apportion(weights: Mapping[str, float], seats: int) -> dict[str, int]:

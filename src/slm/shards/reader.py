@@ -1,10 +1,11 @@
 """Rows out of Arrow files, without copies until they are asked for.
 
 In: a shards artifact and a split. Out: token rows as one numpy array, with the lengths of the documents
-in each. Files are memory-mapped; the numpy view of each record batch's values is taken once at opening,
-after which a row costs 1.4 us at 256 tokens and 2.2 us at 2,048 (through pyarrow row by row: about 29).
-What a file says of itself must agree with the manifest, and every id read is checked against the
-vocabulary, so a damaged file ends in one sentence that names it and never in a wrong embedding row.
+in each and, asked for one row, their ids in the corpus. Files are memory-mapped; the numpy view of each
+record batch's values is taken once at opening, after which a row costs 1.4 us at 256 tokens and 2.2 us at
+2,048 (through pyarrow row by row: about 29). What a file says of itself must agree with the manifest, and
+every id read is checked against the vocabulary, so a damaged file ends in one sentence that names it and
+never in a wrong embedding row.
 
 Shapes: N rows, T tokens in a row, P documents or fragments in a row.
 """
@@ -39,15 +40,17 @@ class ShardReader:
         """The rows of each source (train); the whole split under its own name (validation)."""
         self._paths: list[Path] = []
         self._views: list[tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int32]]] = []
+        self._documents: list[pa.ListArray | None] = []
         starts = [0]
         for source, names in counts["files"][split].items():
             first = starts[-1]
             for name in names:
                 path = artifact.file(name)
-                for view in _open(path, counts):
+                for tokens_RT, offsets, lengths_P, documents in _open(path, counts):
                     self._paths.append(path)
-                    self._views.append(view)
-                    starts.append(starts[-1] + len(view[0]))
+                    self._views.append((tokens_RT, offsets, lengths_P))
+                    self._documents.append(documents)
+                    starts.append(starts[-1] + len(tokens_RT))
             self.ranges[source] = range(first, starts[-1])
         self._starts = np.array(starts, dtype=np.int64)
         self.num_rows = starts[-1]
@@ -76,6 +79,13 @@ class ShardReader:
             self._check(tokens_NT[places], [lengths[place] for place in places.tolist()], self._paths[batch])
         return tokens_NT, lengths
 
+    def documents(self, row: int) -> list[str]:
+        """The corpus ids of a row's documents, one for each length; none where older shards do not tell."""
+        batch = int(np.searchsorted(self._starts, row, side="right")) - 1
+        documents = self._documents[batch]
+        found: list[str] = [] if documents is None else documents[row - int(self._starts[batch])].as_py()
+        return found
+
     def _check(self, tokens_NT: NDArray[Any], lengths: list[NDArray[np.int32]], path: Path) -> None:
         largest = int(tokens_NT.max())
         if largest >= self.vocab_size:
@@ -91,8 +101,10 @@ class ShardReader:
             )
 
 
-def _open(path: Path, counts: dict[str, Any]) -> list[tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int32]]]:
-    """Per record batch: tokens [rows, T], and offsets and values of the lengths; all views of the file."""
+def _open(
+    path: Path, counts: dict[str, Any]
+) -> list[tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int32], pa.ListArray | None]]:
+    """Per record batch: tokens [rows, T], offsets and values of the lengths, ids of documents; views of the file."""
     seq_len = int(counts["seq_len"])
     try:
         file = pa.ipc.open_file(pa.memory_map(str(path)))
@@ -103,6 +115,7 @@ def _open(path: Path, counts: dict[str, Any]) -> list[tuple[NDArray[Any], NDArra
                 batch.column("tokens").values.to_numpy(zero_copy_only=True).reshape(-1, seq_len),
                 batch.column("lengths").offsets.to_numpy(zero_copy_only=True),
                 batch.column("lengths").values.to_numpy(zero_copy_only=True),
+                batch.column("documents") if "documents" in batch.schema.names else None,
             )
             for batch in batches
         ]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from slm.shards.write import Layout, Tally
     from slm.tokenizer.tokenizer import Tokenizer
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
 
 def run(recipe: Recipe) -> Artifact:
@@ -74,7 +74,7 @@ def _write_train(
         }
         with Progress("shards: packing train", corpus.counts["train"]["documents"], "documents") as progress:
             for document, ids in encode(read_documents(corpus, "train"), tokenizer, threads):
-                writers[document.source].add(ids, len(document.text.encode()))
+                writers[document.source].add(ids, len(document.text.encode()), document.id)
                 progress.advance()
     return {source: writer.tally for source, writer in writers.items() if writer.tally.documents}
 
@@ -89,7 +89,7 @@ def _write_validation(corpus: Artifact, tokenizer: Tokenizer, layout: Layout, th
         Progress("shards: packing validation", corpus.counts["validation"]["documents"], "documents") as progress,
     ):
         for document, ids in encode(read_documents(corpus, "validation"), tokenizer, threads):
-            writer.add(ids, len(document.text.encode()))
+            writer.add(ids, len(document.text.encode()), document.id)
             progress.advance()
     return writer.tally
 

@@ -1,10 +1,12 @@
 """Packed rows into Arrow files.
 
-In: documents as arrays of ids, a window at a time. Out: Arrow IPC files, uncompressed so that they can
-be mapped: column `tokens` (fixed_size_list of uint16 or uint32), column `lengths` (list of int32, the
-documents or fragments of the row; what they leave is padding), and the tokenizer's hash, the row length
-and the padding id in the schema's metadata. Rows of a window are written in a shuffled order, so that
-the first rows of a file are a fair sample of the window: best fit would put the longest pieces first.
+In: documents as arrays of ids, a window at a time. Out: Arrow IPC files, uncompressed so that they can be
+mapped: column `tokens` (fixed_size_list of uint16 or uint32), column `lengths` (list of int32, the
+documents or fragments of the row; what they leave is padding), column `documents` (list of string, the id
+of each in the corpus, which takes 12 % on top at rows of 128 tokens and is never read in training), and the
+tokenizer's hash, the row length and the padding id in the schema's metadata. Rows of a window are written
+in a shuffled order, so that the first rows of a file are a fair sample of the window: best fit would put
+the longest pieces first.
 
 Memory: one window per source (16 million tokens at most, 64 MB, up to row lengths of 16,384) and one
 record batch (16 MB), whatever the corpus. A window's last row is rarely full, so a window is at least
@@ -55,8 +57,8 @@ class Layout:
     def schema(self) -> pa.Schema:
         token = pa.uint16() if self.dtype == "uint16" else pa.uint32()
         facts = {"tokenizer_hash": self.tokenizer_hash, "seq_len": str(self.seq_len), "pad_id": str(self.pad_id)}
-        columns = [("tokens", pa.list_(token, self.seq_len)), ("lengths", pa.list_(pa.int32()))]
-        return pa.schema(columns, metadata=facts)
+        columns = {"tokens": pa.list_(token, self.seq_len), "lengths": pa.list_(pa.int32())}
+        return pa.schema({**columns, "documents": pa.list_(pa.string())}, metadata=facts)
 
 
 @dataclass(slots=True)
@@ -88,6 +90,7 @@ class ShardWriter:
         self.tally = Tally()
         self._folder, self._stem, self._layout = folder, stem, layout
         self._window: list[NDArray[np.int32]] = []
+        self._window_names: list[str] = []
         self._window_tokens = self._windows = self._rows_in_file = 0
         self._file: Any = None
 
@@ -101,13 +104,14 @@ class ShardWriter:
             self._flush()
         self._close()
 
-    def add(self, ids_T: NDArray[np.int32], num_bytes: int) -> None:
-        """Take one document: all its ids, the first being the beginning-of-text token."""
+    def add(self, ids_T: NDArray[np.int32], num_bytes: int, name: str) -> None:
+        """Take one document: all its ids, the first being the beginning-of-text token, and its id in the corpus."""
         self.tally.documents += 1
         self.tally.bytes += num_bytes
         self.tally.tokens += len(ids_T)
         self.tally.targets += len(ids_T) - 1
         self._window.append(ids_T)
+        self._window_names.append(name)
         self._window_tokens += len(ids_T)
         if self._window_tokens >= WINDOW_ROWS * self._layout.seq_len and (
             len(self._window) >= self._layout.window_documents or self._window_tokens >= WINDOW_TOKENS
@@ -121,29 +125,35 @@ class ShardWriter:
         packing = _shuffled(pack(lengths_D, self._layout.seq_len, self._layout.packing), self._windows)
         flat = np.concatenate(self._window)
         starts_D = np.cumsum(lengths_D) - lengths_D
+        names_P = pa.array(self._window_names, pa.string()).take(pa.array(packing.document_P))
         batch_rows = max(1, BATCH_BYTES // (self._layout.seq_len * np.dtype(self._layout.dtype).itemsize))
         done = 0
         while done < packing.num_rows:
             room = self._layout.rows_per_file - self._rows_in_file
             rows = range(done, min(done + min(batch_rows, room), packing.num_rows))
-            self._write(*assemble(packing, rows, flat, starts_D, self._layout))
+            tokens_RT, lengths_P, offsets = assemble(packing, rows, flat, starts_D, self._layout)
+            first = int(np.searchsorted(packing.row_P, rows.start))
+            self._write(tokens_RT, lengths_P, offsets, names_P.slice(first, len(lengths_P)))
             done = rows.stop
         self.tally.rows += packing.num_rows
         self.tally.padding += packing.num_rows * self._layout.seq_len - int(packing.length_P.sum())
         fragments = packing.document_P[packing.start_P > 0]
         self.tally.fragments += len(fragments)
         self.tally.split_documents += len(np.unique(fragments))
-        self._window, self._window_tokens = [], 0
+        self._window, self._window_names, self._window_tokens = [], [], 0
         self._windows += 1
 
-    def _write(self, tokens_RT: NDArray[Any], lengths_P: NDArray[np.int32], offsets: NDArray[np.int32]) -> None:
+    def _write(
+        self, tokens_RT: NDArray[Any], lengths_P: NDArray[np.int32], offsets: NDArray[np.int32], names_P: pa.Array
+    ) -> None:
         if self._file is None:
             name = f"{self._stem}-{len(self.tally.files):05d}.arrow"
             self.tally.files.append(name)
             self._file = pa.ipc.new_file(str(self._folder / name), self._layout.schema())
         tokens = pa.FixedSizeListArray.from_arrays(pa.array(tokens_RT.reshape(-1)), self._layout.seq_len)
         lengths = pa.ListArray.from_arrays(pa.array(offsets), pa.array(lengths_P))
-        self._file.write_batch(pa.record_batch([tokens, lengths], schema=self._layout.schema()))
+        names = pa.ListArray.from_arrays(pa.array(offsets), names_P)
+        self._file.write_batch(pa.record_batch([tokens, lengths, names], schema=self._layout.schema()))
         self._rows_in_file += len(tokens_RT)
         if self._rows_in_file >= self._layout.rows_per_file:
             self._close()

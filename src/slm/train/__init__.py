@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from slm.core.artifact import Artifact, Spec, require_parent
 from slm.core.config import Config
 from slm.core.console import say
+from slm.core.distributed import session
 from slm.core.errors import UserError
 from slm.model.config import ModelConfig
 from slm.objective.config import ObjectiveConfig
@@ -38,17 +39,25 @@ def specification(recipe: Recipe) -> Spec:
     return Spec("train", training, parents, seed=recipe.seed)
 
 
-def run(recipe: Recipe) -> Artifact:
-    """Train to the end, from the newest sound checkpoint if there is one; returns the last checkpoint."""
-    began = time.perf_counter()
-    spec = specification(recipe)
-    finished = None if recipe.redo else _finished(recipe, spec)
-    if finished is not None:
-        say(f"train: up to date in {finished.path} ({finished.fingerprint[:12]})")
-        return finished
-    from slm.train.loop import train
+def run(recipe: Recipe, began: float | None = None) -> Artifact:
+    """Train to the end, from the newest sound checkpoint if there is one; returns the last checkpoint.
 
-    return train(recipe, spec, began)
+    `began` is `time.perf_counter()` when the work began, where that was before this call.
+    """
+    began = began or time.perf_counter()
+    with session(recipe.train.device) as world:
+        spec = specification(recipe)
+        finished = None if recipe.redo else world.lead(lambda: _finished(recipe, spec))
+        if finished is not None:
+            say(f"train: up to date in {finished.path} ({finished.fingerprint[:12]})")
+            if recipe.train.checkpoints.remote and world.leader:
+                from slm.train.remote import upload_missing
+
+                upload_missing(recipe)
+            return finished
+        from slm.train.loop import train
+
+        return train(recipe, spec, began, world)
 
 
 def _finished(recipe: Recipe, spec: Spec) -> Artifact | None:

@@ -3,7 +3,8 @@
 In: the model after each step. Out: a model of the same shape that trails it. It is what is evaluated and
 sampled, and what a checkpoint publishes as its model, so evaluate, export and serve use it without knowing;
 the weights that training goes on from lie beside it. Early on the decay is (1 + step) / (10 + step), so that
-the random start is forgotten at once. It costs one more copy of the weights and one pass over them a step.
+the random start is forgotten at once. It costs one more copy of the weights and one pass over them a step;
+where the model is in shards, so is its average.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import copy
 import torch
 
 from slm.model.transformer import Transformer
+from slm.train.parallel import local
 
 
 def average_of(model: Transformer) -> Transformer:
@@ -24,4 +26,4 @@ def average_of(model: Transformer) -> Transformer:
 def follow(average: Transformer, model: Transformer, decay: float, step: int) -> None:
     """Move `average` towards `model`, whose step `step` was just taken."""
     share = 1.0 - min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), share)
+    torch._foreach_lerp_(local(average.parameters()), local(model.parameters()), share)

@@ -1,23 +1,33 @@
 """Checkpoints: everything that shapes the next step, as tensors and JSON, published atomically.
 
 A checkpoint is an artifact of kind `train` in `<run>/train/step-00000100`: `model_config.json` and sharded
-`model-*.safetensors` (what `slm.model.load` reads), `optimizer.safetensors`, `generator.safetensors` and
-`state.json` (step, tokens, cursor). No pickle. `latest` names the newest and is written after it is durable;
-only then are older ones deleted. Every file is hashed when a run resumes; a damaged checkpoint is renamed
-`*.damaged`, which is said, and the one before it is taken. The one that the guard would rewind to is kept
-as long as the run goes on.
+`model-*.safetensors` (what `slm.model.load` reads), `optimizer.safetensors` (or several and an index),
+`generator.safetensors` and `state.json` (step, tokens, cursor). No pickle. `latest` names the newest and is
+written after it is durable; only then are older ones deleted. Every file is hashed when a run resumes; a
+damaged checkpoint is renamed `*.damaged`, which is said, and the one before it is taken. The one that the
+guard would rewind to is kept as long as the run goes on.
+
+Saving has two halves. `collect` looks at the live state, and in it processes exchange tensors. `publish` writes
+what that gives, with connections of its own between processes, and may do so while training goes on
+(`slm.train.saver`); it reads back and hashes what it wrote (0.5 s per GB), and only then does `prune` delete older
+ones. Files hold whole tensors whatever the strategy, spread over the processes (`tensor_files`), so that memory
+for the copy, writing and hashing divide by them; any number of processes reads them again, each only its part.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from slm.core.artifact import (
     LATEST,
@@ -29,18 +39,26 @@ from slm.core.artifact import (
     differences,
     open_artifact,
     remove_abandoned,
+    seal_file,
+    verify_files,
     write_atomically,
 )
 from slm.core.console import say
-from slm.core.errors import DamagedError, UserError
-from slm.model.load import load_weights, save_model
+from slm.core.distributed import SOLO, World
+from slm.core.errors import DamagedError, UserError, is_disk_full
+from slm.model.load import CONFIG, STEM, load_tensors, load_weights
 from slm.model.transformer import Transformer
 from slm.shards.loader import Loader
+from slm.train.config import CheckpointConfig
 from slm.train.guard import Guard
 from slm.train.optim import Optimizer
+from slm.train.parallel import Parallel, part_of
+from slm.train.sources import SourceSampler
+from slm.train.tensor_files import files_of, index_text, owners
 
-OPTIMIZER, GENERATOR, STATE = "optimizer.safetensors", "generator.safetensors", "state.json"
-WEIGHTS = "weights.safetensors"
+GENERATOR, STATE = "generator.safetensors", "state.json"
+MODEL, OPTIMIZER = STEM, "optimizer"
+WEIGHTS = "weights"
 """The weights that training goes on from, where the published model is their average."""
 
 
@@ -56,6 +74,11 @@ class TrainState:
     """Moving average of the weights, if the recipe wants one."""
     step: int = 0
     tokens: int = 0
+    parallel: Parallel = field(default_factory=Parallel)
+    sampler: SourceSampler | None = None
+    """What shares of the sources follow from, if the recipe wants them to change."""
+    saving: World = SOLO
+    """The same processes by connections of their own, for `publish`."""
 
     @property
     def published(self) -> Transformer:
@@ -63,38 +86,126 @@ class TrainState:
         return self.model if self.average is None else self.average
 
 
-def save(folder: Path, spec: Spec, state: TrainState, keep_last: int, **counts: Any) -> Artifact:
-    """Publish `state` as `folder/step-N`, point `latest` at it, delete what is older than `keep_last`."""
-    path = folder / f"step-{state.step:08d}"
-    with create(path, spec) as draft:
-        save_model(state.published, draft.path)
-        if state.average is not None:
-            save_file({k: v.contiguous() for k, v in state.model.state_dict().items()}, draft.path / WEIGHTS)
-        save_file({k: v.contiguous() for k, v in state.optimizer.state_tensors().items()}, draft.path / OPTIMIZER)
-        save_file({"torch": torch.get_rng_state()}, draft.path / GENERATOR)
-        progress = {"step": state.step, "tokens": state.tokens, "loader": state.loader.state_dict()}
-        progress["guard"] = state.guard.state_dict()
-        (draft.path / STATE).write_text(json.dumps(progress, indent=1), encoding="utf-8")
-        draft.counts.update(step=state.step, tokens=state.tokens, **counts)
-    artifact = open_artifact(path, "train")
-    write_atomically(folder / LATEST, path.name + "\n")
-    target = rewind_target(folder)
-    for old in step_folders(folder)[keep_last:]:
-        if target is None or old != target.path or counts.get("finished"):
-            shutil.rmtree(old)
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What this process writes of the state after a step, on its CPU."""
+
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    """Whole tensors by name, by the file that they go into."""
+    texts: dict[str, str]
+    """The content of the other files, by name."""
+
+
+def collect(state: TrainState) -> Snapshot:
+    """Everything that shapes the next step, each process its share of it; all must call it."""
+    parallel = state.parallel
+    moments = dict(sorted(state.optimizer.state_tensors().items()))  # a resumed optimizer lists them in another order
+    groups = {MODEL: state.published.state_dict(), OPTIMIZER: moments}
+    if state.average is not None:
+        groups[WEIGHTS] = state.model.state_dict()
+    sizes = {stem: {name: t.numel() * t.element_size() for name, t in group.items()} for stem, group in groups.items()}
+    owner = owners({(stem, name): n for stem, group in sizes.items() for name, n in group.items()}, parallel.world.size)
+    tensors: dict[str, dict[str, Tensor]] = {}
+    texts: dict[str, str] = {}
+    for stem, group in groups.items():
+        share = {name: owner[stem, name] for name in group}
+        files, mine = files_of(stem, sizes[stem], share), parallel.gather(group, share)
+        for file in files:
+            if file.owner == parallel.world.rank:
+                tensors[file.name] = {name: mine[name] for name in file.tensors}
+        if stem == MODEL or len(files) > 1:
+            texts[f"{stem}.safetensors.index.json"] = index_text(files, sizes[stem])
+    generators = parallel.gather_equal(torch.get_rng_state())
+    progress = {"step": state.step, "tokens": state.tokens, "loader": state.loader.state_dict()}
+    progress["guard"] = state.guard.state_dict()
+    if state.sampler is not None:
+        progress["sampler"] = state.sampler.state_dict()
+    if not parallel.world.leader:
+        return Snapshot(state.step, tensors, {})
+    tensors[GENERATOR] = {_generator(rank): found for rank, found in enumerate(generators)}
+    texts |= {CONFIG: json.dumps(state.model.config.resolved(), indent=1), STATE: json.dumps(progress, indent=1)}
+    return Snapshot(state.step, tensors, texts)
+
+
+def publish(folder: Path, spec: Spec, snapshot: Snapshot, counts: dict[str, Any], world: World = SOLO) -> Artifact:
+    """Write what all processes collected durably as `folder/step-N` and read it back, then point `latest` at it."""
+    path = folder / step_name(snapshot.step)
+    with ExitStack() as stack:
+        draft = world.lead(lambda: stack.enter_context(create(path, spec)))
+        for sealed in world.together(lambda: _write(snapshot, draft.path)):
+            draft.sealed.update(sealed)
+        draft.counts.update(counts)
+        world.lead(stack.close)  # the manifest and the name: if that fails, all hear of it
+    artifact = world.lead(lambda: open_artifact(path, "train"))
+    world.together(lambda: verify_files(artifact, (*snapshot.tensors, *snapshot.texts)))
+    world.lead(lambda: write_atomically(folder / LATEST, path.name + "\n"))
     return artifact
 
 
+def _write(snapshot: Snapshot, folder: Path) -> dict[str, dict[str, Any]]:
+    """Write what this process has to, flushed; returns the manifest's records of it."""
+    try:
+        for name, tensors in snapshot.tensors.items():
+            whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+            save_file(whole, folder / name, metadata={"format": "pt"})
+        for name, text in snapshot.texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        return {name: seal_file(folder / name) for name in (*snapshot.tensors, *snapshot.texts)}
+    except Exception as error:
+        if is_disk_full(error):
+            raise OSError(errno.ENOSPC, f"while writing {folder.name}", str(folder)) from error
+        raise
+
+
+def prune(folder: Path, settings: CheckpointConfig, sound: Artifact | None = None, spare: Path | None = None) -> None:
+    """Delete the checkpoints that `settings` do not keep, if one that stays verifies, as `sound` is known to.
+
+    `spare` stays, whatever the settings say, and so does what a run that is not finished may rewind to.
+    """
+    paths = {path.name: path for path in step_folders(folder)}
+    stay = kept(list(paths), settings) | ({spare.name} if spare else set())
+    if set(paths) <= stay:
+        return
+    sound = sound or next((found for name in paths if name in stay and (found := _verified(paths[name]))), None)
+    if sound is None:
+        say(f"train: no checkpoint that would stay in {folder} verifies, so none is deleted")
+        return
+    if not sound.counts.get("finished") and (target := rewind_target(folder)):
+        stay.add(target.path.name)
+    for name in paths:
+        if name not in stay:
+            remove_step(paths[name])
+
+
+def remove_step(path: Path) -> None:
+    """Delete a checkpoint, its manifest first: what a kill leaves of it is no checkpoint any more."""
+    (path / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(path)
+
+
+def kept(names: Sequence[str], settings: CheckpointConfig) -> set[str]:
+    """Which of the checkpoints, given newest first, stay: the last few, and those at multiples of many steps."""
+    every = settings.keep_every_steps
+    return {*names[: settings.keep_last], *(name for name in names if every and int(name[5:]) % every == 0)}
+
+
 def restore(checkpoint: Artifact, state: TrainState) -> None:
-    """Put a checkpoint back into `state`, which was built from the same recipe."""
-    load_weights(state.published, checkpoint.path)
+    """Put a checkpoint back into `state`, which was built from the same recipe; each process reads its part."""
+    published, path = state.published.state_dict(), checkpoint.path
+    load_weights(state.published, path, part_of(published.get))
     if state.average is not None:
-        state.model.load_state_dict(load_file(checkpoint.file(WEIGHTS)))
-    state.optimizer.load_state_tensors(load_file(checkpoint.file(OPTIMIZER)))
-    torch.set_rng_state(load_file(checkpoint.file(GENERATOR))["torch"])
+        load_weights(state.model, path, part_of(state.model.state_dict().get), WEIGHTS)
+    if any(name.startswith(OPTIMIZER) for name in checkpoint.manifest["files"]):  # none before the first step is taken
+        state.optimizer.load_state_tensors(load_tensors(path, part_of(state.optimizer.parameter), OPTIMIZER))
+    generators, mine = load_file(checkpoint.file(GENERATOR)), _generator(state.parallel.world.rank)
+    if mine in generators:  # a process that was not there before keeps the stream that it starts with
+        torch.set_rng_state(generators[mine])
     progress = json.loads(checkpoint.file(STATE).read_text(encoding="utf-8"))
     state.loader.load_state_dict(progress["loader"])
     state.guard.load_state_dict(progress["guard"])
+    if state.sampler is not None:
+        state.sampler.load_state_dict(progress["sampler"])
     state.step, state.tokens = progress["step"], progress["tokens"]
 
 
@@ -103,8 +214,13 @@ def newest_sound(folder: Path, spec: Spec, *, redo: bool) -> Artifact | None:
 
     Checkpoints of another recipe are refused with the differences, or deleted if `redo`.
     """
+    for leftover in list(folder.glob("step-*")):  # of saves and deletions that were killed
+        name, dot, _ = leftover.name.partition(".")
+        if dot:
+            remove_abandoned(folder / name)
+        elif name[5:].isdigit() and not (leftover / MANIFEST).exists():
+            shutil.rmtree(leftover, ignore_errors=True)
     for path in step_folders(folder):
-        remove_abandoned(path)
         try:
             found = open_artifact(path, "train", verify="full")
         except DamagedError as error:
@@ -116,12 +232,17 @@ def newest_sound(folder: Path, spec: Spec, *, redo: bool) -> Artifact | None:
         if redo:
             shutil.rmtree(folder)
             return None
-        changes = differences(found.manifest["ingredients"], spec.ingredients())
-        raise UserError(
-            f"{folder} holds checkpoints of another recipe or other data ({'; '.join(changes)}); "
-            "choose another run=NAME to keep them, or add redo=true to delete them and start again"
-        )
+        refuse_other(str(folder), found.manifest, spec)
     return None
+
+
+def refuse_other(where: str, manifest: Mapping[str, Any], spec: Spec) -> NoReturn:
+    """Say how the checkpoints at a place differ from what this run would make."""
+    changes = differences(manifest["ingredients"], spec.ingredients())
+    raise UserError(
+        f"{where} holds checkpoints of another recipe or other data ({'; '.join(changes)}); "
+        "choose another run=NAME to keep them, or add redo=true to delete them and start again"
+    )
 
 
 def rewind_target(folder: Path, *, verify: Verify = "small") -> Artifact | None:
@@ -139,10 +260,26 @@ def rewind_target(folder: Path, *, verify: Verify = "small") -> Artifact | None:
     return None
 
 
+def step_name(step: int) -> str:
+    """The folder of the checkpoint after a step."""
+    return f"step-{step:08d}"
+
+
 def step_folders(folder: Path) -> list[Path]:
     """Published checkpoints, newest first."""
     found = [path for path in folder.glob("step-*") if path.name[5:].isdigit() and (path / MANIFEST).exists()]
     return sorted(found, reverse=True)
+
+
+def _verified(path: Path) -> Artifact | None:
+    try:
+        return open_artifact(path, "train", verify="full")
+    except DamagedError:
+        return None
+
+
+def _generator(rank: int) -> str:
+    return f"torch.{rank}" if rank else "torch"
 
 
 def _set_aside(path: Path) -> Path:

@@ -59,6 +59,42 @@ class ScheduleConfig(Config):
     """Learning rate at the end, as a share of the peak."""
 
 
+class DropoutConfig(Config):
+    """What training leaves out at random; evaluation, generation and export never do."""
+
+    rate: float = Field(0.0, ge=0, le=0.95)
+    """Share of the entries of each attention's and each feed-forward's output that is set to zero."""
+    embedding_rate: float = Field(0.0, ge=0, le=0.95)
+    """The same for the embeddings."""
+    drop_path: float = Field(0.0, ge=0, le=0.95)
+    """Chance that the last layer's attention, or feed-forward, is left out for a row; lower layers linearly less."""
+    schedule: Literal["constant", "linear", "early"] = "constant"
+    """How these change with tokens: not; linearly; or there at first and then not at all."""
+    from_share: float = Field(1.0, ge=0, le=1)
+    """linear: the factor on all of them at the beginning."""
+    to_share: float = Field(0.0, ge=0, le=1)
+    """linear: the factor that is reached after `over` and kept."""
+    over: float = Field(1.0, gt=0, le=1)
+    """linear, early: the share of the training's tokens that it takes."""
+
+    @model_validator(mode="after")
+    def _settings_take_effect(self) -> DropoutConfig:
+        effective = {"constant": set[str](), "linear": {"from_share", "to_share", "over"}, "early": {"over"}}
+        if not (self.rate or self.embedding_rate or self.drop_path) and self.schedule != "constant":
+            raise ValueError(
+                f"schedule ({self.schedule}) has no effect without rate, embedding_rate or drop_path; set one"
+            )
+        for name in ("from_share", "to_share", "over"):
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default and name not in effective[self.schedule]:
+                raise ValueError(f"{name} ({value}) has no effect with schedule {self.schedule}; change one")
+        if self.schedule == "early" and self.over == 1:
+            raise ValueError("over (1.0) must be less than 1 with schedule early; lower it or take constant")
+        if self.schedule == "linear" and self.from_share == self.to_share:
+            raise ValueError(f"from_share ({self.from_share}) must not equal to_share; change one or take constant")
+        return self
+
+
 class GuardConfig(Config):
     """Steps that must not change the weights. Skips and rewinds are rows of the metrics; a clean run has neither."""
 
@@ -80,6 +116,120 @@ class GuardConfig(Config):
         return self
 
 
+class BatchRampConfig(Config):
+    """Small steps first; the learning rate stays a function of tokens and is not scaled with them."""
+
+    start_tokens: int = Field(0, ge=0)
+    """Positions in the first steps, a divisor of batch_tokens; 0 has full steps throughout."""
+    ramp_tokens: int = Field(0, ge=0)
+    """Tokens over which steps grow to batch_tokens, in whole multiples of start_tokens."""
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> BatchRampConfig:
+        if bool(self.start_tokens) != bool(self.ramp_tokens):
+            raise ValueError(
+                f"start_tokens ({self.start_tokens:,}) has no effect without ramp_tokens ({self.ramp_tokens:,}), "
+                "nor the reverse; set both or neither"
+            )
+        return self
+
+
+class SourceSamplingConfig(Config):
+    """Shares of the sources that follow their training loss, from the shards' weights on."""
+
+    every_steps: int = Field(0, ge=0)
+    """Steps between two changes of the shares; 0 keeps those of the shards."""
+    strength: float = Field(1.0, gt=0, le=10)
+    """A source with one nat more loss over its floor than another gains e to this power on it."""
+    ema_decay: float = Field(0.9, ge=0, lt=1)
+    """Decay of the average of each source's loss, per step."""
+    min_share: float = Field(0.02, ge=0.002, lt=0.5)
+    """The share that every source keeps, to one row in 1,024."""
+    floors: dict[str, float] = Field(default_factory=dict)
+    """By source the loss in nats that cannot be undercut, such as an earlier model's; 0 where there is none."""
+
+    @model_validator(mode="after")
+    def _settings_take_effect(self) -> SourceSamplingConfig:
+        given = self.model_fields_set - {"every_steps"}
+        changed = sorted(
+            name
+            for name in given
+            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True)
+        )
+        if changed and not self.every_steps:
+            raise ValueError(f"{changed[0]} has no effect without every_steps (0); set every_steps, or leave it out")
+        return self
+
+
+class CurriculumConfig(Config):
+    """Short rows first: each step's rows cut into shorter ones, with the same tokens in a step."""
+
+    lengths: tuple[int, ...] = ()
+    """Row lengths to begin with, rising, each a divisor of shards.seq_len; empty has whole rows throughout."""
+    shares: tuple[float, ...] = ()
+    """The share of all tokens that each of these lengths takes; what is left over has whole rows."""
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> CurriculumConfig:
+        if len(self.lengths) != len(self.shares):
+            raise ValueError(
+                f"lengths ({len(self.lengths)} of them) must be as many as shares ({len(self.shares)}); "
+                "give each length its share"
+            )
+        if any(share <= 0 for share in self.shares) or sum(self.shares) >= 1:
+            raise ValueError(
+                f"shares ({', '.join(f'{share:g}' for share in self.shares)}) must each be above 0 and together "
+                "below 1, since training ends on whole rows; lower them"
+            )
+        if sorted(set(self.lengths)) != list(self.lengths) or (self.lengths and self.lengths[0] < 2):
+            raise ValueError(
+                f"lengths ({', '.join(map(str, self.lengths))}) must be at least 2 and rise; put the shortest first"
+            )
+        return self
+
+
+class CheckpointConfig(Config):
+    """How checkpoints are written, how many stay, and where else they go. Nothing of it changes the weights."""
+
+    keep_last: int = Field(2, ge=1)
+    """Checkpoints kept; the newest that verifies is never deleted."""
+    keep_every_steps: int = Field(0, ge=0)
+    """Checkpoints at multiples of this many steps are kept for good; 0 keeps none for good."""
+    asynchronous: bool = False
+    """Write in a thread while training goes on, from a copy that takes as much memory again as the state."""
+    remote: str = ""
+    """Address that checkpoints are also uploaded to and resumed from: s3://, gs://, az://, file://; empty is none."""
+    remote_wait_seconds: float = Field(600.0, ge=0)
+    """How long a finished run waits for its last uploads."""
+
+    @model_validator(mode="after")
+    def _remote_fits(self) -> CheckpointConfig:
+        if self.remote and "://" not in self.remote:
+            raise ValueError(f"remote ({self.remote}) is no address; write it as s3://bucket/folder or file:///folder")
+        if not self.remote and self.remote_wait_seconds != 600:
+            raise ValueError(
+                f"remote_wait_seconds ({self.remote_wait_seconds:g}) has no effect without remote; leave it out"
+            )
+        return self
+
+
+class LrRangeConfig(Config):
+    """What `slm lr_range` sweeps; the rate is Muon's where it updates the matrices, else AdamW's."""
+
+    lowest: float = Field(1e-5, gt=0)
+    """Learning rate of the first step."""
+    highest: float = Field(10.0, gt=0)
+    """Learning rate of the last step, if the loss has not diverged before."""
+    steps: int = Field(100, ge=10)
+    """Steps in between, each larger by the same factor."""
+
+    @model_validator(mode="after")
+    def _grows(self) -> LrRangeConfig:
+        if self.highest <= self.lowest:
+            raise ValueError(f"highest ({self.highest:g}) must be above lowest ({self.lowest:g}); raise it")
+        return self
+
+
 def _rows_or_auto(value: object) -> object:
     """One sentence for a wrong value, where a union would give one for each of its members."""
     if value != "auto" and not (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
@@ -98,27 +248,46 @@ class TrainConfig(Config):
     """Rows in one forward and backward; auto takes what suits the device. Results differ by rounding only."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    batch_ramp: BatchRampConfig = BatchRampConfig()
+    curriculum: CurriculumConfig = CurriculumConfig()
+    source_sampling: SourceSamplingConfig = SourceSamplingConfig()
     clip_norm: float = Field(1.0, ge=0)
     """Longest gradient; 0 leaves it alone."""
     ema_decay: float = Field(0.0, ge=0, lt=1)
     """Decay of a moving average of the weights, which is then what is evaluated and published; 0 keeps none."""
+    dropout: DropoutConfig = DropoutConfig()
     guard: GuardConfig = GuardConfig()
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of forward and backward: bf16 autocast, or fp32; auto takes bf16 where it is fast."""
+    precision: Literal["auto", "fp32", "bf16", "bf16_weights"] = "auto"
+    """fp32, bf16 autocast, or bf16_weights (a bf16 copy of fp32 masters); auto takes bf16 where it is fast."""
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    """What backward computes again instead of keeping it: all of a block but products and attention, or all of it."""
+    compile: bool = False
+    """Train the blocks by torch.compile: half a minute at start, then faster. Results differ by rounding only."""
     device: Literal["auto", "cpu", "cuda"] = neutral("auto")
     """Where to compute."""
+    parallel: Literal["auto", "single", "ddp", "full_shard", "shard_grad_op", "hybrid_shard"] = neutral("auto")
+    """How processes share the model; auto is single for one process and ddp for several."""
+    shard_processes: int = neutral(0, ge=0)
+    """hybrid_shard: processes that hold one copy of the model together; 0 takes those of one machine."""
+    offload_optimizer: bool = neutral(False)
+    """Keep AdamW's state in the computer's memory instead of the GPU's, for models that do not fit otherwise."""
     threads: int = neutral(0, ge=0)
     """CPU threads; 0 leaves torch's choice."""
+    prefetch_steps: int = neutral(1, ge=0)
+    """Steps whose batches a thread builds ahead; 0 builds each when it is asked for."""
     log_every_steps: int = neutral(10, ge=1)
     """Steps between two rows of metrics.jsonl."""
+    statistics_every_steps: int = neutral(0, ge=0)
+    """Steps between two rows of sizes by layer: activations, weights, gradients, updates; 0 takes none."""
+    noise_scale_every_steps: int = neutral(0, ge=0)
+    """Steps between two measurements of the gradient noise scale, from micro-batches against steps; 0 takes none."""
     evaluate_every_steps: int = neutral(200, ge=0)
     """Steps between two evaluations on held-out rows; 0 evaluates only at the end."""
     evaluate_rows: int = neutral(256, ge=1)
     """Held-out rows in such an evaluation."""
     save_every_steps: int = neutral(200, ge=1)
     """Steps between two checkpoints. They are also what the guard rewinds to, in a run that needs it."""
-    keep_last: int = neutral(2, ge=1)
-    """Checkpoints kept; the newest that verifies is never deleted."""
+    checkpoints: CheckpointConfig = neutral(CheckpointConfig())
     deadline_minutes: float = neutral(0.0, ge=0)
     """Save and leave with status 85 before this command has run so long; 0 is no limit but SLURM_JOB_END_TIME."""
     deadline_margin_seconds: float = neutral(30.0, ge=0)
@@ -127,10 +296,13 @@ class TrainConfig(Config):
     """Steps to profile, after two that warm up: a Chrome trace and a table of operators; 0 is off."""
     sample_prompts: tuple[str, ...] = neutral(())
     """Prompts continued at each evaluation, for the report."""
+    lr_range: LrRangeConfig = neutral(LrRangeConfig())
     probe: bool = neutral(True)
     """`slm plan` measures a short step on this machine; false leaves it out."""
+    processes: int = neutral(1, ge=1)
+    """Processes that `slm plan` reckons with; a run has those that its launcher started."""
     price_per_hour: float = neutral(0.0, ge=0)
-    """What an hour of the device costs, in any currency, for `slm plan`; 0 is unknown."""
+    """What an hour of all that computes costs, in any currency, for `slm plan` and a run's end; 0 is unknown."""
     wandb: Literal["off", "offline", "online"] = neutral("off")
     """Weights & Biases; online falls back to offline without a key."""
     tensorboard: bool = neutral(False)
@@ -141,5 +313,50 @@ class TrainConfig(Config):
         if self.schedule.warmup_tokens >= self.tokens:
             raise ValueError(
                 f"schedule.warmup_tokens ({self.schedule.warmup_tokens:,}) must be less than tokens ({self.tokens:,})"
+            )
+        if self.checkpoints.keep_every_steps % self.save_every_steps:
+            raise ValueError(
+                f"checkpoints.keep_every_steps ({self.checkpoints.keep_every_steps:,}) must be a multiple of "
+                f"save_every_steps ({self.save_every_steps:,}), or nothing is there to keep; change one"
+            )
+        if self.offload_optimizer and self.optimizer.kind == "muon":
+            raise ValueError(
+                "offload_optimizer (true) must go with optimizer.kind adamw, since Muon's matrix products are slow on "
+                "a CPU; leave it out, or set optimizer.kind=adamw"
+            )
+        if self.shard_processes and self.parallel != "hybrid_shard":
+            raise ValueError(
+                f"shard_processes ({self.shard_processes}) has no effect with parallel {self.parallel}; "
+                "set parallel=hybrid_shard, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _compile_fits(self) -> TrainConfig:
+        if self.compile and self.activation_checkpointing == "selective":
+            raise ValueError(
+                "activation_checkpointing (selective) has no effect with compile, which chooses by itself what to "
+                "keep; set activation_checkpointing to none or full, or compile to false"
+            )
+        for name in ("rate", "drop_path"):
+            if self.compile and getattr(self.dropout, name):
+                raise ValueError(
+                    f"dropout.{name} ({getattr(self.dropout, name)}) cannot be compiled, for its masks come from seeds "
+                    "that change with every step; set it to 0, or compile to false"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _ramp_fits(self) -> TrainConfig:
+        start, over = self.batch_ramp.start_tokens, self.batch_ramp.ramp_tokens
+        if start and (self.batch_tokens % start or start == self.batch_tokens):
+            raise ValueError(
+                f"batch_ramp.start_tokens ({start:,}) must divide batch_tokens ({self.batch_tokens:,}) and be less; "
+                "change one"
+            )
+        if over > self.tokens:
+            raise ValueError(
+                f"batch_ramp.ramp_tokens ({over:,}) must not exceed tokens ({self.tokens:,}), or steps never reach "
+                "batch_tokens; lower it"
             )
         return self

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -46,10 +44,25 @@ UNKNOWN = "unknown"
 
 def device_name(device: str) -> str:
     """What the device calls itself; a CPU is only that, for torch does not say which."""
-    return torch.cuda.get_device_name() if device == "cuda" else device
+    if device != "cuda":
+        return device
+    import torch
+
+    return torch.cuda.get_device_name()
 
 
 def data_sheet_flops(name: str, precision: str) -> float | None:
     """The maker's figure for bf16; None for another arithmetic or a device that is not in the table."""
     known = DEVICES.get(name)
-    return known.bf16_flops if known is not None and precision == "bf16" else None
+    return known.bf16_flops if known is not None and precision != "fp32" else None
+
+
+def free_memory(device: str) -> None:
+    """Give back what nothing holds any more, as after an allocation that failed."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()

@@ -20,32 +20,48 @@ import torch
 from slm.core.artifact import Artifact, Spec
 from slm.core.batch import Batch
 from slm.core.console import Progress, say
+from slm.core.distributed import SOLO, World
 from slm.core.errors import UserError
 from slm.core.seeds import derive
+from slm.model.block import set_recompute
 from slm.model.transformer import Transformer, build
 from slm.objective import build as build_objective
 from slm.objective.loss import Objective
 from slm.recipe import Recipe
-from slm.shards.loader import Loader, collate
+from slm.shards.loader import Loader, check_division, collate
 from slm.shards.reader import ShardReader
 from slm.tokenizer import Tokenizer
 from slm.train.averaging import average_of, follow
-from slm.train.checkpoint import TrainState, newest_sound, restore, save
+from slm.train.batch_ramp import step_tokens
+from slm.train.checkpoint import TrainState, restore
+from slm.train.compilation import compile_blocks
 from slm.train.config import TrainConfig
+from slm.train.curriculum import cut, row_length
+from slm.train.devices import free_memory
+from slm.train.dropout import thin
+from slm.train.energy import Energy
 from slm.train.guard import Guard
-from slm.train.ledger import Ledger, print_ledger
-from slm.train.metrics import Metrics
+from slm.train.ledger import Ledger, print_ledger, totals_of_run
+from slm.train.metrics import Metrics, NoMetrics
 from slm.train.micro_batch import choose_micro_batch
-from slm.train.optim import Optimizer
+from slm.train.noise_scale import NoiseScale
+from slm.train.optim import Optimizer, offloads
+from slm.train.parallel import Parallel, choose
 from slm.train.parametrization import rescale
 from slm.train.plan import Plan, announce, plan
 from slm.train.precision import Precision, autocast, resolve_device, resolve_precision
+from slm.train.probe import probe
 from slm.train.profile import profiled
 from slm.train.recovery import plain, refuse
+from slm.train.remote import newest_anywhere, uploader_of
 from slm.train.samples import continuation
+from slm.train.saver import Saver
 from slm.train.schedule import lr_share
+from slm.train.sources import SourceLosses, sampler_for
 from slm.train.speed import Meter, rates_text
+from slm.train.statistics import layers_measured
 from slm.train.stop import StopRequest, stop_request
+from slm.train.working_copy import Working, working_copy
 
 
 @dataclass(slots=True)
@@ -61,136 +77,200 @@ class Run:
     objective: Objective
     evaluator: Evaluator
     tokenizer: Tokenizer
-    checkpoint: Artifact | None
-    """The newest checkpoint, at first the one that the run goes on from."""
+    saver: Saver
     stop: StopRequest
     meter: Meter
     ledger: Ledger
     micro_rows: int
+    parallel: Parallel
+    noise: NoiseScale
+    sources: SourceLosses
+    working: Working
     loss: float = math.nan
     """Of the last step."""
+    evaluations_failed: int = 0
 
 
-def train(recipe: Recipe, spec: Spec, began: float | None = None) -> Artifact:
+def train(recipe: Recipe, spec: Spec, began: float | None = None, world: World = SOLO) -> Artifact:
     """Train from the newest sound checkpoint, or from nothing, to the recipe's last token."""
-    config, ledger = recipe.train, Ledger(began or time.perf_counter())
-    run = prepare(recipe, spec, ledger)
+    config, energy = recipe.train, Energy(resolve_device(recipe.train), world)
+    ledger = Ledger(began or time.perf_counter(), energy)
+    run = prepare(recipe, spec, ledger, world)
     state, facts = run.state, run.facts
-    ledger.attach(run.folder, state.step)
+    ledger.attach(run.folder if world.leader else None, state.step, spec.key)
     with (
         ledger,
         run.stop as stop,
-        Metrics(recipe, run.folder, state.step, len(state.guard.rewinds)) as metrics,
-        profiled(run.folder, config.profile, state.step) as profile_step,
+        Metrics(recipe, run.folder, state.step, len(state.guard.rewinds)) if world.leader else NoMetrics() as metrics,
+        profiled(run.folder, config.profile if world.leader else 0, state.step) as profile_step,
         Progress("train", facts.steps, "steps", start=state.step) as progress,
         saved_when_stopped(run, config),
     ):
+        if config.compile and state.step < facts.steps:
+            compile_blocks(run, recipe.shards.seq_len)
         if state.step and (state.step == facts.steps or due(state.step, config.evaluate_every_steps)):
             # The save came first, so a kill may have fallen between the two.
             evaluate(recipe, run, metrics, progress)
         while state.step < facts.steps:
             stop.leave_if_asked()
-            share = lr_share(config.schedule, state.tokens + config.batch_tokens / 2, facts.tokens)
+            run.saver.look()
+            size = step_tokens(config, state.tokens)
+            share = lr_share(config.schedule, state.tokens + size / 2, facts.tokens)
             with ledger.phase("data", state.step + 1):
-                batches = state.loader.step()
-                run.meter.add(batches)
-                batches = [batch.to(run.device) for batch in batches]
+                batches = next_batches(run, recipe, size)
             with ledger.phase("compute", state.step + 1):
                 loss, grad_norm = forward_backward(run, batches, config.clip_norm)
                 refusal = state.guard.judge(loss, grad_norm)
-                if not refusal:
+                run.noise.write(grad_norm, bool(refusal), metrics, state.step + 1, state.tokens + size)
+                if not refusal and due(state.step + 1, config.statistics_every_steps):
+                    with layers_measured(run, batches, grad_norm, config.clip_norm) as sizes:
+                        state.optimizer.step(share)
+                    metrics.write("layers", state.step + 1, state.tokens + size, **sizes)
+                elif not refusal:
                     state.optimizer.step(share)
                 if state.average is not None and not refusal:
                     follow(state.average, state.model, config.ema_decay, state.step)
             profile_step()
             state.step += 1
-            state.tokens += config.batch_tokens
+            state.tokens += size
             last, run.loss = state.step == facts.steps, loss
+            by_source = follow_sources(run, config, refusal)
 
             if refusal and (steps_back := refuse(run, batches, refusal, loss, grad_norm, metrics)):
                 progress.advance(1 - steps_back)
                 continue
             if not refusal and (last or due(state.step, config.log_every_steps)):
                 ledger.write(state.step)
-                figures = {"loss": loss, "lr": share * peak_lr(recipe), "grad_norm": grad_norm}
+                figures = {"loss": loss, "lr": share * peak_lr(recipe), "grad_norm": grad_norm, **by_source}
                 rates = run.meter.lap(ledger.working())
-                metrics.write("train", state.step, state.tokens, **figures, **rates)
+                metrics.write("train", state.step, state.tokens, **figures, **rates, energy_joules=ledger.joules())
                 progress.advance(0, f"loss {loss:.3f}, {rates_text(rates, run.precision)}")
             if last or due(state.step, config.save_every_steps):
                 save_step(run, config)
             if last or due(state.step, config.evaluate_every_steps):
                 evaluate(recipe, run, metrics, progress)
             progress.advance()
-        metrics.write("finished", state.step, state.tokens)
-        if stop.signalled:
-            stop.leave()  # or a chain of stages would go on
-    print_ledger(run.folder)
-    assert run.checkpoint is not None  # a plan has at least one step, and the last step saves
-    say(f"train: finished {facts.steps:,} steps; wrote {run.checkpoint.path} ({run.checkpoint.fingerprint[:12]})")
-    return run.checkpoint
+        with ledger.phase("save"):
+            last_checkpoint = run.saver.wait()
+        ledger.write(state.step)
+        metrics.write("finished", state.step, state.tokens, **totals_of_run(run.folder, config.price_per_hour))
+    print_ledger(run.folder, config.price_per_hour)
+    assert last_checkpoint is not None  # a plan has at least one step, and the last step saves
+    say(f"train: finished {facts.steps:,} steps; wrote {last_checkpoint.path} ({last_checkpoint.fingerprint[:12]})")
+    return last_checkpoint
 
 
-def prepare(recipe: Recipe, spec: Spec, ledger: Ledger | None = None) -> Run:
+def prepare(recipe: Recipe, spec: Spec, ledger: Ledger | None = None, world: World = SOLO) -> Run:
     """Build everything in order of dependency, restore the newest sound checkpoint, print the facts."""
     config, folder, facts = recipe.train, recipe.folder("train"), plan(recipe)
+    parallel = choose(config, world)
     device = resolve_device(config)
     precision = resolve_precision(config, device)
     if config.threads:
         torch.set_num_threads(config.threads)
-    torch.manual_seed(derive(recipe.seed, "train"))
+    torch.manual_seed(derive(recipe.seed, "train", *([world.rank] if world.rank else [])))
 
     shards = spec.parents["shards"]
-    checkpoint = newest_sound(folder, spec, redo=recipe.redo)
+    uploader = uploader_of(recipe)
+    checkpoint = world.lead(lambda: newest_anywhere(folder, spec, uploader, redo=recipe.redo))
     folder.mkdir(parents=True, exist_ok=True)
     model = build(recipe.model, recipe.seed).to(device)
     rescale(model, config.optimizer)
+    set_recompute(model, config.activation_checkpointing)
     objective = build_objective(recipe.objective)
-    micro = choose_micro_batch(recipe, facts.batch_rows, model, objective, device, precision, checkpoint)
-    loader = Loader(shards, batch_rows=facts.batch_rows, micro_batch_rows=micro, seed=recipe.seed)
-    state = TrainState(model, Optimizer(model, config.optimizer, recipe.model), loader, Guard(config.guard))
-    if config.ema_decay:
-        state.average = average_of(model)
+    rows = max(1, facts.first_rows // world.size)
+    parts = (model, objective, device, precision, checkpoint, parallel)
+    micro = world.lead(lambda: choose_micro_batch(recipe, rows, *parts))
+    sizes = {"batch_rows": facts.batch_rows, "micro_batch_rows": micro, "prefetch_steps": config.prefetch_steps}
+    if config.batch_ramp.start_tokens:
+        check_division(facts.first_rows, micro, world.size, "train.batch_ramp.start_tokens")
+    loader = Loader(shards, seed=recipe.seed, rank=world.rank, world_size=world.size, **sizes)
+    average = parallel.distribute(average_of(model)) if config.ema_decay else None
+    optimizer = Optimizer(parallel.distribute(model), config.optimizer, recipe.model, offload=offloads(config, device))
+    state = TrainState(model, optimizer, loader, Guard(config.guard), average, 0, 0, parallel, saving=world.apart())
+    state.sampler = sampler_for(config.source_sampling, shards)
+    if state.sampler is not None:
+        loader.reweigh(state.sampler.shares())
     if checkpoint is not None:
-        _same_arithmetic(checkpoint, precision)
+        _same_arithmetic(checkpoint, precision, world.size)
         restore(checkpoint, state)
         say(f"train: going on from {checkpoint.path} (step {state.step:,} of {facts.steps:,})")
-    evaluator = Evaluator(recipe, shards, objective, device, precision, micro)
+    evaluator = Evaluator(recipe, shards, objective, device, precision, micro, parallel)
     tokenizer = Tokenizer.load(spec.parents["tokenizer"].path)
-    stop, meter = stop_request(config, facts.num_parameters), Meter(recipe.model, device, precision)
+    working = working_copy(model, precision, sharded=parallel.shards)
+    stop = stop_request(config, facts.num_parameters, agree=world.any if world.size > 1 else None)
+    meter, ledger = Meter(recipe.model, device, precision, world), ledger or Ledger(time.perf_counter())
+    saver = Saver(folder, spec, config.checkpoints, ledger, stop, uploader, checkpoint)
+    noise = NoiseScale(config.noise_scale_every_steps, folder, model, parallel)
+    noise.check(facts.batch_rows // (micro * world.size))
     run = Run(
-        folder, spec, facts, device, precision, state, objective, evaluator, tokenizer, checkpoint, stop, meter,
-        ledger or Ledger(time.perf_counter()), micro,
+        folder, spec, facts, device, precision, state, objective, evaluator, tokenizer, saver, stop, meter, ledger,
+        micro, parallel, noise, SourceLosses(list(loader.reader.ranges), device), working,
     )  # fmt: skip
-    epochs = facts.steps * facts.batch_rows / shards.counts["train"]["rows"]
-    announce(recipe, facts, device, precision, epochs, probe(run), meter)
+    if world.size > 1:
+        say(f"train: {parallel}")
+    epochs = facts.tokens / recipe.shards.seq_len / shards.counts["train"]["rows"]
+    announce(recipe, facts, device, precision, epochs, probe(run, recipe), meter)
     return run
+
+
+def next_batches(run: Run, recipe: Recipe, size: int) -> list[Batch]:
+    """The micro-batches of the next step of `size` positions, in rows as long as the curriculum says, on the device."""
+    curriculum, state = recipe.train.curriculum, run.state
+    length = row_length(curriculum, state.tokens, run.facts.tokens, recipe.shards.seq_len)
+    batches = [cut(batch, length) for batch in state.loader.step(size // recipe.shards.seq_len)]
+    thin(batches, recipe, state.step, state.tokens / run.facts.tokens, run.parallel.world)
+    run.meter.add(batches)
+    return [batch.to(run.device) for batch in batches]
+
+
+def follow_sources(run: Run, config: TrainConfig, refusal: str) -> dict[str, float]:
+    """Loss and share of each source in the step just done, and new shares where they are due; one source: nothing."""
+    state = run.state
+    losses, shares = run.sources.finish(run.parallel.world), state.loader.shares
+    if state.sampler is not None and not refusal:
+        state.sampler.observe(losses)
+        if due(state.step, config.source_sampling.every_steps):
+            state.loader.reweigh(state.sampler.shares())
+    return {f"loss/{name}": loss for name, loss in losses.items()} | {f"share/{n}": s for n, s in shares.items()}
 
 
 def save_step(run: Run, config: TrainConfig) -> None:
     """Publish the state as it is after a step."""
-    began, state = time.perf_counter(), run.state
+    state = run.state
     figures = {
         "finished": state.step == run.facts.steps,
         "loss": plain(run.loss),
         "precision": run.precision,
         "threads": torch.get_num_threads(),
+        "processes": run.parallel.world.size,
         "micro_batch_rows": run.micro_rows,
         "rewind_target": due(state.step, config.save_every_steps) and not state.guard.skips,
     }
     with run.ledger.phase("save"):
-        run.checkpoint = save(run.folder, run.spec, state, config.keep_last, **figures)
-    run.stop.saved(time.perf_counter() - began)
+        run.saver.save(state, figures)
 
 
 @contextmanager
 def saved_when_stopped(run: Run, config: TrainConfig) -> Iterator[None]:
-    """Save what the steps since the last checkpoint learned when the run leaves because it was asked to."""
+    """Save what the steps since the last checkpoint learned when the run leaves because it was asked to.
+
+    However the run ends, saves and uploads under way are given time.
+    """
     try:
         yield
+        with run.ledger.phase("save"):
+            run.saver.finish()
+        run.stop.leave_if_signalled()  # or a chain of stages would go on
     except KeyboardInterrupt:
-        saved_step = run.checkpoint.counts["step"] if run.checkpoint else 0
-        if run.stop.leaving and run.state.step > saved_step:
-            save_step(run, config)
+        if run.stop.leaving:
+            if run.state.step > run.saver.step:
+                save_step(run, config)
+            with run.ledger.phase("save"):
+                run.saver.finish()
+        raise
+    except Exception:
+        run.saver.settle()
         raise
 
 
@@ -203,16 +283,39 @@ def give_up_step(run: Run, generator: torch.Tensor) -> NoReturn:
 
 
 def evaluate(recipe: Recipe, run: Run, metrics: Metrics, progress: Progress) -> None:
+    """Evaluate, after the save; where that fails a row of the metrics says why, and training goes on.
+
+    Not with several processes: the others would wait for the one that failed, so all end and start again.
+    """
+    reason = ""
+    try:
+        measure(recipe, run, metrics, progress)
+    except Exception as error:
+        if run.parallel.world.size > 1:
+            raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    if reason:  # by now the error is gone, and with it the tensors that its frames held
+        free_memory(run.device)
+        metrics.write("evaluate_failed", run.state.step, run.state.tokens, reason=reason)
+        if not run.evaluations_failed:
+            say(f"train: the evaluation at step {run.state.step:,} failed ({reason}); training goes on")
+        run.evaluations_failed += 1
+
+
+def measure(recipe: Recipe, run: Run, metrics: Metrics, progress: Progress) -> None:
     """Held-out loss, and what the model says to the recipe's prompts, as rows of the metrics."""
     state = run.state
     with run.ledger.phase("evaluate"):
         held_out = run.evaluator(state.published, run.stop)
     metrics.write("evaluate", state.step, state.tokens, **held_out)
     progress.advance(0, f"held out {held_out['bits_per_byte']:.3f} bits/byte")
+    model = run.parallel.whole(state.published) if recipe.train.sample_prompts else None
     for prompt in recipe.train.sample_prompts:
         run.stop.leave_if_asked()
+        if model is None:  # rank 0 alone speaks
+            continue
         with run.ledger.phase("sample"):
-            text = continuation(state.published, run.tokenizer, prompt, recipe.seed, state.step)
+            text = continuation(model, run.tokenizer, prompt, recipe.seed, state.step)
         metrics.write("sample", state.step, state.tokens, prompt=prompt, text=text)
 
 
@@ -220,29 +323,39 @@ def forward_backward(run: Run, batches: list[Batch], clip_norm: float) -> tuple[
     """Gradients of the mean loss over all targets of a step; returns (loss in nats per token, gradient norm).
 
     The sum over micro-batches is divided once by the targets of the whole step, so the result does not
-    depend on how rows are spread over micro-batches.
+    depend on how rows are spread over micro-batches and processes.
     """
-    model = run.state.model
+    master, model, world = run.state.model, run.working.refresh(), run.parallel.world
     generator = torch.get_rng_state()
-    tokens = sum(batch.num_targets for batch in batches)
+    tokens = int(world.sum(sum(batch.num_targets for batch in batches))[0])
     nats = torch.zeros((), dtype=torch.float64, device=run.device)
     for done, batch in enumerate(batches):
         if run.stop.rest_is_long(done, len(batches)):
             give_up_step(run, generator)
         with autocast(run.device, run.precision):
             loss = run.objective(model, batch)
+        run.sources.add(batch, loss)
         (loss.nats_sum / tokens).backward()  # type: ignore[no-untyped-call]
         nats += loss.cross_entropy_sum.double()
-    limit = clip_norm if clip_norm > 0 else math.inf
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit, error_if_nonfinite=False)
-    return float(nats / tokens), float(norm)
+        run.noise.add(run.state.step, batch.num_targets)
+    run.parallel.reduce_gradients(master)
+    norm = run.parallel.clip(master, clip_norm)
+    all_nats, norm = world.sum(float(nats), norm if world.leader else 0.0)  # what the guard judges is equal everywhere
+    return all_nats / tokens, norm
 
 
 class Evaluator:
     """Loss and bits per byte over a fixed part of the held-out rows; changes nothing of the run's state."""
 
     def __init__(
-        self, recipe: Recipe, shards: Artifact, objective: Objective, device: str, precision: Precision, step_rows: int
+        self,
+        recipe: Recipe,
+        shards: Artifact,
+        objective: Objective,
+        device: str,
+        precision: Precision,
+        step_rows: int,
+        parallel: Parallel,
     ) -> None:
         self._reader = ShardReader(shards, "validation")
         self._pad_id: int = shards.counts["pad_id"]
@@ -251,19 +364,25 @@ class Evaluator:
         counts = shards.counts["validation"]
         self._targets_per_byte = counts["targets"] / counts["bytes"]
         self._objective, self._device, self._precision = objective, device, precision
+        self._parallel = parallel
 
     @torch.no_grad()
     def __call__(self, model: Transformer, stop: StopRequest) -> dict[str, float]:
         """`{"loss": nats per token, "bits_per_byte": ...}`; bytes by the held-out set's mean bytes per token."""
-        began, nats, tokens = time.perf_counter(), 0.0, 0
-        for begin in range(0, self._rows, self._step_rows):
+        began, nats, tokens = time.perf_counter(), 0.0, 0.0
+        world = self._parallel.world
+        for first in range(0, self._rows, self._step_rows * world.size):  # each process takes every n-th batch
             stop.leave_if_asked()
+            mine = first + self._step_rows * world.rank
+            begin = mine if mine < self._rows else 0  # a forward for the others' sake, which is not counted
             rows = range(begin, min(begin + self._step_rows, self._rows))
             batch = collate(*self._reader.rows(list(rows)), self._pad_id).to(self._device)
             with autocast(self._device, self._precision):
                 loss = self._objective(model, batch)
-            nats += float(loss.cross_entropy_sum)
-            tokens += loss.tokens
+            self._parallel.settle(model)
+            nats += float(loss.cross_entropy_sum) * (begin == mine)
+            tokens += loss.tokens * (begin == mine)
+        nats, tokens = world.sum(nats, tokens)
         mean = nats / tokens
         return {
             "loss": mean,
@@ -283,27 +402,14 @@ def peak_lr(recipe: Recipe) -> float:
     return optimizer.muon_lr if optimizer.kind == "muon" else optimizer.lr
 
 
-def probe(run: Run) -> float:
-    """Seconds that one step will take, from one micro-batch measured after a warm-up; state is left as it was."""
-    loader = run.state.loader
-    cursor = loader.state_dict()
-    batches = [batch.to(run.device) for batch in loader.step()]
-    loader.load_state_dict(cursor)
-    seconds = 0.0
-    for _ in range(2):
-        began = time.perf_counter()
-        with autocast(run.device, run.precision):
-            loss = run.objective(run.state.model, batches[0])
-        loss.nats_sum.backward()  # type: ignore[no-untyped-call]
-        if run.device == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - began
-    run.state.model.zero_grad(set_to_none=True)
-    return seconds * len(batches)
-
-
-def _same_arithmetic(checkpoint: Artifact, precision: Precision) -> None:
+def _same_arithmetic(checkpoint: Artifact, precision: Precision, processes: int) -> None:
     before, threads = checkpoint.counts["precision"], checkpoint.counts["threads"]
+    begun = checkpoint.counts.get("processes", 1)
+    if begun != processes:
+        say(
+            f"train: the run was at {begun} processes and goes on with {processes}: each step takes the same tokens, "
+            "and results agree to rounding, not bit for bit"
+        )
     if before != precision:
         raise UserError(
             f"{checkpoint.path} was trained in {before}, but this machine would go on in {precision}; "

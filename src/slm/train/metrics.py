@@ -1,9 +1,9 @@
 """Where a run's figures go: `metrics.jsonl` always; Weights & Biases and TensorBoard when asked.
 
-A row is a flat JSON object with `kind` (train, evaluate, sample, skip, rewind, finished), `step` and
-`tokens`. On resume, rows past the step resumed from are cut off, and what was written after that step's
-save, so the file reads as if the run had never stopped. After a rewind steps begin again at a lower number;
-rows from then on say how often that has happened (`rewinds`), and what was before stays.
+A row is a flat JSON object with `kind` (train, layers, noise, evaluate, evaluate_failed, sample, skip, rewind,
+finished), `step` and `tokens`. On resume, rows past the step resumed from are cut off, and what was written after
+that step's save, so the file reads as if the run had never stopped. After a rewind steps begin again at a lower
+number; rows from then on say how often that has happened (`rewinds`), and what was before stays.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from slm.recipe import Recipe
 
 METRICS = "metrics.jsonl"
+BEFORE_SAVE = frozenset({"train", "skip", "layers", "noise"})
+"""Kinds of rows that a step writes before it saves."""
 
 
 class Metrics:
@@ -63,6 +65,21 @@ class Metrics:
                 self._tensorboard.add_scalar(name, value, step)
 
 
+class NoMetrics(Metrics):
+    """What a process has that writes no metrics, because another one does."""
+
+    def __init__(self) -> None:
+        self.rewinds = 0
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is open."""
+
+    def write(self, kind: str, step: int, tokens: int, **values: Any) -> None:
+        """Nothing is written."""
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics file; none where there is no file. A last line cut off by a kill is left out."""
     if not path.is_file():
@@ -84,7 +101,7 @@ def _stays(row: dict[str, Any], resumed_step: int, rewinds: int) -> bool:
     past = row.get("rewinds", 0)
     if past != rewinds:
         return bool(past < rewinds)
-    return bool(row["step"] < resumed_step + (row["kind"] in ("train", "skip")))
+    return bool(row["step"] < resumed_step + (row["kind"] in BEFORE_SAVE))
 
 
 def _open_wandb(recipe: Recipe, folder: Path) -> Any:

@@ -15,14 +15,17 @@ import torch
 
 from slm.core.artifact import Artifact
 from slm.core.console import say
+from slm.core.distributed import World
 from slm.core.errors import UserError
 from slm.model.transformer import Transformer
 from slm.objective.loss import Objective
 from slm.recipe import Recipe
 from slm.shards.loader import collate
 from slm.shards.reader import ShardReader
-from slm.train.memory import HEADROOM, divisors, largest_that_fits, predict
+from slm.train.memory import HEADROOM, divisors, largest_that_fits, predict_for
+from slm.train.parallel import Parallel
 from slm.train.precision import Precision, autocast
+from slm.train.working_copy import working_copy
 
 CPU_TOKENS = (2048, 8192, 32768)
 """Sizes that are timed on a CPU, in tokens; the nearest divisor of the step is taken."""
@@ -36,16 +39,17 @@ def choose_micro_batch(
     device: str,
     precision: Precision,
     checkpoint: Artifact | None,
+    parallel: Parallel,
 ) -> int:
-    """Rows of a micro-batch in a step of `rows`: the recipe's number, the checkpoint's choice, or a new one."""
+    """Rows of a micro-batch where each process has `rows` of a step: the recipe's number, the checkpoint's, or new."""
     asked = recipe.train.micro_batch_rows
     if not isinstance(asked, str):
         return asked
     if checkpoint is not None and rows % checkpoint.counts["micro_batch_rows"] == 0:
         return int(checkpoint.counts["micro_batch_rows"])
     candidates = divisors(rows) if device == "cuda" else sorted({1, *_near_cpu_sizes(rows, recipe.shards.seq_len)})
-    free = _free_bytes(device) * HEADROOM
-    largest = largest_that_fits(candidates, lambda micro: _peak(recipe, precision, micro, rows), free)
+    free = _free_bytes(device, parallel.world) * HEADROOM
+    largest = largest_that_fits(candidates, lambda micro: _peak(recipe, precision, micro, rows, parallel), free)
     if not largest:
         raise UserError(
             f"train.micro_batch_rows is auto, but not even one row of {recipe.shards.seq_len:,} tokens fits into the "
@@ -66,19 +70,15 @@ def _near_cpu_sizes(rows: int, seq_len: int) -> list[int]:
     return sorted({min(divisors(rows), key=lambda n: abs(n * seq_len - tokens)) for tokens in CPU_TOKENS})
 
 
-def _peak(recipe: Recipe, precision: Precision, micro: int, rows: int) -> int:
-    kind, accumulates = recipe.train.optimizer.kind, micro < rows
-    use = predict(
-        recipe.model, recipe.objective, kind, precision, micro, recipe.shards.seq_len, accumulates=accumulates
-    )
-    return use.total
+def _peak(recipe: Recipe, precision: Precision, micro: int, rows: int, parallel: Parallel) -> int:
+    return predict_for(recipe, precision, micro, rows, parallel).total
 
 
-def _free_bytes(device: str) -> int:
-    """What a step may take in all; weights that already lie on the GPU are part of the step."""
+def _free_bytes(device: str, world: World) -> int:
+    """What a step may take in each process; weights that already lie on the GPU are part of the step."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0] + torch.cuda.memory_allocated()
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // world.local_size
 
 
 def _seconds_per_row(
@@ -87,11 +87,11 @@ def _seconds_per_row(
     reader = ShardReader(recipe.artifact("shards"), "train")
     rows = [row % reader.num_rows for row in range(micro)]
     batch = collate(*reader.rows(rows), reader.pad_id)
-    seconds = []
+    seconds, working = [], working_copy(model, precision).model
     for _ in range(2):
         began = time.perf_counter()
         with autocast("cpu", precision):
-            loss = objective(model, batch)
+            loss = objective(working, batch)
         loss.nats_sum.backward()  # type: ignore[no-untyped-call]
         seconds.append(time.perf_counter() - began)
     model.zero_grad(set_to_none=True)

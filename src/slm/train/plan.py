@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from slm.core.console import duration, quantity, say, size
+from slm.model.backends import Choice, choose
 from slm.model.counting import flops_per_token, num_parameters
 from slm.recipe import Recipe
-from slm.train.memory import optimizer_bytes
+from slm.train.batch_ramp import stretches
+from slm.train.curriculum import shares
+from slm.train.memory import optimizer_bytes, weight_copy_bytes
+from slm.train.precision import Precision, matmul_dtype
 from slm.train.speed import Meter, flops_text
+
+if TYPE_CHECKING:
+    from slm.train.probe import Probe
+
+FUSED = "training steps take products of blocks of queries instead, each block fused (slm.model.fused)"
+MODULES = "blocks run module by module"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,37 +31,69 @@ class Plan:
     steps: int
     tokens: int
     batch_rows: int
+    """Rows of a full step."""
+    first_rows: int
+    """Rows of the first step: fewer where steps grow, and then a divisor of every step's."""
     num_parameters: int
     flops: float
 
 
 def plan(recipe: Recipe) -> Plan:
     """The facts that follow from a recipe alone."""
-    steps = -(-recipe.train.tokens // recipe.train.batch_tokens)
-    tokens = steps * recipe.train.batch_tokens
+    parts = list(stretches(recipe.train))
+    tokens = sum(steps * size for steps, size in parts)
+    lengths = shares(recipe.train.curriculum, recipe.shards.seq_len)
     return Plan(
-        steps=steps,
+        steps=sum(steps for steps, _ in parts),
         tokens=tokens,
         batch_rows=recipe.train.batch_tokens // recipe.shards.seq_len,
+        first_rows=parts[0][1] // recipe.shards.seq_len,
         num_parameters=num_parameters(recipe.model),
-        flops=float(flops_per_token(recipe.model, recipe.shards.seq_len)) * tokens,
+        flops=tokens * sum(share * flops_per_token(recipe.model, length) for length, share in lengths.items()),
     )
 
 
+def attention_backend(recipe: Recipe, device: str, precision: Precision) -> Choice:
+    """What will compute attention in training, and why; refused if the recipe asks for what cannot be."""
+    return choose(recipe.model, torch.device(device), matmul_dtype(precision), training=True)
+
+
+def blocks_by(recipe: Recipe, probed: Probe) -> str:
+    """What computes the blocks in training, in words; the compiler comes only after the probe."""
+    if recipe.train.compile:
+        return "blocks compiled at the first step, after this forecast"
+    return FUSED if probed.fused else MODULES
+
+
+def step_sizes(recipe: Recipe) -> str:
+    """How many tokens a step takes, in words."""
+    ramp, full = recipe.train.batch_ramp, quantity(recipe.train.batch_tokens)
+    if not ramp.start_tokens:
+        return full
+    return f"{quantity(ramp.start_tokens)}, growing to {full} over {quantity(ramp.ramp_tokens)} tokens"
+
+
 def announce(
-    recipe: Recipe, facts: Plan, device: str, precision: str, epochs: float, seconds: float, meter: Meter
+    recipe: Recipe, facts: Plan, device: str, precision: Precision, epochs: float, probed: Probe, meter: Meter
 ) -> None:
-    """Print the facts, with the time that `seconds` for one step leads to."""
+    """Print the facts, and what was `probed`, with the time that this leads to."""
     state = facts.num_parameters * 8 + optimizer_bytes(recipe.model, recipe.train.optimizer.kind)
-    rate = facts.flops / facts.steps / seconds
+    state += weight_copy_bytes(recipe.model, precision)
+    batch_tokens = recipe.train.batch_tokens
+    whole = probed.step_seconds * facts.tokens / batch_tokens
+    rate = facts.flops / whole
     lines = [
         f"{quantity(facts.num_parameters)} parameters ({recipe.model.layers} layers of width {recipe.model.width})",
-        f"{quantity(facts.tokens)} tokens in {quantity(facts.steps)} steps of {quantity(recipe.train.batch_tokens)}"
+        f"{quantity(facts.tokens)} tokens in {quantity(facts.steps)} steps of {step_sizes(recipe)}"
         f" ({epochs:.2f} epochs, {facts.tokens / facts.num_parameters:.1f} tokens per parameter)",
         f"{facts.flops:.3g} FLOPs, {precision} on {device} with {torch.get_num_threads()} threads",
-        f"about {duration(seconds * facts.steps)} at {quantity(recipe.train.batch_tokens / seconds)} tokens/s",
+        f"attention by {attention_backend(recipe, device, precision)}; {blocks_by(recipe, probed)}",
+        f"about {duration(whole)} at {quantity(batch_tokens / probed.step_seconds)} tokens/s",
         f"{flops_text(rate)}, {100 * rate / meter.matmul_flops:.0f} % of {meter.yardstick()}",
         f"{size(state)} for weights, gradients and optimizer, activations on top",
     ]
+    if recipe.train.curriculum.lengths:
+        lengths = shares(recipe.train.curriculum, recipe.shards.seq_len).items()
+        lines.append("rows of " + ", ".join(f"{n:,} tokens for {100 * share:.3g} %" for n, share in lengths))
     for line in lines:
         say(f"train: {line}")

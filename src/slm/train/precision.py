@@ -10,7 +10,7 @@ import torch
 from slm.core.errors import UserError
 from slm.train.config import TrainConfig
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "bf16_weights"]
 
 
 def resolve_device(config: TrainConfig) -> str:
@@ -24,15 +24,30 @@ def resolve_device(config: TrainConfig) -> str:
 
 def resolve_precision(config: TrainConfig, device: str) -> Precision:
     """bf16 where the hardware multiplies it natively; emulated bf16 would be slower than fp32."""
-    if config.precision != "auto":
-        return config.precision
+    if config.precision == "auto":
+        return "bf16" if multiplies_bf16(device) else "fp32"
+    if config.precision == "bf16_weights" and not multiplies_bf16(device):
+        raise UserError(
+            f"train.precision (bf16_weights) needs a device that multiplies bf16, which this {device} does not; "
+            "set train.precision=fp32 or auto"
+        )
+    return config.precision
+
+
+def multiplies_bf16(device: str) -> bool:
+    """Whether the hardware has instructions for bf16 products."""
     if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def matmul_dtype(precision: Precision) -> torch.dtype:
+    """The type that products and attention compute in."""
+    return torch.float32 if precision == "fp32" else torch.bfloat16
 
 
 def autocast(device: str, precision: Precision) -> contextlib.AbstractContextManager[object]:
-    """bf16 autocast, or nothing for fp32. Weights stay fp32 in both."""
-    if precision == "bf16":
-        return torch.autocast(device, dtype=torch.bfloat16)
+    """bf16 autocast, or nothing for fp32. What is bf16 already, as with bf16_weights, it leaves alone."""
+    if precision != "fp32":
+        return torch.autocast(device, dtype=matmul_dtype(precision))
     return contextlib.nullcontext()

@@ -6,7 +6,8 @@ where it is, past the offending rows: the rows in between are left out as well, 
 they would only lead to the same place. The cursor is in the next checkpoint, and until that is written a
 resumed run comes to the same rewind again, so a run with skips and rewinds resumes bit for bit too.
 
-The autopsy costs one more forward and backward, and a forward per row, of the last refused step.
+The autopsy costs one more forward and backward, and a forward per row, of the last refused step. Several processes
+make it together, each over the rows of all, since models in shards need all for every row.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +25,7 @@ from slm.core.batch import Batch
 from slm.core.console import say
 from slm.core.errors import UserError
 from slm.shards.loader import collate
-from slm.train.checkpoint import restore, rewind_target, step_folders
+from slm.train.checkpoint import remove_step, restore, rewind_target, step_folders
 from slm.train.precision import autocast
 
 if TYPE_CHECKING:
@@ -42,17 +43,16 @@ def refuse(run: Run, batches: list[Batch], reason: str, loss: float, grad_norm: 
     """
     state = run.state
     state.optimizer.drop_gradients()
-    last_row = state.loader.cursor.row
     figures = {"reason": reason, "loss": plain(loss), "grad_norm": plain(grad_norm)}
-    rows = {"first_row": last_row - run.facts.batch_rows, "end_row": last_row}
+    rows = {"first_row": state.loader.step_row, "end_row": state.loader.cursor.row}
     state.guard.skip(step=state.step, **figures, **rows)
     metrics.write("skip", state.step, state.tokens, **figures, **rows)
-    say(f"train: step {state.step:,} left out ({reason}; rows {rows['first_row']:,} to {last_row - 1:,})")
+    say(f"train: step {state.step:,} left out ({reason}; rows {rows['first_row']:,} to {rows['end_row'] - 1:,})")
     if not state.guard.must_rewind:
         return 0
-    report = autopsy(run, batches)
+    report = json.dumps(autopsy(run, batches), indent=1, ensure_ascii=False) + "\n"
     name = f"autopsy-{state.step:08d}-{len(state.guard.rewinds) + 1}.json"
-    write_atomically(run.folder / name, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    run.parallel.world.lead(lambda: write_atomically(run.folder / name, report))
     reached = state.step
     rewind(run, metrics, name)
     return reached - state.step
@@ -63,7 +63,8 @@ def rewind(run: Run, metrics: Metrics, autopsy_name: str) -> None:
     state, skips = run.state, run.state.guard.skips
     where = f"{len(skips)} steps in a row were refused up to step {state.step:,} ({skips[-1]['reason']})"
     way_out = "lower train.optimizer.lr or muon_lr, or leave that text out of the corpus"
-    target = rewind_target(run.folder, verify="full")
+    run.saver.wait()
+    target = run.parallel.world.lead(lambda: rewind_target(run.folder, verify="full"))
     if target is None:
         raise UserError(f"{where} and there is no checkpoint to rewind to; see {run.folder / autopsy_name}: {way_out}")
     step = int(target.counts["step"])
@@ -80,18 +81,24 @@ def rewind(run: Run, metrics: Metrics, autopsy_name: str) -> None:
     state.loader.load_state_dict(position)
     state.guard.rewound(step, before)
     metrics.rewinds = len(state.guard.rewinds)
-    run.checkpoint = target
-    write_atomically(run.folder / LATEST, target.path.name + "\n")
-    for newer in step_folders(run.folder):
-        if newer.name > target.path.name:
-            shutil.rmtree(newer)
+    run.saver.went_back_to(target)
+    run.parallel.world.lead(lambda: forget_after(run.folder, target.path.name))
+
+
+def forget_after(folder: Path, name: str) -> None:
+    """Make checkpoint `name` the newest."""
+    write_atomically(folder / LATEST, name + "\n")
+    for newer in step_folders(folder):
+        if newer.name > name:
+            remove_step(newer)
 
 
 def autopsy(run: Run, batches: list[Batch]) -> dict[str, Any]:
     """What was refused, what it did to each layer, and the texts it was made of, as JSON values.
 
-    Rows are named by their place in the stream and in the shards; each is shown by the beginnings of its
-    documents. Gradient norms and the loss of each row are those of the last refused step (`batches`).
+    Rows are named by their place in the stream and in the shards and by the ids of their documents in the corpus,
+    and shown by how these begin. Gradient norms and the loss of each row are those of the last refused step
+    (`batches`).
     """
     loader, skips = run.state.loader, run.state.guard.skips
     rows = []
@@ -101,6 +108,7 @@ def autopsy(run: Run, batches: list[Batch]) -> dict[str, Any]:
         for place, index in zip(places, loader.rows_at(places.start, len(places)), strict=True):
             source = next(name for name, numbers in loader.reader.ranges.items() if index in numbers)
             rows.append({"step": skip["step"], "row": place, "shard_row": index, "source": source})
+            rows[-1]["documents"] = loader.reader.documents(index)
             rows[-1]["texts"] = _beginnings(run, index)
             if is_last:
                 rows[-1]["loss"] = _row_loss(run, index)
@@ -109,13 +117,16 @@ def autopsy(run: Run, batches: list[Batch]) -> dict[str, Any]:
 
 def gradient_norms(run: Run, batches: list[Batch]) -> dict[str, float | str]:
     """The norm of the gradient of each parameter on `batches`, unclipped; gradients are dropped again."""
-    tokens = sum(batch.num_targets for batch in batches)
+    parallel = run.parallel
+    tokens = int(parallel.world.sum(sum(batch.num_targets for batch in batches))[0])
+    model = run.working.refresh()
     for batch in batches:
         with autocast(run.device, run.precision):
-            loss = run.objective(run.state.model, batch)
+            loss = run.objective(model, batch)
         (loss.nats_sum / tokens).backward()  # type: ignore[no-untyped-call]
+    parallel.reduce_gradients(run.state.model)
     parameters = run.state.model.named_parameters()
-    norms = {name: plain(float(p.grad.norm())) for name, p in parameters if p.grad is not None}
+    norms = {name: plain(parallel.norm(p.grad)) for name, p in parameters if p.grad is not None}
     run.state.optimizer.drop_gradients()
     return norms
 
@@ -141,4 +152,5 @@ def _row_loss(run: Run, index: int) -> float | str:
     batch = collate(*reader.rows([index]), reader.pad_id).to(run.device)
     with autocast(run.device, run.precision):
         loss = run.objective(run.state.model, batch)
+    run.parallel.settle(run.state.model)
     return plain(float(loss.cross_entropy_sum) / max(loss.tokens, 1))

@@ -16,10 +16,11 @@ import torch
 
 from slm.core.batch import Batch
 from slm.core.console import quantity
+from slm.core.distributed import SOLO, World
 from slm.model.config import ModelConfig
 from slm.model.counting import parameters_by_part
 from slm.train.devices import UNKNOWN, data_sheet_flops, device_name
-from slm.train.precision import Precision
+from slm.train.precision import Precision, matmul_dtype
 
 PROBE_SECONDS = 0.2
 PROBE_WIDTH = {"cpu": 1024, "cuda": 8192}
@@ -28,16 +29,18 @@ PROBE_WIDTH = {"cpu": 1024, "cuda": 8192}
 class Meter:
     """Adds up the work of steps; `lap` turns it into rates."""
 
-    def __init__(self, config: ModelConfig, device: str, precision: Precision) -> None:
-        self._config, self._precision = config, precision
-        self.matmul_flops = matmul_rate(device, precision)
-        self.sheet_flops = data_sheet_flops(device_name(device), precision)
+    def __init__(self, config: ModelConfig, device: str, precision: Precision, world: World = SOLO) -> None:
+        """Both yardsticks are for all processes together, and so are the rates."""
+        self._config, self._precision, self._world = config, precision, world
+        (self.matmul_flops,) = world.sum(matmul_rate(device, precision))
+        sheet_flops = data_sheet_flops(device_name(device), precision)
+        self.sheet_flops = sheet_flops and sheet_flops * world.size
         self._targets, self._flops, self._seconds = 0, 0.0, 0.0
 
     def yardstick(self) -> str:
         """What rates are compared with, in words."""
         sheet = flops_text(self.sheet_flops) if self.sheet_flops else UNKNOWN
-        measured = f"this machine's measured {self._precision} matmul rate"
+        measured = f"this machine's measured {type_name(self._precision)} matmul rate"
         return f"{measured} ({flops_text(self.matmul_flops)}; data sheet {sheet})"
 
     def add(self, batches: Sequence[Batch]) -> None:
@@ -48,9 +51,10 @@ class Meter:
     def lap(self, seconds: float) -> dict[str, float | str]:
         """Rates since the last lap, as columns of the log; `seconds` is the time worked since the start."""
         passed = max(seconds - self._seconds, 1e-9)
-        rate = self._flops / passed
+        targets, flops = self._world.sum(self._targets, self._flops)
+        rate = flops / passed
         figures: dict[str, float | str] = {
-            "tokens_per_second": self._targets / passed,
+            "tokens_per_second": targets / passed,
             "model_flops_per_second": rate,
             "matmul_share": rate / self.matmul_flops,
             "mfu": rate / self.sheet_flops if self.sheet_flops else UNKNOWN,
@@ -75,7 +79,7 @@ def model_flops(batches: Sequence[Batch], config: ModelConfig) -> float:
 def matmul_rate(device: str, precision: Precision) -> float:
     """The best of a few products of square matrices, in operations a second. Draws no random number of the run's."""
     width = PROBE_WIDTH[device]
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = matmul_dtype(precision)
     generator = torch.Generator(device).manual_seed(0)
     matrix = torch.randn(width, width, generator=generator, device=device).to(dtype)
     best, until = 0.0, time.perf_counter() + PROBE_SECONDS
@@ -94,6 +98,11 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def type_name(precision: Precision) -> str:
+    """The numbers that are multiplied: `fp32` or `bf16`."""
+    return "fp32" if precision == "fp32" else "bf16"
+
+
 def flops_text(rate: float) -> str:
     """`332 GFLOP/s`, `1.34 TFLOP/s`."""
     return f"{rate / 1e12:.3g} TFLOP/s" if rate >= 1e12 else f"{rate / 1e9:.0f} GFLOP/s"
@@ -101,7 +110,7 @@ def flops_text(rate: float) -> str:
 
 def rates_text(rates: Mapping[str, float | str], precision: Precision) -> str:
     """The figures of `lap` for the progress line."""
-    share = f"{100 * float(rates['matmul_share']):.0f} % of the {precision} matmul rate"
+    share = f"{100 * float(rates['matmul_share']):.0f} % of the {type_name(precision)} matmul rate"
     return (
         f"{quantity(float(rates['tokens_per_second']))} tokens/s, "
         f"{flops_text(float(rates['model_flops_per_second']))}, {share}"

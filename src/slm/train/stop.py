@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType, TracebackType
 from typing import NoReturn
 
-from slm.core.console import say
+from slm.core.console import say, speaking
 from slm.core.errors import Stopped, UserError
 from slm.train.config import TrainConfig
 
@@ -40,7 +40,7 @@ class StopRequest:
     """A context manager in which signals only set a flag; `leave_if_asked` raises once it is set.
 
     `agree` makes one answer of what several processes want (true if any does); every process must then look
-    the same number of times, so with it no step is given up half way.
+    the same number of times.
     """
 
     def __init__(
@@ -72,6 +72,11 @@ class StopRequest:
         """Whether a signal has asked this process to stop."""
         return self._signal is not None
 
+    def leave_if_signalled(self) -> None:
+        """Raise if a signal came in, however much time there is."""
+        if self._agreed(self.signalled):
+            self.leave()
+
     @property
     def margin_seconds(self) -> float:
         """How long before the deadline to stop: the longest way to the next look, and a save."""
@@ -84,8 +89,7 @@ class StopRequest:
             self._pause_seconds = max(FORGETTING * self._pause_seconds, now - self._looked)
         self._looked = now
         late = self.deadline is not None and time.time() + self.margin_seconds >= self.deadline
-        wanted = self.signalled or late
-        if not (self.agree(wanted) if self.agree else wanted):
+        if not self._agreed(self.signalled or late):
             return
         if late and not self.signalled:
             say(f"train: the time ends in {(self.deadline or 0) - time.time():.0f} s; saving")
@@ -93,9 +97,10 @@ class StopRequest:
 
     def rest_is_long(self, done: int, total: int) -> bool:
         """Whether a signal came in and the micro-batches left of this step would keep it waiting."""
-        if self._signal is None or self.agree or self._looked is None:
-            return False
-        return (time.monotonic() - self._looked) / max(done, 1) * (total - done) > PATIENCE_SECONDS
+        long = False
+        if self._signal is not None and self._looked is not None:
+            long = (time.monotonic() - self._looked) / max(done, 1) * (total - done) > PATIENCE_SECONDS
+        return self._agreed(long)
 
     def saved(self, seconds: float) -> None:
         """Note how long a save took."""
@@ -106,9 +111,12 @@ class StopRequest:
     def leave(self) -> NoReturn:
         """Raise what the signal means: `KeyboardInterrupt` for Ctrl-C, else `Stopped`. The state may be saved."""
         self.leaving = True
-        if self._signal is signal.SIGINT:
+        if self._agreed(self._signal is signal.SIGINT):
             raise KeyboardInterrupt
         raise Stopped(self._signal.name if self._signal else "the time ends, or another process was told to stop")
+
+    def _agreed(self, wanted: bool) -> bool:
+        return self.agree(wanted) if self.agree else wanted
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -116,12 +124,18 @@ class StopRequest:
             self._signal, self._received = signal.Signals(number), now
             line = f"train: {self._signal.name} received; finishing the step and saving (once more to leave now)\n"
             with contextlib.suppress(OSError):  # a terminal that has gone
-                os.write(1, line.encode())  # print() must not be entered again from within itself, as a handler may
+                if speaking():
+                    os.write(1, line.encode())  # print() must not be entered again from within itself, as a handler may
         elif now - self._received > SAME_REQUEST_SECONDS:
             raise KeyboardInterrupt if number == signal.SIGINT else Stopped(f"{signal.Signals(number).name}, twice")
 
 
-def stop_request(config: TrainConfig, num_parameters: int, environment: Mapping[str, str] = os.environ) -> StopRequest:
+def stop_request(
+    config: TrainConfig,
+    num_parameters: int,
+    environment: Mapping[str, str] = os.environ,
+    agree: Callable[[bool], bool] | None = None,
+) -> StopRequest:
     """The stop request of a run that begins now: deadline from recipe and scheduler, a guess for the first save."""
     ends = []
     if config.deadline_minutes:
@@ -135,4 +149,4 @@ def stop_request(config: TrainConfig, num_parameters: int, environment: Mapping[
         ends.append(float(scheduled))
     deadline = min(ends) - config.deadline_margin_seconds if ends else None
     bytes_saved = 12 * num_parameters  # fp32 weights and two moments
-    return StopRequest(deadline, save_seconds=bytes_saved / SLOW_DISK_BYTES_PER_SECOND)
+    return StopRequest(deadline, bytes_saved / SLOW_DISK_BYTES_PER_SECOND, agree)

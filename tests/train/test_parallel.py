@@ -1,0 +1,310 @@
+"""Several real processes over gloo: the same losses, norms and weights as one, however the model is shared."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import slm.train
+from slm.core.distributed import SOLO, World
+from slm.core.errors import UserError
+from slm.model.load import load_tensors
+from slm.recipe import Recipe
+from slm.train.checkpoint import step_folders
+from slm.train.parallel import Parallel, choose
+from tests.train.readings import figures, hashes
+
+PROGRAM = Path(__file__).with_name("processes.py")
+SHAPE = {
+    "tokens": 4 * 384,
+    "batch_tokens": 384,
+    "micro_batch_rows": 1,
+    "evaluate_every_steps": 2,
+    "save_every_steps": 2,
+}
+"""12 packed rows a step: 6, 4 or 3 micro-batches a process, with other counts of targets in each."""
+LONG = {**SHAPE, "tokens": 8 * 384}
+
+
+def launch(
+    processes: int, *jobs: tuple[Recipe, str], launcher: str = "torchrun", restarts: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """`processes` real processes that train these recipes; the word says what is to happen (see processes.py)."""
+    words = []
+    for recipe, what in jobs:
+        file = Path(recipe.runs_dir) / f"{recipe.run}.json"
+        file.write_text(recipe.model_dump_json())
+        words.append(f"{file}:{what}" if what else str(file))
+    number = str(processes)
+    if launcher == "torchrun":
+        start = [
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            number,
+            "--max-restarts",
+            str(restarts),
+        ]
+    elif launcher == "slurm":
+        torchrun = Path(__file__).parents[2] / "scripts" / "slurm" / "torchrun.py"
+        start = [str(torchrun), "--standalone", "--nproc-per-node", number]
+    elif launcher == "accelerate":
+        start = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", number, "--num_machines", "1"]
+        start += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    else:
+        start = []
+    return subprocess.run(
+        [sys.executable, *start, str(PROGRAM), *words],
+        capture_output=True, text=True, check=False, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def agree(recipe: Recipe, other: Recipe, tolerance: float = 2e-6, weight_tolerance: float = 1e-4) -> None:
+    """The same rows of metrics and the same weights, to what float32 sums in another order differ by.
+
+    1e-4 is 3 % of one step of AdamW.
+    """
+    mine, others = ([row for row in figures(each) if row["kind"] != "sample"] for each in (recipe, other))
+    assert len(mine) == len(others) > 6
+    for row, reference in zip(mine, others, strict=True):
+        assert row.keys() == reference.keys()
+        for name, value in row.items():
+            expected = pytest.approx(reference[name], rel=tolerance) if isinstance(value, float) else reference[name]
+            assert value == expected, (row, reference)
+    weights, expected = (load_tensors(each.artifact("train").path) for each in (recipe, other))
+    assert weights.keys() == expected.keys()
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=weight_tolerance, msg=name)
+
+
+@pytest.fixture(scope="module")
+def alone(make_recipe: Callable[..., Recipe]) -> Recipe:
+    recipe = make_recipe("alone", **SHAPE)
+    slm.train.run(recipe)
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def averaged(make_recipe: Callable[..., Recipe]) -> dict[int, Recipe]:
+    """The same run with a moving average of the weights in 1, 2 and 3 processes, in shards where there are several."""
+    names = {1: "averaged", 2: "averaged-2", 3: "averaged-3"}
+    how = {1: {}, 2: {"parallel": "full_shard"}, 3: {"parallel": "full_shard"}}
+    recipes = {size: make_recipe(name, **SHAPE, ema_decay=0.9, **how[size]) for size, name in names.items()}
+    slm.train.run(recipes[1])
+    return recipes
+
+
+@pytest.fixture(scope="module")
+def two(make_recipe: Callable[..., Recipe], averaged: dict[int, Recipe]) -> tuple[dict[str, Recipe], str]:
+    """Runs of two processes by name, and what was said; see processes.py for what happens in them."""
+    sampled, muon = {**SHAPE, "sample_prompts": ["def "]}, {**SHAPE, "optimizer": {"kind": "muon"}}
+    recipes = {
+        "ddp": make_recipe("ddp-2", **sampled),
+        "kept": make_recipe("kept-2", **sampled, parallel="shard_grad_op", activation_checkpointing="selective"),
+        "unbroken": averaged[2],
+        "broken": make_recipe(
+            "broken-2", **SHAPE, ema_decay=0.9, parallel="full_shard", checkpoints={"asynchronous": True}
+        ),
+        "offloaded": averaged[2].model_copy(update={"run": "offloaded-2"}),
+        "muon": make_recipe("muon-2", **muon, parallel="full_shard", activation_checkpointing="full"),
+    }
+    happens = {"broken": ["stop:1:1", "stop:0:2", ""], "offloaded": ["offload"]}
+    done = launch(2, *((recipe, what) for name, recipe in recipes.items() for what in happens.get(name, [""])))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return recipes, done.stdout
+
+
+def test_two_processes_learn_what_one_learns_by_every_strategy(two, alone, averaged):
+    recipes, said = two
+    assert said.count("train: finished 4 steps") == 6  # rank 0 alone speaks
+    assert "ddp over 2 processes (gloo)" in said
+    assert "shard_grad_op over 2 processes (gloo)" in said
+    agree(recipes["ddp"], alone)
+    agree(recipes["kept"], alone)
+    agree(recipes["unbroken"], averaged[1])
+    for name in ("ddp", "kept"):
+        assert [row["step"] for row in figures(recipes[name]) if row["kind"] == "sample"] == [2, 4]
+
+
+def test_the_same_processes_go_on_bit_for_bit(two):
+    recipes, said = two
+    assert said.count("SIGTERM received") == 1  # rank 1's own is not printed
+    assert said.count("another process was told to stop") == 2
+    assert re.findall(r"going on from \S+broken\S+ \(step (\d)", said) == ["1", "3"]
+    assert figures(recipes["broken"]) == figures(recipes["unbroken"])
+    assert hashes(recipes["broken"]) == hashes(recipes["unbroken"])
+
+
+def test_an_optimizer_that_works_on_copies_of_the_shards_changes_nothing(two):
+    recipes, _ = two
+    assert hashes(recipes["offloaded"]) == hashes(recipes["unbroken"])
+
+
+def test_muon_on_shards_learns_what_one_process_learns(two, make_recipe):
+    reference = make_recipe("muon-alone", **SHAPE, optimizer={"kind": "muon"})
+    slm.train.run(reference)
+    agree(two[0]["muon"], reference, 1e-3, 5e-3)  # Muon multiplies in bfloat16
+
+
+def test_three_and_four_processes_learn_what_one_learns(make_recipe, alone, averaged):
+    ddp = make_recipe("ddp-3", **SHAPE)
+    done = launch(3, (ddp, ""), (averaged[3], ""), *again(averaged, 3))
+    assert done.returncode == 0, done.stderr
+    agree(ddp, alone)
+    agree(averaged[3], averaged[1])
+    hybrid = make_recipe("hybrid-4", **SHAPE, parallel="hybrid_shard", shard_processes=2)
+    done = launch(4, (hybrid, ""))
+    assert done.returncode == 0, done.stderr
+    assert "hybrid_shard over 4 processes (gloo)" in done.stdout
+    agree(hybrid, alone)
+
+
+def test_what_any_number_of_processes_saved_any_other_reads_and_saves_bit_for_bit(averaged):
+    """Weights, their average and the optimizer, of every pair of 1, 2 and 3 processes."""
+    assert launch(2, *again(averaged, 2)).returncode == 0
+    assert launch(1, *again(averaged, 1), launcher="").returncode == 0
+    for writer, recipe in averaged.items():
+        written = recipe.artifact("train").path
+        for reader in averaged:
+            copied = recipe.folder("train").parent / f"again-{reader}" / written.name
+            shares = [0] * reader
+            for stem in ("model", "weights", "optimizer"):
+                files = sorted(copied.glob(f"{stem}*.safetensors"))
+                shares = [share + file.stat().st_size for share, file in zip(shares, files, strict=True)]
+                tensors, expected = load_tensors(copied, stem=stem), load_tensors(written, stem=stem)
+                assert tensors.keys() == expected.keys()
+                assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors.items()), (writer, reader)
+            assert max(shares) < 1.1 * sum(shares) / reader
+
+
+def again(averaged: dict[int, Recipe], size: int) -> list[tuple[Recipe, str]]:
+    strategy = averaged[size].train.parallel
+    return [
+        (recipe.model_copy(update={"train": recipe.train.model_copy(update={"parallel": strategy})}), "again")
+        for recipe in averaged.values()
+    ]
+
+
+def test_a_poisoned_step_of_one_process_is_skipped_and_rewound_by_all(make_recipe):
+    guard = {"guard": {"max_skips": 2}}
+    reference = make_recipe("poisoned-alone", **LONG, **guard)
+    ddp, sharded = (
+        make_recipe("poisoned-ddp", **LONG, **guard),
+        make_recipe("poisoned", **LONG, parallel="full_shard", **guard),
+    )
+    assert launch(1, (reference, "poison:0:4"), launcher="").returncode == 0
+    done = launch(2, (ddp, "poison:1:4"), (sharded, "poison:1:4"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("rewound to step 2, past row 59") == 2
+    for recipe in (ddp, sharded):
+        agree(recipe, reference)
+        assert [row["kind"] for row in figures(recipe) if row["kind"] in ("skip", "rewind")] == [
+            "skip",
+            "skip",
+            "rewind",
+        ]
+        report = (recipe.folder("train") / "autopsy-00000005-1.json").read_text()
+        assert report.count('"texts"') == 24
+
+
+def test_a_stop_that_one_process_hears_ends_all_with_85_and_two_one_two_goes_on(make_recipe, alone):
+    recipe, single = make_recipe("stopped", **SHAPE, parallel="full_shard"), make_recipe("stopped", **SHAPE)
+    stopped = launch(2, (recipe, "stop:1:1"), launcher="slurm")
+    assert stopped.stderr.count("stopped (the time ends, or another process was told to stop)") == 1, stopped.stderr
+    assert stopped.returncode == 85
+    assert [path.name for path in step_folders(recipe.folder("train"))] == ["step-00000001"]
+    done = launch(1, (single, "stop:0:1"), launcher="")
+    assert done.returncode == 85, done.stderr
+    assert "was at 2 processes and goes on with 1: each step takes the same tokens" in done.stdout
+    again = launch(2, (recipe, ""))
+    assert again.returncode == 0, again.stderr
+    assert "was at 1 processes and goes on with 2" in again.stdout
+    agree(recipe, alone)
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ("fail", "error: the moon is full; wait"),
+        ("die", "error: another of the 2 processes ended without a word"),
+        ("full", "error: the disk is full ("),
+    ],
+)
+def test_a_failure_of_one_process_ends_all_with_one_sentence(make_recipe, how, sentence):
+    recipe = make_recipe(f"failing-{how}", **SHAPE)
+    done = launch(2, (recipe, f"{how}:1:2"))
+    assert done.returncode == 1
+    assert done.stderr.count("error: ") == 1, done.stderr
+    assert sentence in done.stderr
+    assert not list(recipe.folder("train").glob("step-*"))
+
+
+def test_torchrun_starts_all_again_after_a_killed_one_which_end_with_the_unbroken_weights(make_recipe, two):
+    recipe = make_recipe("elastic-2", **SHAPE)
+    done = launch(2, (recipe, "die:1:3"), restarts=1)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("error: another of the 2 processes ended without a word") == 1
+    assert "step-00000002 (step 2 of 4)" in done.stdout
+    assert hashes(recipe) == hashes(two[0]["ddp"])
+
+
+def test_started_by_srun(make_recipe, alone):
+    """Two processes as srun starts them: by its variables alone they find out who they are and where to meet."""
+    recipe = make_recipe("started-by-srun", **SHAPE)
+    file = Path(recipe.runs_dir) / "srun.json"
+    file.write_text(recipe.model_dump_json())
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_STEP_NODELIST": "localhost"}
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", **step, "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(PROGRAM), str(file)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, **job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "ddp over 2 processes (gloo)" in said[0]
+    assert said[1] == ""
+    agree(recipe, alone)
+
+
+def test_started_by_accelerate(make_recipe, alone):
+    recipe = make_recipe("accelerated", **SHAPE)
+    done = launch(2, (recipe, ""), launcher="accelerate")
+    assert done.returncode == 0, done.stderr
+    agree(recipe, alone)
+
+
+@pytest.mark.parametrize(
+    ("settings", "world", "message"),
+    [
+        ({"parallel": "ddp"}, SOLO, r"train\.parallel is ddp, but there is one process; set train\.parallel=auto"),
+        ({"parallel": "single"}, World(0, 2), r"train\.parallel is single, but 2 processes were started"),
+        (
+            {"parallel": "hybrid_shard", "shard_processes": 3},
+            World(0, 4),
+            r"hybrid_shard with 3 processes to a copy .* 4 processes must make several",
+        ),
+        ({"parallel": "hybrid_shard"}, World(0, 4, 0, 4), r"hybrid_shard with 4 processes .*parallel=full_shard"),
+    ],
+)
+def test_a_strategy_that_does_not_fit_the_processes_is_refused(make_recipe, settings, world, message):
+    with pytest.raises(UserError, match=message):
+        choose(make_recipe("refused", **settings).train, world)
+
+
+def test_the_strategy_that_is_taken(make_recipe):
+    config = make_recipe("taken").train
+    assert choose(config, SOLO) == Parallel()
+    assert choose(config, World(1, 2)).strategy == "ddp"
+    hybrid = config.model_copy(update={"parallel": "hybrid_shard"})
+    assert choose(hybrid, World(1, 8, 1, 4)).shard_processes == 4
