@@ -107,13 +107,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base
 
 
-@pytest.fixture(scope="session")
-def make_recipe(prepared: Path) -> MakeRecipe:
-    """`make_recipe("name", tokens=512, ...)`: a recipe that trains on the prepared shards."""
+@pytest.fixture(scope="module")
+def make_recipe(prepared: Path, request: pytest.FixtureRequest) -> MakeRecipe:
+    """`make_recipe("name", tokens=512, ...)`: a recipe that trains on the prepared shards.
+
+    Each module has a folder of runs of its own, so that two modules may give two runs one name."""
 
     def make(run: str, runs_dir: str = "", **train: object) -> Recipe:
         values = settings(prepared, run)
-        values["runs_dir"] = runs_dir or values["runs_dir"]
+        values["runs_dir"] = runs_dir or str(prepared / request.module.__name__)
         values["train"].update(train)
         values["artifacts"] = {
             stage: str(prepared / "runs/data" / stage) for stage in ("corpus", "tokenizer", "shards")
@@ -123,7 +125,7 @@ def make_recipe(prepared: Path) -> MakeRecipe:
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def unbroken(make_recipe: MakeRecipe) -> Recipe:
     """A run that nothing happened to."""
     recipe = make_recipe("unbroken")

@@ -37,7 +37,7 @@ PROGRAM = Path(__file__).with_name("processes.py")
 MakeRecipe = Callable[..., Recipe]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def two_sources(tmp_path_factory: pytest.TempPathFactory, make_recipe: MakeRecipe) -> MakeRecipe:
     """Recipes over two sources of equal size: `plain` says one word over and over, `rich` has many to learn."""
     base = tmp_path_factory.mktemp("sources")
