@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import wait
 from typing import Any, ClassVar
 
 import numpy as np
@@ -78,6 +79,14 @@ def digest(parts: list[list[Batch]]) -> str:
         found.update(rows_NT.to(torch.int64).numpy().tobytes())
     found.update(str(sum(batch.num_targets for part in parts for batch in part)).encode())
     return found.hexdigest()
+
+
+def test_the_stream_is_the_one_that_it_always_was(make_shards, documents):
+    """What a step holds must not change, or runs could not be continued by a later version."""
+    shards = make_shards({"a": documents(90), "b": documents(40, seed=1)}, weights={"a": 0.3, "b": 0.7})
+    loader = Loader(shards, **SETTINGS)
+    found = hashlib.sha256("".join(digest([loader.step()]) for _ in range(20)).encode()).hexdigest()
+    assert found[:16] == "dac0088d5731402f"
 
 
 LAYOUTS = [
@@ -217,6 +226,7 @@ def test_what_was_built_ahead_is_what_is_read(shards, monkeypatch):
 
     monkeypatch.setattr(loader, "_build", watching)
     for rows in (24, 24, 24, 48, 48, 24):
+        wait([future for _, future in loader._ahead])
         loader.step(rows)
     assert built_here == [0, 72, 168]  # the first, and where steps change their size
     loader.reweigh({"a": 1, "b": 1})

@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
+from slm.model.config import ModelConfig
+from slm.model.transformer import build
 from slm.shards import write
+from slm.shards.loader import Loader
 from slm.shards.reader import ShardReader
 from slm.shards.write import file_stems
 
@@ -124,3 +128,33 @@ def test_sources_get_file_names_of_their_own():
         "../x": "train-x",
         "é": "train-source",
     }
+
+
+@pytest.mark.parametrize("packing", ["best_fit", "concat"])
+def test_documents_written_packed_and_loaded_get_the_logits_that_they_get_alone(make_shards, documents, packing):
+    texts = documents(60, longest=90, vocab_size=97)
+    artifact = make_shards({"a": texts[:40], "b": texts[40:]}, seq_len=64, vocab_size=97, packing=packing)
+    config = ModelConfig(
+        vocab_size=97, width=48, layers=2, heads=4, kv_heads=2, head_dim=16, ffn_width=80, max_seq_len=64
+    )
+    model = build(config, 0)
+    loader = Loader(artifact, batch_rows=4, micro_batch_rows=2, seed=0)
+    alone: dict[tuple[int, ...], torch.Tensor] = {}
+    for text in texts:
+        alone[tuple(text.tolist())] = model(torch.from_numpy(text[:64]).long()[None])[0]
+    whole = 0
+    for _ in range(-(-loader.reader.num_rows // 4)):
+        for batch in loader.step():
+            logits = model(batch.tokens_BT, positions_BT=batch.positions_BT, documents_BT=batch.documents_BT)
+            for row, documents_T in enumerate(batch.documents_BT):
+                for number in range(int(documents_T.max()) + 1):
+                    here = documents_T == number
+                    ids = batch.tokens_BT[row][here]
+                    expected = alone.get(tuple(ids.tolist()))
+                    whole += expected is not None
+                    if expected is None:  # a fragment, which begins anew
+                        expected = model(ids[None])[0]
+                    torch.testing.assert_close(logits[row][here], expected, atol=1e-5, rtol=0)
+    if packing == "best_fit":
+        assert whole >= sum(len(text) <= 64 for text in texts) > 30
+    assert whole > 10

@@ -66,17 +66,16 @@ class ShardReader:
         if len(indices) and not (indices.min() >= 0 and indices.max() < self.num_rows):
             raise IndexError(f"rows {indices.min()}..{indices.max()} asked for, there are {self.num_rows}")
         batches = np.searchsorted(self._starts, indices, side="right") - 1
+        inside = indices - self._starts[batches]
         dtype = self._views[0][0].dtype if self._views else np.uint16
         tokens_NT = np.empty((len(indices), self.seq_len), dtype=dtype)
-        lengths: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)] * len(indices)
-        for batch in np.unique(batches):
-            places = np.flatnonzero(batches == batch)
-            inside = indices[places] - self._starts[batch]
-            values_RT, offsets, values = self._views[batch]
-            tokens_NT[places] = values_RT[inside]
-            for place, row in zip(places.tolist(), inside.tolist(), strict=True):
-                lengths[place] = values[offsets[row] : offsets[row + 1]]
-            self._check(tokens_NT[places], [lengths[place] for place in places.tolist()], self._paths[batch])
+        lengths: list[NDArray[np.int32]] = []
+        for place, (batch, row) in enumerate(zip(batches.tolist(), inside.tolist(), strict=True)):
+            tokens_RT, offsets, lengths_P = self._views[batch]
+            tokens_NT[place] = tokens_RT[row]
+            lengths.append(lengths_P[offsets[row] : offsets[row + 1]])
+        if lengths:
+            self._check(tokens_NT, lengths, batches)
         return tokens_NT, lengths
 
     def documents(self, row: int) -> list[str]:
@@ -86,18 +85,25 @@ class ShardReader:
         found: list[str] = [] if documents is None else documents[row - int(self._starts[batch])].as_py()
         return found
 
-    def _check(self, tokens_NT: NDArray[Any], lengths: list[NDArray[np.int32]], path: Path) -> None:
+    def _check(self, tokens_NT: NDArray[Any], lengths: list[NDArray[np.int32]], batches: NDArray[np.int64]) -> None:
         largest = int(tokens_NT.max())
         if largest >= self.vocab_size:
+            place = int(tokens_NT.max(axis=1).argmax())
             raise DamagedError(
-                f"{path} is damaged: it holds token {largest:,}, but the vocabulary ends at {self.vocab_size - 1:,}; "
-                f"{WAY_OUT}"
+                f"{self._paths[batches[place]]} is damaged: it holds token {largest:,}, but the vocabulary ends at "
+                f"{self.vocab_size - 1:,}; {WAY_OUT}"
             )
         pieces = np.concatenate(lengths)
-        longest = max(int(piece.sum()) for piece in lengths)
-        if longest > self.seq_len or (len(pieces) and int(pieces.min()) < 1):
+        before = np.concatenate([[0], np.cumsum(pieces)])[np.cumsum([0, *map(len, lengths)])]
+        used_N = np.diff(before)
+        if int(used_N.max()) > self.seq_len or (len(pieces) and int(pieces.min()) < 1):
+            wrong = [
+                int(used) > self.seq_len or bool((own < 1).any()) for used, own in zip(used_N, lengths, strict=True)
+            ]
+            place = wrong.index(True)
             raise DamagedError(
-                f"{path} is damaged: the documents of a row take {longest:,} of {self.seq_len:,} tokens; {WAY_OUT}"
+                f"{self._paths[batches[place]]} is damaged: the documents of a row take {used_N[place]:,} of "
+                f"{self.seq_len:,} tokens; {WAY_OUT}"
             )
 
 
