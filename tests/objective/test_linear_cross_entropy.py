@@ -9,6 +9,7 @@ from torch.nn import functional
 from slm.core.batch import IGNORED
 from slm.objective import linear_cross_entropy as module
 from slm.objective.linear_cross_entropy import linear_cross_entropy
+from tests.operations import Operations
 
 ROWS, WIDTH, VOCABULARY = 37, 16, 53
 
@@ -128,3 +129,22 @@ def test_the_loss_of_each_row_is_told_on_request_and_changes_nothing(inputs, mon
     told[0].backward()
     silent[0].backward()
     assert torch.equal(hidden.grad, again.grad)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"z_loss": 0.01, "label_smoothing": 0.1}, {"nats_N": torch.empty(ROWS)}],
+    ids=["plain", "penalties", "by row"],
+)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_logits_of_all_rows_are_never_held(inputs, monkeypatch, options, bf16):
+    """Neither forward nor backward makes a tensor of [rows, vocabulary]; with all rows in one chunk, they do."""
+    hidden, weight, targets = inputs
+    held = {}
+    for chunk in (4, 10**9):
+        monkeypatch.setattr(module, "CHUNK_ROWS", chunk)
+        ours = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16), Operations() as seen:
+            linear_cross_entropy(*ours, targets, **options)[0].backward()
+        held[chunk] = seen.largest
+    assert held[4] < ROWS * VOCABULARY <= held[10**9]

@@ -8,9 +8,10 @@ from torch.nn import functional
 from slm.core.batch import IGNORED, Batch
 from slm.model.config import ModelConfig
 from slm.model.transformer import build
-from slm.objective import OBJECTIVES
+from slm.objective import OBJECTIVES, linear_cross_entropy
 from slm.objective import build as build_objective
 from slm.objective.config import ObjectiveConfig
+from tests.operations import Operations
 
 SHAPE = ModelConfig(vocab_size=97, width=32, layers=2, heads=2, kv_heads=1, head_dim=16, ffn_width=64, max_seq_len=32)
 
@@ -51,6 +52,21 @@ def test_z_loss_is_minimised_but_not_reported_as_loss():
     pulled = build_objective(ObjectiveConfig(z_loss=0.1))(model, batch)
     assert pulled.nats_sum > plain.nats_sum
     torch.testing.assert_close(pulled.cross_entropy_sum, plain.cross_entropy_sum)
+
+
+def test_a_training_step_never_holds_the_logits_of_all_rows(monkeypatch):
+    """Of a whole model, where the head is one user of the embedding; with all rows in one chunk it does."""
+    model = build(SHAPE.model_copy(update={"vocab_size": 601}), 7)
+    row = packed([torch.arange(4, 30)], 32)
+    names = ("tokens_BT", "targets_BT", "documents_BT", "positions_BT")
+    batch = Batch(*(getattr(row, name).repeat(4, 1) for name in names), 4 * row.num_targets)
+    held = {}
+    for chunk in (16, 10**9):
+        monkeypatch.setattr(linear_cross_entropy, "CHUNK_ROWS", chunk)
+        with Operations() as seen:
+            build_objective(ObjectiveConfig(z_loss=0.1))(model, batch).nats_sum.backward()
+        held[chunk] = seen.largest
+    assert held[16] < 4 * 32 * 601 <= held[10**9]
 
 
 def test_every_kind_of_objective_has_a_module():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from slm.model.config import ModelConfig
 from slm.model.transformer import build
 from slm.train.config import OptimizerConfig, TrainConfig
 from slm.train.optim import Optimizer, offloads, split_parameters
+from tests.operations import Operations
 
 SHAPE = ModelConfig(
     vocab_size=64, width=16, layers=2, heads=2, kv_heads=1, head_dim=8, ffn_width=32, max_seq_len=16, qk_norm=True
@@ -58,6 +61,20 @@ def test_adamw_equals_the_textbook_update():
         parameter.grad = gradient.clone() if parameter is weight else torch.zeros_like(parameter)
     optimizer.step(1.0)
     torch.testing.assert_close(weight.detach(), before - 0.01 * gradient / (gradient.abs() + 1e-8))
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_adamw_updates_a_group_of_parameters_in_one_fused_operation(kind):
+    model = build(SHAPE, 0)
+    optimizer = Optimizer(model, OptimizerConfig(kind=kind))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    with Operations() as seen:
+        optimizer.step(1.0)
+    counts = Counter(seen.names)
+    assert counts["aten._fused_adamw_"] == (2 if kind == "adamw" else 1)  # what decays, and what does not
+    assert counts["aten.addcdiv_"] == 0, "the update of one parameter after the other"
+    assert counts["aten.lerp_"] == (0 if kind == "adamw" else len(split_parameters(model)[0])), "Muon's momentum alone"
 
 
 @pytest.mark.parametrize(("kind", "offload"), [("adamw", False), ("muon", False), ("adamw", True)])
