@@ -12,13 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import slm.shards
 import slm.train
 from slm.core.errors import UserError
 from slm.corpus import read_documents
 from slm.model.load import load_model
 from slm.recipe import Recipe
+from slm.shards.loader import Loader
 from slm.shards.reader import ShardReader
+from slm.shards.write import ShardWriter
 from slm.train import loop
 from slm.train.checkpoint import step_folders
 from tests.train.readings import figures, hashes
@@ -110,14 +114,100 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted(make_recipe, poison, 
     assert all(bool(tensor.isfinite().all()) for tensor in load_model(run.path).parameters())
 
 
-def test_a_planted_poisoned_shard_spikes_and_does_not_touch_the_weights(make_recipe, poison):
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
+    """What each step from now on finds: weights, their average, the optimizer's state and the generator's."""
+    honest, states = loop.forward_backward, []
+
+    def watching(run: Any, *rest: Any) -> Any:
+        state = run.state
+        groups = {"model": state.model.state_dict(), "optimizer": state.optimizer.state_tensors()}
+        groups["average"] = state.average.state_dict() if state.average is not None else {}
+        tensors = {(group, name): tensor.clone() for group, found in groups.items() for name, tensor in found.items()}
+        states.append(tensors | {("generator", ""): torch.get_rng_state()})
+        return honest(run, *rest)
+
+    monkeypatch.setattr(loop, "forward_backward", watching)
+    return states
+
+
+def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> set[str]:
+    """The groups of tensors that are not the same in both."""
+    assert one.keys() == other.keys()
+    return {name[0] for name, tensor in one.items() if not torch.equal(tensor, other[name])}
+
+
+def test_a_planted_poisoned_step_spikes_and_does_not_touch_the_weights(make_recipe, poison, found):
     poison([12])
-    recipe = recipe_for(make_recipe, "spike")
+    recipe = recipe_for(make_recipe, "spike", ema_decay=0.9)
     slm.train.run(recipe)
     (skip,) = of_kind(recipe, "skip")
     assert skip["step"] == 12
     assert skip["reason"].startswith("spike: ")
     assert not of_kind(recipe, "rewind")
+    assert len(found) == 20
+    for step in range(2, 20):  # before the first step the optimizer has no state
+        changed = {"model", "optimizer", "average"} if step != 12 else set()
+        assert differing(found[step - 1], found[step]) == changed, step
+
+
+@pytest.fixture
+def poisoned_shards(make_recipe, tmp_path, monkeypatch) -> Callable[[list[int]], tuple[str, list[int]]]:
+    """`poisoned_shards([30, 31])`: shards on disk whose rows of these steps hold random ids, and which rows those are.
+
+    The real stage writes them; only what its writer is given for those rows is changed.
+    """
+
+    def make(steps: list[int]) -> tuple[str, list[int]]:
+        recipe = make_recipe("poisoned", runs_dir=str(tmp_path))
+        loader = Loader(recipe.artifact("shards"), batch_rows=STEP_ROWS, micro_batch_rows=4, seed=recipe.seed)
+        bad = [row for step in steps for row in loader.rows_at((step - 1) * STEP_ROWS, STEP_ROWS)]
+        honest, written, source = ShardWriter._write, 0, np.random.default_rng(0)
+
+        def write(self: ShardWriter, tokens_RT: Any, *rest: Any) -> None:
+            nonlocal written
+            if self._stem.startswith("train"):
+                chosen = np.isin(np.arange(written, written + len(tokens_RT)), bad)
+                tokens_RT[chosen] = source.integers(6, recipe.model.vocab_size, (chosen.sum(), tokens_RT.shape[1]))
+                written += len(tokens_RT)
+            honest(self, tokens_RT, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ShardWriter, "_write", write)
+            made = recipe.model_copy(update={"artifacts": recipe.artifacts.model_copy(update={"shards": ""})})
+            slm.shards.run(made)
+        assert made.artifact("shards").counts == recipe.artifact("shards").counts
+        assert made.artifact("shards").fingerprint != recipe.artifact("shards").fingerprint
+        return str(made.folder("shards")), bad
+
+    return make
+
+
+def test_a_poisoned_shard_on_disk_is_skipped_rewound_past_and_written_up(make_recipe, poisoned_shards, found):
+    folder, bad = poisoned_shards([30, 31, 32])
+    recipe = recipe_for(make_recipe, "on-disk", tokens=40 * 256)
+    honest = ShardReader(recipe.artifact("shards"), "train")
+    recipe = recipe.model_copy(update={"artifacts": recipe.artifacts.model_copy(update={"shards": folder})})
+    slm.train.run(recipe)
+    assert [row["step"] for row in of_kind(recipe, "skip")] == [30, 31, 32]
+    (back,) = of_kind(recipe, "rewind")
+    assert (back["step"], back["to_step"]) == (32, 28)
+    assert (back["first_row"], back["end_row"]) == (29 * STEP_ROWS, 32 * STEP_ROWS)
+    assert differing(found[29], found[30]) == differing(found[30], found[31]) == set()
+    assert differing(found[28], found[32]) == set(), "after the rewind it goes on from step 28"
+    highest = max(row["loss"] for row in of_kind(recipe, "train") if row["step"] > 28)
+    assert highest < min(row["loss"] for row in of_kind(recipe, "skip"))
+
+    report = json.loads((recipe.folder("train") / back["autopsy"]).read_text())
+    assert [row["shard_row"] for row in report["rows"]] == bad
+    assert [row["documents"] for row in report["rows"]] == [honest.documents(row) for row in bad]
+    known = {document.id for document in read_documents(recipe.artifact("corpus"), "train")}
+    assert all(row["documents"] and set(row["documents"]) <= known for row in report["rows"])
+    assert report["grad_norms"].keys() == dict(load_model(recipe.artifact("train").path).named_parameters()).keys()
+    assert all(0 < norm < math.inf for norm in report["grad_norms"].values())
+    last = [row["loss"] for row in report["rows"] if "loss" in row]
+    assert len(last) == STEP_ROWS
+    assert min(last) > highest
 
 
 @pytest.fixture
