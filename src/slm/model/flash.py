@@ -58,13 +58,7 @@ def attend_flash(q_BTHD: Tensor, k_BTGD: Tensor, v_BTGD: Tensor, where: Boundari
             "run pip install 'slm[gpu]' or set model.attention=varlen"
         ) from error
     out: Tensor = flash_attn_varlen_func(
-        q_BTHD.flatten(0, 1),
-        k_BTGD.flatten(0, 1),
-        v_BTGD.flatten(0, 1),
-        where.cu_seqlens,
-        where.cu_seqlens,
-        where.longest,
-        where.longest,
+        *_laid_out(q_BTHD, k_BTGD, v_BTGD, where),
         causal=True,
         window_size=(window - 1, 0) if window else (-1, -1),
     )
@@ -76,15 +70,17 @@ def attend_varlen(q_BTHD: Tensor, k_BTGD: Tensor, v_BTGD: Tensor, where: Boundar
     from torch.nn.attention.varlen import varlen_attn  # here, for it takes 1.4 s: it brings torch's compiler along
 
     out = varlen_attn(
-        q_BTHD.flatten(0, 1),
-        k_BTGD.flatten(0, 1),
-        v_BTGD.flatten(0, 1),
-        where.cu_seqlens,
-        where.cu_seqlens,
-        where.longest,
-        where.longest,
+        *_laid_out(q_BTHD, k_BTGD, v_BTGD, where),
         window_size=(window - 1 if window else -1, 0),
         enable_gqa=q_BTHD.shape[2] != k_BTGD.shape[2],
     )
     assert isinstance(out, Tensor)  # a pair only where auxiliary outputs are asked for
     return out.view(q_BTHD.shape)
+
+
+def _laid_out(
+    q_BTHD: Tensor, k_BTGD: Tensor, v_BTGD: Tensor, where: Boundaries
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int, int]:
+    """What both kernels take first: all rows end to end, then where documents begin for queries and for keys."""
+    rows = (q_BTHD.flatten(0, 1), k_BTGD.flatten(0, 1), v_BTGD.flatten(0, 1))
+    return *rows, where.cu_seqlens, where.cu_seqlens, where.longest, where.longest
