@@ -42,7 +42,7 @@ from slm.shards.order import Indices
 from slm.shards.reader import ShardReader
 
 ORDER_VERSION = 1
-"""Part of the plan; raised when `order.py` or `mixture.py` put another row at the same place."""
+"""Part of the plan; raised when `order.py` or `mixture.py` put another row at the same place of the same segments."""
 ORDER_ROWS = 1_024
 """Places of the stream that are looked up together; 64 alone cost as much as half of these."""
 TOGETHER_TOKENS = 1 << 15
@@ -125,10 +125,12 @@ class Loader:
         return found
 
     def reweigh(self, shares: Mapping[str, float]) -> None:
-        """From the cursor on take rows of the sources in these shares, in 1,024ths."""
-        row, taken = self.cursor.row, dict(self.cursor.sources)
+        """From the cursor on take rows of the sources in these shares, in 1,024ths; the same again begin no segment."""
+        row, taken, seats = self.cursor.row, dict(self.cursor.sources), apportion(shares, BLOCK_ROWS)
+        if self._segments and self._segments[-1]["seats"] == seats:
+            return
         kept = [segment for segment in self._segments if segment["first"] < row]
-        self._enter([*kept, {"first": row, "seats": apportion(shares, BLOCK_ROWS), "taken": taken}])
+        self._enter([*kept, {"first": row, "seats": seats, "taken": taken}])
 
     @property
     def shares(self) -> dict[str, float]:
