@@ -28,7 +28,7 @@ def test_every_stage_is_a_word():
 def test_help_lists_every_word(arguments, capsys):
     cli.dispatch(arguments)
     printed = capsys.readouterr().out
-    assert all(f"slm {word} " in printed for word in [*cli.RUNNABLE, "explain", "lineage", "recipes"])
+    assert all(f"slm {word} " in printed for word in [*cli.RUNNABLE, "explain", "lineage", "consolidate", "recipes"])
 
 
 def test_version(capsys):

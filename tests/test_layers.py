@@ -30,6 +30,7 @@ ENTRY_POINTS = {
     "chat",
     "cli",
     "compose",
+    "consolidate",
     "coordinate_check",
     "explain",
     "generate",

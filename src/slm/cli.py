@@ -55,10 +55,14 @@ def dispatch(arguments: list[str]) -> None:
         if len(rest) != 1:
             raise ProblemsError(["usage: slm lineage PATH, such as runs/quickstart/export/model-f16.gguf"])
         say(lineage_text(Path(rest[0])))
+    elif word == "consolidate":
+        if len(rest) != 2:
+            raise ProblemsError(["usage: slm consolidate CHECKPOINT FOLDER, such as runs/quickstart/train one_file"])
+        importlib.import_module("slm.consolidate").consolidate(*map(Path, rest))
     elif word == "recipes":
         say(recipes_text())
     else:
-        known = ", ".join([*RUNNABLE, "explain", "lineage", "recipes"])
+        known = ", ".join([*RUNNABLE, "explain", "lineage", "consolidate", "recipes"])
         raise ProblemsError([f"slm {word}: no such command; known are {known}"])
 
 
@@ -68,6 +72,7 @@ def usage() -> str:
         **{f"{name} recipe=NAME [KEY=VALUE ...]": text for name, text in RUNNABLE.items()},
         "explain recipe=NAME KEY": "a setting's meaning, value and where it came from",
         "lineage PATH": "what a file was made from, back to the text",
+        "consolidate CHECKPOINT FOLDER": "the model of a checkpoint as one safetensors file",
         "recipes": "the known recipes",
     }
     width = max(map(len, words))

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import slm.train
+from slm import cli
+from slm.core.artifact import open_artifact
 from slm.core.distributed import SOLO, World
 from slm.core.errors import UserError
 from slm.model.load import load_tensors
@@ -183,6 +186,16 @@ def test_what_any_number_of_processes_saved_any_other_reads_and_saves_bit_for_bi
                 assert tensors.keys() == expected.keys()
                 assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors.items()), (writer, reader)
             assert max(shares) < 1.1 * sum(shares) / reader
+
+
+def test_the_model_that_two_processes_saved_becomes_one_file_on_demand(two, tmp_path):
+    saved = two[0]["unbroken"].artifact("train")
+    assert len(list(saved.path.glob("model-*.safetensors"))) == 2
+    cli.dispatch(["consolidate", str(saved.path), str(tmp_path / "one")])
+    one = open_artifact(tmp_path / "one", "model", verify="full")
+    found, expected = load_file(one.file("model.safetensors")), load_tensors(saved.path)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
 
 
 def again(averaged: dict[int, Recipe], size: int) -> list[tuple[Recipe, str]]:
