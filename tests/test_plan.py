@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
@@ -10,6 +11,8 @@ from slm import plan
 from slm.compose import load_recipe
 from slm.core.errors import UserError
 from slm.train import memory, speed
+from slm.train.devices import DEVICES
+from slm.train.plan import plan as facts_of
 
 
 def test_a_large_recipe_is_planned_from_its_settings_alone(tmp_path, capsys, monkeypatch):
@@ -27,8 +30,38 @@ def test_a_large_recipe_is_planned_from_its_settings_alone(tmp_path, capsys, mon
     assert {"8", "16", "24", "80", "141"} <= set(sizes)
     h200 = next(line for line in printed.splitlines() if "NVIDIA H200" in line)
     assert "14 h 5" in h200  # 2.13e19 / (0.4 x 989e12) seconds
+    shape, tokens = recipe.model, 10_000_269_312
+    blocks = shape.width * shape.head_dim * 2 * (shape.heads + shape.kv_heads) + 3 * shape.width * shape.ffn_width
+    attention = 12 * shape.layers * shape.heads * shape.head_dim * (2048 + 1) / 2
+    flops = tokens * (6 * (shape.layers * blocks + shape.vocab_size * shape.width) + attention)
+    assert (
+        f"{flops:.3g} FLOPs: each token 6 x (matrices + head) + 12 x layers x heads x head_dim x "
+        "(keys seen, 2,048-token documents)"
+    ) in " ".join(printed.split())
+    assert h200.split()[-1] == f"{2 * flops / (0.4 * 989e12) / 3600:,.2f}"  # two an hour
     assert "here:" not in printed
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_price_on_the_command_line_becomes_the_cost_here_and_on_every_device(capsys, monkeypatch):
+    words = ["recipe=smoke", "price=3600e6", "train.threads=1"]  # a second costs a million
+    monkeypatch.setattr(sys, "argv", ["slm plan", *words])
+    monkeypatch.setattr(plan, "seconds_per_row", lambda *_: 0.25)
+    monkeypatch.setattr(memory, "SIMULATED_TOKENS", 256)  # a fraction of the time
+    monkeypatch.setattr(speed, "matmul_rate", lambda *_: 1e12)
+    plan.main()
+    printed = capsys.readouterr().out
+    recipe = load_recipe(*(word.replace("price=", "train.price_per_hour=") for word in words))
+    facts = facts_of(recipe)
+    here = 0.25 * facts.tokens / recipe.shards.seq_len
+    assert f"cost {1e6 * here:,.2f}" in printed
+    known = {name: device for name, device in DEVICES.items() if device.memory_gb in plan.SIZES_GB}
+    costs = {name: line.split()[-1] for name in known for line in printed.splitlines() if name in line}
+    assert costs == {
+        name: f"{1e6 * facts.flops / (plan.ASSUMED_MFU * device.bf16_flops):,.2f}" for name, device in known.items()
+    }
+    assert len(costs) > 3
+    assert "cost unknown" not in printed
 
 
 def test_several_processes_share_memory_and_time_and_an_average_takes_room(capsys):

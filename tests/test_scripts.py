@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -12,10 +13,13 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+from slm.model.config import ModelConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -313,3 +317,81 @@ def test_the_speed_of_training_is_measured_in_one_run_and_judged(tmp_path: Path)
     assert figures["over_transformers_fp32"] > 0
     assert figures["litgpt"] == "left out by --no-litgpt"
     assert "LitGPT is missing: left out by --no-litgpt" in done.stdout
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The benchmark with sides that take no time and say how they were asked for."""
+    bench = load_script("bench_train")
+
+    class Side:
+        asked: ClassVar[list[dict[str, Any]]] = []
+
+        def __init__(self, side: str, _: argparse.Namespace, **options: Any) -> None:
+            self.asked.append({"side": side, **options})
+            self.turns, self.used_bytes = 0, options["shape"]["vocab_size"] * 1000
+            self.median = (1e9 if side == "products" else 1e8) / options["shape"]["width"]
+
+        def __enter__(self) -> Side:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            assert self.turns == 3
+
+        def turn(self) -> None:
+            self.turns += 1
+
+    monkeypatch.setattr(bench, "Side", Side)
+    return bench
+
+
+def test_curves_vary_one_thing_and_keep_the_tokens_of_a_step(stand_in: ModuleType, tmp_path: Path) -> None:
+    args = argparse.Namespace(rows=8, length=512, rounds=7, curves=tmp_path / "new" / "curves")
+    points = stand_in.curves(args)
+    ours = [asked for asked in stand_in.Side.asked if asked["side"] == "ours"]
+    values = {key: [point["value"] for point in points if point["varied"] == key] for key in stand_in.CURVES}
+    assert values == stand_in.CURVES
+    assert len(ours) == len(points)
+    for point, asked in zip(points, ours, strict=True):
+        shape, plain = ModelConfig(**asked["shape"], max_seq_len=asked["length"]), stand_in.SHAPE
+        assert asked["rows"] * asked["length"] == 8 * 512
+        asked_for = {"vocab_size": shape.vocab_size, "length": asked["length"], "width": shape.width}
+        usual = {"vocab_size": plain["vocab_size"], "length": 512, "width": plain["width"]}
+        assert asked_for == {**usual, point["varied"]: point["value"]}
+        assert point["tokens_per_second"] == 1e8 / shape.width
+        flops, product = stand_in.model_flops(asked["shape"], asked["length"]), stand_in.product_flops(asked["shape"])
+        assert point["share_of_products"] == pytest.approx(0.1 * flops / product)
+    assert [path.name for path in args.curves.iterdir()] == ["bench_train_curves.png"]
+
+
+def test_curves_are_drawn_with_their_values_and_units(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from matplotlib import image, pyplot
+
+    bench, drawn = load_script("bench_train"), []
+    close = pyplot.close
+    monkeypatch.setattr(pyplot, "close", drawn.append)
+    points = [
+        {"varied": key, "value": value, "tokens_per_second": 1000.0 * number, "bytes": 5e6 * number}
+        for key, values in bench.CURVES.items()
+        for number, value in enumerate(values, 1)
+    ]
+    bench.draw(points, tmp_path / "curves.png")
+    (figure,) = drawn
+    axes = figure.axes
+    assert [(ax.get_xlabel(), ax.get_ylabel()) for ax in axes] == [
+        (key, label) for label in ("tokens a second", "MB") for key in bench.CURVES
+    ]
+    for number, ax in enumerate(axes):
+        values, unit = list(bench.CURVES.values())[number % 3], (1000.0, 5.0)[number // 3]
+        (line,) = ax.get_lines()
+        assert line.get_xydata().tolist() == [[value, unit * n] for n, value in enumerate(values, 1)]
+        assert [text.get_text() for text in ax.get_xticklabels()] == [f"{value:,}" for value in values]
+        assert ax.get_ylim()[0] == 0
+    close(figure)
+    pixels = image.imread(tmp_path / "curves.png")
+    assert pixels.shape[:2] == (6 * 120, 11 * 120)
+    for row in range(2):
+        for column in range(3):
+            part = pixels[row * 360 : row * 360 + 360, column * 440 : column * 440 + 440, :3]
+            colourful = (part.max(2) - part.min(2) > 0.3).sum()
+            assert colourful > 300, f"no curve in row {row}, column {column}"
