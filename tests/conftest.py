@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import os
@@ -51,6 +52,94 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     yield mount
     if folder.is_dir():
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+class Disk:
+    """What of a folder has been flushed to disk, by what is asked of `os`; nothing else survives a power cut.
+
+    Each renaming is judged: what gets its final name must be flushed by then, since the name may reach the disk
+    before the content; and `latest` must not name what the power cut would take.
+    """
+
+    def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        self.problems: list[str] = []
+        self.flushes = self.renames = 0
+        self.left_out = 0
+        """The number of the flush that does not take place; 0 is none."""
+        self.threads: set[str] = set()
+        """Who flushed or renamed."""
+        self._flushed: dict[int, object] = {}
+        """Content by inode, and the entries of a folder as inodes."""
+        self._held: list[int] = []
+        """What keeps these inodes from being given to other files once theirs are deleted."""
+        self._lock = threading.RLock()
+        self._fsync = os.fsync
+        patch.setattr(os, "fsync", self.fsync)
+        for name in ("rename", "replace"):
+            patch.setattr(os, name, self._judging(getattr(os, name)))
+
+    def fsync(self, handle: int) -> None:
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        with self._lock:
+            if path.is_relative_to(self.root):
+                self.flushes += 1
+                self.threads.add(threading.current_thread().name)
+                if self.flushes != self.left_out:
+                    self._held.append(os.dup(handle))
+                    self._flushed[path.stat().st_ino] = self._content(path)
+        self._fsync(handle)
+
+    def close(self) -> None:
+        for handle in self._held:
+            os.close(handle)
+
+    def lost(self, path: Path | None = None) -> list[str]:
+        """What a power cut now would take of what is seen below `path`, or of its name; by name."""
+        path = path or self.root
+        names = [place.name for place in [path, *path.rglob("*")] if not self._is_flushed(place)]
+        for place in [path, *path.parents]:
+            if place == self.root:
+                break
+            entries = self._flushed.get(place.parent.stat().st_ino)
+            if not isinstance(entries, dict) or entries.get(place.name) != place.stat().st_ino:
+                names.append(f"the name {place.name}")
+        return names
+
+    def _judging(self, honest: Callable[..., None]) -> Callable[..., None]:
+        def judge(old: Path, new: Path) -> None:
+            with self._lock:
+                old, new = Path(old), Path(new)
+                if new.is_relative_to(self.root):
+                    self.renames += 1
+                    self.threads.add(threading.current_thread().name)
+                    lost = [place.name for place in [old, *old.rglob("*")] if not self._is_flushed(place)]
+                    if new.name == "latest":
+                        lost += self.lost(new.parent / old.read_text(encoding="utf-8").strip())
+                    if lost:
+                        self.problems.append(f"{new.name} named before {', '.join(lost)} was flushed")
+                honest(old, new)
+
+        return judge
+
+    def _is_flushed(self, path: Path) -> bool:
+        """A folder is, if all that is in it now was: what has been deleted since may come back."""
+        then, now = self._flushed.get(path.stat().st_ino), self._content(path)
+        return now.items() <= then.items() if isinstance(then, dict) and isinstance(now, dict) else now == then
+
+    @staticmethod
+    def _content(path: Path) -> object:
+        if path.is_dir():
+            return {entry.name: entry.stat().st_ino for entry in path.iterdir()}
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    """What a power cut would leave of `tmp_path`, from now on."""
+    watched = Disk(tmp_path, monkeypatch)
+    yield watched
+    watched.close()
 
 
 class ObjectServer:

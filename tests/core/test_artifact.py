@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -450,6 +451,35 @@ def test_a_real_disk_that_fills_ends_the_command_and_keeps_what_is_complete(tmp_
     assert "earlier artifacts are intact" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout.splitlines()[-2:] == ["rc=1", "small"]
+
+
+@pytest.mark.parametrize("left_out", range(10))
+def test_what_is_published_survives_a_power_cut_and_every_flush_is_needed(
+    tmp_path: Path, disk: Any, left_out: int
+) -> None:
+    """Two files, a folder in it, the manifest, the draft, the place; and each place above that was made."""
+    disk.left_out = left_out
+    made = make(tmp_path / "runs" / "mine" / "x", Spec("corpus", Shape()), writer())
+    assert made.file("sub/b.bin").is_file()
+    assert disk.flushes == 8
+    assert disk.renames == 2
+    noticed = [*disk.problems, *disk.lost()]
+    assert bool(noticed) is (1 <= left_out <= disk.flushes), noticed
+
+
+@pytest.mark.parametrize("left_out", range(3))
+def test_a_text_that_was_replaced_survives_a_power_cut(tmp_path: Path, disk: Any, left_out: int) -> None:
+    disk.left_out = left_out
+    write_atomically(tmp_path / "t", "new")
+    assert disk.flushes == 2
+    assert bool([*disk.problems, *disk.lost()]) is (left_out > 0)
+
+
+def test_what_takes_the_place_of_another_survives_a_power_cut(disk: Any, tmp_path: Path) -> None:
+    for size in (3, 4):
+        make(tmp_path / "runs" / "x", Spec("corpus", Shape(size=size)), writer(str(size)), redo=True)
+    assert disk.renames == 2 + 3
+    assert [*disk.problems, *disk.lost()] == []
 
 
 # Small things

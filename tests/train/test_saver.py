@@ -96,6 +96,26 @@ def test_what_is_written_is_the_state_at_the_save_whatever_the_steps_do_meanwhil
         run.state.step += 1
 
 
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["at once", "behind the steps"])
+def test_nothing_is_published_before_a_power_cut_would_spare_it(make_recipe, tmp_path, disk, asynchronous):
+    """Every file flushed, then the checkpoint's name, then `latest`; leaving out any one of the flushes is noticed."""
+    recipe = make_recipe("durable", runs_dir=str(tmp_path / "runs"), checkpoints={"asynchronous": asynchronous})
+    run = loop.prepare(recipe, slm.train.specification(recipe))
+    disk.threads.clear()  # of what prepares the run
+    needed = 0
+    for left_out in range(14):
+        step(run)
+        before, disk.problems, disk.left_out = disk.flushes, [], disk.flushes + left_out if left_out else 0
+        run.saver.save(run.state, {"finished": False})
+        saved = run.saver.wait()
+        noticed = [*disk.problems, *disk.lost(saved.path), *disk.lost(run.folder / "latest")]
+        assert (run.folder / "latest").read_text() == f"{saved.path.name}\n"
+        assert bool(noticed) is (0 < left_out <= needed), noticed
+        needed = needed or disk.flushes - before
+    assert needed == len(saved.manifest["files"]) + 2 + 1 + 2  # the manifest and the draft, the place, `latest` and it
+    assert disk.threads == {"save" if asynchronous else threading.current_thread().name}
+
+
 def test_a_save_waits_for_the_one_before_it(make_recipe, monkeypatch):
     recipe = make_recipe("queue", checkpoints=ASYNCHRONOUS)
     run = loop.prepare(recipe, slm.train.specification(recipe))

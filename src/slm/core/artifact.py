@@ -175,7 +175,7 @@ def placed(path: Path) -> Iterator[Path]:
     path = path.absolute()
     folder = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         remove_abandoned(path)
         folder.mkdir()
     except OSError as error:
@@ -279,6 +279,14 @@ def fsync_directory(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder, and those above it that are missing, so that they survive a power cut."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        fsync_directory(path.parent)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import torch
 
-from slm.core.artifact import Artifact, Spec
+from slm.core.artifact import Artifact, Spec, make_folder
 from slm.core.batch import Batch
 from slm.core.console import Progress, say
 from slm.core.distributed import SOLO, World
@@ -173,7 +173,7 @@ def prepare(recipe: Recipe, spec: Spec, ledger: Ledger | None = None, world: Wor
     shards = spec.parents["shards"]
     uploader = uploader_of(recipe)
     checkpoint = world.lead(lambda: newest_anywhere(folder, spec, uploader, redo=recipe.redo))
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     model = build(recipe.model, recipe.seed).to(device)
     rescale(model, config.optimizer)
     set_recompute(model, config.activation_checkpointing)
