@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 import slm.train
 from slm.core.errors import UserError
+from slm.recipe import Recipe, build_recipe
 from slm.train import loop
 from slm.train.checkpoint import step_folders
 
@@ -170,11 +175,89 @@ def test_no_sound_checkpoint_left_starts_again_and_says_so(
     assert hashes(recipe) == hashes(unbroken)
 
 
-def test_checkpoints_of_another_recipe_are_refused_with_both_values(make_recipe, unbroken):
-    other = make_recipe("unbroken", batch_tokens=512, tokens=12 * 512)
-    with pytest.raises(UserError, match=r"train\.batch_tokens: 256 -> 512.*choose another run=NAME.*redo=true"):
+WAY_OUT = "choose another run=NAME to keep them, or add redo=true to delete them and start again"
+
+
+def refused(recipe: Recipe) -> str:
+    """The changes that training is refused for; the way out is told, and nothing is touched."""
+    before = {file: file.read_bytes() for file in recipe.folder("train").rglob("*") if file.is_file()}
+    with pytest.raises(UserError) as caught:
+        slm.train.run(recipe)
+    where, told, way_out = re.fullmatch(r"(.*) holds checkpoints of .* data \((.*)\); (.*)", str(caught.value)).groups()
+    assert (where, way_out) == (str(recipe.folder("train")), WAY_OUT)
+    assert before == {file: file.read_bytes() for file in recipe.folder("train").rglob("*") if file.is_file()}
+    return told
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"batch_tokens": 512, "tokens": 12 * 512}, "train.tokens: 3072 -> 6144; train.batch_tokens: 256 -> 512"),
+        ({"optimizer": {"lr": 0.0125}}, "train.optimizer.lr: {lr} -> 0.0125"),
+        ({"schedule": {"kind": "linear"}}, 'train.schedule.kind: "{schedule}" -> "linear"'),
+        ({"ema_decay": 0.9}, "train.ema_decay: 0.0 -> 0.9"),
+    ],
+    ids=["batch_tokens", "lr", "schedule", "average"],
+)
+def test_checkpoints_of_another_recipe_are_refused_with_both_values(make_recipe, unbroken, settings, told):
+    now = {"lr": unbroken.train.optimizer.lr, "schedule": unbroken.train.schedule.kind}
+    assert refused(make_recipe("unbroken", **settings)) == told.format(**now)
+
+
+def test_checkpoints_of_another_seed_are_refused_with_both_values(unbroken):
+    assert refused(unbroken.model_copy(update={"seed": 7})) == f"seed: {unbroken.seed} -> 7"
+
+
+@pytest.fixture(scope="module")
+def made_again(prepared, make_recipe, tmp_path_factory) -> Callable[..., Recipe]:
+    """`made_again(["shards"], shards={"seq_len": 64})`: the unbroken run's recipe over stages made otherwise."""
+
+    def make(stages: list[str], text: str = "", **sections: dict[str, Any]) -> Recipe:
+        values = make_recipe("unbroken").model_dump(mode="json")
+        folder, own = tmp_path_factory.mktemp("again"), values["runs_dir"]
+        for name, changes in sections.items():
+            values[name].update(changes)
+        if text:
+            (folder / "text.jsonl").write_text((prepared / "text.jsonl").read_text() + json.dumps({"text": text}))
+            values["corpus"]["sources"][0]["path"] = str(folder / "text.jsonl")
+        for stage in stages:
+            values["artifacts"].pop(stage)
+        values["runs_dir"] = str(folder)
+        for stage in stages:
+            importlib.import_module(f"slm.{stage}").run(build_recipe(values))
+            values["artifacts"][stage] = str(folder / "unbroken" / stage)
+        return build_recipe({**values, "runs_dir": own})
+
+    return make
+
+
+def fingerprints(stage: str, *recipes: Recipe) -> str:
+    """What is told of the parents of two recipes."""
+    one, other = (f'"{recipe.artifact(stage).fingerprint[:56]}...' for recipe in recipes)
+    return f"parents.{stage}: {one} -> {other}"
+
+
+def test_checkpoints_of_other_data_are_refused_with_both_fingerprints(made_again, unbroken):
+    other = made_again(["corpus", "shards"], text="one more document")
+    assert refused(other) == fingerprints("shards", unbroken, other)
+
+
+def test_checkpoints_of_another_row_length_are_refused_with_both_lengths(made_again, unbroken):
+    other = made_again(["shards"], shards={"seq_len": 64})
+    assert refused(other) == f"{fingerprints('shards', unbroken, other)}; shards.seq_len: 32 -> 64"
+
+
+def test_checkpoints_of_another_tokenizer_are_refused_with_both_settings(made_again, unbroken):
+    other = made_again(["tokenizer", "shards"], tokenizer={"split_digits": False})
+    told = [fingerprints("shards", unbroken, other), fingerprints("tokenizer", unbroken, other)]
+    assert refused(other) == "; ".join([*told, "tokenizer.split_digits: true -> false"])
+
+
+def test_a_tokenizer_that_the_shards_were_not_made_with_is_refused_with_both_fingerprints(made_again, unbroken):
+    other = made_again(["tokenizer"], tokenizer={"split_digits": False})
+    made_with, found = (recipe.artifact("tokenizer").fingerprint[:12] for recipe in (unbroken, other))
+    with pytest.raises(UserError, match=f"was made from tokenizer {made_with}, but .* is {found}; point artifacts.tok"):
         slm.train.run(other)
-    assert unbroken.artifact("train").counts["finished"]
 
 
 def test_redo_replaces_checkpoints_of_another_recipe(make_recipe):

@@ -147,9 +147,8 @@ def find(path: Path, spec: Spec, *, redo: bool = False) -> Artifact | None:
         return existing
     if redo:
         return None
-    changes = differences(existing.manifest["ingredients"], spec.ingredients())
     raise UserError(
-        f"{path} was made by another recipe or from other data ({'; '.join(changes)}); "
+        f"{path} was made by another recipe or from other data ({'; '.join(changes(existing.manifest, spec))}); "
         "choose another run=NAME to keep it, or add redo=true to replace it"
     )
 
@@ -247,6 +246,16 @@ def lineage(path: Path) -> list[tuple[int, Artifact | str]]:
     return chain
 
 
+def changes(manifest: Mapping[str, Any], spec: Spec) -> list[str]:
+    """How what an artifact was made from differs from `spec`, also in the settings of parents."""
+    found = differences(manifest["ingredients"], spec.ingredients())
+    for name, parent in spec.parents.items():
+        before = manifest["parents"].get(name, {}).get("settings")
+        if before is not None:
+            found += differences(before, parent.manifest["ingredients"]["settings"], name)
+    return found
+
+
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     """Readable differences of two JSON values, as `dotted.key: old -> new`."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -342,6 +351,7 @@ def _seal(draft: Draft, spec: Spec, final: Path) -> None:
                 "fingerprint": parent.fingerprint,
                 "kind": parent.kind,
                 "path": os.path.relpath(parent.path.absolute(), final),
+                "settings": parent.manifest["ingredients"]["settings"],
             }
             for name, parent in spec.parents.items()
         },

@@ -1,7 +1,7 @@
 """The one loop: packed shards and an objective to checkpoints.
 
-In: the shards and tokenizer that the recipe names. Out: `<run>/train` with checkpoints, `latest` and
-`metrics.jsonl`. The same command continues a run that was stopped in any way, bit for bit.
+In: the shards and tokenizer that the recipe names. Out: `<run>/train` with checkpoints, `latest`,
+`metrics.jsonl` and `ledger.jsonl`. The same command continues a run that was stopped in any way, bit for bit.
 """
 
 from __future__ import annotations

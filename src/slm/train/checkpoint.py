@@ -2,10 +2,10 @@
 
 A checkpoint is an artifact of kind `train` in `<run>/train/step-00000100`: `model_config.json` and sharded
 `model-*.safetensors` (what `slm.model.load` reads), `optimizer.safetensors` (or several and an index),
-`generator.safetensors` and `state.json` (step, tokens, cursor). No pickle. `latest` names the newest and is
-written after it is durable; only then are older ones deleted. Every file is hashed when a run resumes; a
-damaged checkpoint is renamed `*.damaged`, which is said, and the one before it is taken. The one that the
-guard would rewind to is kept as long as the run goes on.
+`generator.safetensors` and `state.json` (step, tokens, cursor, guard, losses of the sources). No pickle. `latest`
+names the newest and is written after it is durable; only then are older ones deleted. Every file is hashed when a
+run resumes; a damaged checkpoint is renamed `*.damaged`, which is said, and the one before it is taken. The one that
+the guard would rewind to is kept as long as the run goes on.
 
 Saving has two halves. `collect` looks at the live state, and in it processes exchange tensors. `publish` writes
 what that gives, with connections of its own between processes, and may do so while training goes on
@@ -35,8 +35,8 @@ from slm.core.artifact import (
     Artifact,
     Spec,
     Verify,
+    changes,
     create,
-    differences,
     open_artifact,
     remove_abandoned,
     seal_file,
@@ -238,9 +238,8 @@ def newest_sound(folder: Path, spec: Spec, *, redo: bool) -> Artifact | None:
 
 def refuse_other(where: str, manifest: Mapping[str, Any], spec: Spec) -> NoReturn:
     """Say how the checkpoints at a place differ from what this run would make."""
-    changes = differences(manifest["ingredients"], spec.ingredients())
     raise UserError(
-        f"{where} holds checkpoints of another recipe or other data ({'; '.join(changes)}); "
+        f"{where} holds checkpoints of another recipe or other data ({'; '.join(changes(manifest, spec))}); "
         "choose another run=NAME to keep them, or add redo=true to delete them and start again"
     )
 
