@@ -39,7 +39,7 @@ from slm.train.optim import Optimizer
 from slm.train.parallel import Parallel
 from slm.train.parametrization import rescale
 from slm.train.plan import plan
-from slm.train.precision import Precision, autocast, resolve_device, resolve_precision
+from slm.train.precision import Precision, autocast, prepare_device
 
 SHORTCUTS = {name: f"train.lr_range.{name}" for name in ("lowest", "highest", "steps")}
 DIVERGED = 1.25
@@ -92,10 +92,7 @@ def run(recipe: Recipe) -> None:
 def sweep(recipe: Recipe) -> Iterator[Point]:
     """Train a fresh model with growing rates until it diverges; one point a step."""
     config, facts, lr_range = recipe.train, plan(recipe), recipe.train.lr_range
-    device = resolve_device(config)
-    precision = resolve_precision(config, device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    device, precision = prepare_device(config)
     model = build(recipe.model, recipe.seed).to(device)
     rescale(model, config.optimizer)
     objective = build_objective(recipe.objective)

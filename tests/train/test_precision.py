@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from slm.core.errors import UserError
+from slm.train import precision
 from slm.train.config import TrainConfig
-from slm.train.precision import autocast, resolve_device, resolve_precision
+from slm.train.precision import autocast, prepare_device, resolve_device, resolve_precision
 
 
 def test_cuda_without_a_gpu_is_refused(monkeypatch):
@@ -53,3 +54,14 @@ def test_bf16_weights_need_a_device_that_multiplies_bf16(monkeypatch, device):
 def test_autocast_decides_the_type_of_matrix_products(precision, dtype):
     with autocast("cpu", precision):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_threads_and_the_allocator_are_set_up_for_a_cpu(monkeypatch):
+    calls = []
+    monkeypatch.setattr(precision, "keep_freed_memory", lambda: calls.append("kept"))
+    monkeypatch.setattr(torch, "set_num_threads", calls.append)
+    assert prepare_device(TrainConfig(device="cpu", precision="fp32", threads=3)) == ("cpu", "fp32")
+    assert calls == [3, "kept"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert prepare_device(TrainConfig(precision="fp32"))[0] == "cuda"
+    assert calls == [3, "kept"]

@@ -49,7 +49,7 @@ from slm.train.optim import Optimizer, offloads
 from slm.train.parallel import Parallel, choose
 from slm.train.parametrization import rescale
 from slm.train.plan import Plan, announce, plan
-from slm.train.precision import Precision, autocast, resolve_device, resolve_precision
+from slm.train.precision import Precision, autocast, prepare_device, resolve_device
 from slm.train.probe import probe
 from slm.train.profile import profiled
 from slm.train.recovery import plain, refuse
@@ -164,10 +164,7 @@ def prepare(recipe: Recipe, spec: Spec, ledger: Ledger | None = None, world: Wor
     """Build everything in order of dependency, restore the newest sound checkpoint, print the facts."""
     config, folder, facts = recipe.train, recipe.folder("train"), plan(recipe)
     parallel = choose(config, world)
-    device = resolve_device(config)
-    precision = resolve_precision(config, device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    device, precision = prepare_device(config)
     torch.manual_seed(derive(recipe.seed, "train", *([world.rank] if world.rank else [])))
 
     shards = spec.parents["shards"]

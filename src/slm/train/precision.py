@@ -1,4 +1,4 @@
-"""Which device and which arithmetic: `auto` is resolved here, once, and the choice is printed."""
+"""Which device and which arithmetic: `auto` is resolved here, once; the loop prints the choice."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from slm.core.allocator import keep_freed_memory
 from slm.core.errors import UserError
 from slm.train.config import TrainConfig
 
@@ -32,6 +33,17 @@ def resolve_precision(config: TrainConfig, device: str) -> Precision:
             "set train.precision=fp32 or auto"
         )
     return config.precision
+
+
+def prepare_device(config: TrainConfig) -> tuple[str, Precision]:
+    """Device and arithmetic of this process, with torch's threads and the allocator set up for training on it."""
+    device = resolve_device(config)
+    precision = resolve_precision(config, device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if device == "cpu":
+        keep_freed_memory()
+    return device, precision
 
 
 def multiplies_bf16(device: str) -> bool:
