@@ -36,6 +36,7 @@ def tokens(shape: Shape, rows: int, length: int) -> Tensor:
 
 def ours(shape: Shape, rows: int, length: int, options: dict[str, Any]) -> Step:
     """A step of this project's own pieces, as `slm.train.loop` puts them together."""
+    from slm.core.allocator import keep_freed_memory
     from slm.core.batch import Batch
     from slm.model.config import ModelConfig
     from slm.model.transformer import build
@@ -45,6 +46,7 @@ def ours(shape: Shape, rows: int, length: int, options: dict[str, Any]) -> Step:
     from slm.train.optim import Optimizer
     from slm.train.precision import autocast
 
+    keep_freed_memory()
     config = ModelConfig(**shape, max_seq_len=length)
     model, objective = build(config, 0), build_objective(ObjectiveConfig())
     optimizer = Optimizer(model, OptimizerConfig(lr=LR, weight_decay=DECAY), config)

@@ -8,7 +8,8 @@ backward, clipping and AdamW (fused for all) over the same number of tokens with
 a second (median and best), ratios of medians, the share of the measured rate of the model's own matrix products,
 forward and both of backward, by the model's FLOPs only (`slm.model.counting`: no recomputation, causal attention),
 and the memory of each side: its process's peak less what the process took with everything imported and nothing
-built. The last line is one JSON object. `--check` leaves with status 1 when a bar is missed.
+built. Other sides run as one gets them; those marked "memory kept" are given the setting of glibc's allocator that
+training makes for itself (`slm.core.allocator`), so that the part it has in a ratio can be seen. The last line is one JSON object. `--check` leaves with status 1 when a bar is missed.
 
 LitGPT pins other libraries, so it runs in `.venv-litgpt`, made on first use with this environment's torch.
 """
@@ -16,6 +17,7 @@ LitGPT pins other libraries, so it runs in `.venv-litgpt`, made on first use wit
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import os
@@ -38,10 +40,12 @@ SHAPE: dict[str, Any] = {
 }  # fmt: skip
 """12.6M parameters."""
 MEAN_DOCUMENT_TOKENS = 150
+MEMORY_KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 BARS = {
     "over_transformers_bf16": 1.4,
     "over_transformers_fp32": 2.0,
     "over_litgpt_bf16": 2.0,
+    "over_litgpt_fp32": 2.0,
     "share_of_products": 0.55,
     "packed_over_unpacked": 0.95,
     "loader_tokens_per_second": 50e6,
@@ -64,8 +68,10 @@ class Side:
             "side": side, "shape": shape, "rows": rows, "length": length, "threads": args.threads, "options": options,
             "cpu_seconds": args.cpu_seconds,
         }  # fmt: skip
+        kept = options.pop("memory_kept", False)
         program = [python, str(ROOT / "scripts" / "bench_sides.py"), json.dumps(request)]
         environment = {**os.environ, "THP_MEM_ALLOC_ENABLE": "1", "OMP_NUM_THREADS": str(args.threads)}
+        environment |= MEMORY_KEPT if kept else {}
         self.tokens, self.seconds, self.memory = rows * length, [], {}
         self._process = subprocess.Popen(
             program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -168,12 +174,16 @@ def started(args: argparse.Namespace, with_litgpt: bool) -> dict[str, Side]:
         "products, bf16": Side("products", args, bf16=True),
         "square 1,024, bf16": Side("square", args, bf16=True),
         "transformers, bf16": Side("transformers", args, bf16=True),
+        "transformers, bf16, memory kept": Side("transformers", args, bf16=True, memory_kept=True),
         "transformers, fp32": Side("transformers", args),
     }
     if with_litgpt:
-        sides["LitGPT, bf16"] = Side("litgpt", args, python=str(LITGPT_PYTHON), bf16=True)
-    if with_litgpt and args.compile:
-        sides["LitGPT, bf16, compiled"] = Side("litgpt", args, python=str(LITGPT_PYTHON), bf16=True, compile=True)
+        litgpt = functools.partial(Side, "litgpt", args, python=str(LITGPT_PYTHON))
+        sides["LitGPT, bf16"] = litgpt(bf16=True)
+        sides["LitGPT, bf16, memory kept"] = litgpt(bf16=True, memory_kept=True)
+        sides["LitGPT, fp32"] = litgpt()
+        if args.compile:
+            sides["LitGPT, bf16, compiled"] = litgpt(bf16=True, compile=True)
     return sides
 
 
@@ -234,9 +244,9 @@ def judged(sides: dict[str, Side], args: argparse.Namespace) -> dict[str, Any]:
         "tokens_per_step": ours.tokens,
         "flops_per_token": flops,
     }
-    for name in ("transformers, bf16", "transformers, fp32", "LitGPT, bf16", "LitGPT, bf16, compiled"):
-        if name in sides:
-            figures[f"over_{name.lower().replace(', ', '_')}"] = ours.median / sides[name].median
+    for name, side in sides.items():
+        if name.startswith(("transformers", "LitGPT")):
+            figures[f"over_{name.lower().replace(', ', '_').replace(' ', '_')}"] = ours.median / side.median
     return figures
 
 
@@ -331,10 +341,10 @@ def print_table(sides: dict[str, Side], figures: dict[str, Any], args: argparse.
     """For people."""
     ours = sides["ours, bf16"].median
     print(f"{figures['machine']}; {args.rounds} rounds of {figures['tokens_per_step']:,} tokens, rows of {args.length}")
-    print(f"{'side':<26}{'tokens/s':>10}{'best':>10}{'ours is':>9}{'memory MB':>11}")
+    print(f"{'side':<34}{'tokens/s':>10}{'best':>10}{'ours is':>9}{'memory MB':>11}")
     for name, row in figures["sides"].items():
         rate, best = row["tokens_per_second"], row["best_tokens_per_second"]
-        print(f"{name:<26}{rate:>10,.0f}{best:>10,.0f}{ours / rate:>9.2f}{row['bytes'] / 1e6:>11,.0f}")
+        print(f"{name:<34}{rate:>10,.0f}{best:>10,.0f}{ours / rate:>9.2f}{row['bytes'] / 1e6:>11,.0f}")
     if figures["litgpt"] != LITGPT:
         print(f"LitGPT is missing: {figures['litgpt']}")
     rates, percent = figures["products_flops_per_second"], {k: f"{100 * figures[k]:.0f} %" for k in SHARES}

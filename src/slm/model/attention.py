@@ -19,7 +19,7 @@ Shapes: B rows, T new tokens, K keys, H heads, G key/value heads, D head_dim; x_
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +28,7 @@ from torch.nn import functional
 
 from slm.model.backends import choose
 from slm.model.cache import KVCache
+from slm.model.causal_products import first_keys
 from slm.model.config import Backend, ModelConfig
 from slm.model.flash import Boundaries, attend_flash, attend_varlen, boundaries
 from slm.model.flex import attend_flex, block_mask
@@ -46,6 +47,8 @@ class Plan:
     """Every query sees all keys up to its own place, and nothing else has to be masked."""
     mask_BTK: Tensor | None = None
     """0 where a query sees a key, -inf where not; [B or 1, 1, T, K]."""
+    first_keys: list[list[int]] = field(default_factory=list)
+    """Where blocks of queries begin to see keys, for training on a CPU (`slm.model.causal_products.first_keys`)."""
     first_slot: int = 0
     """With a cache: the first slot that any query sees."""
     backend: Backend = "sdpa"
@@ -88,7 +91,10 @@ def plan(
             return Plan()
     sees_BTK = visible(keys_BK, num_tokens, stop - first_slot, window, device)
     mask_BTK = torch.zeros(sees_BTK.shape, dtype=dtype, device=device).masked_fill_(~sees_BTK, float("-inf"))
-    return Plan(causal=False, mask_BTK=mask_BTK.unsqueeze(1), first_slot=first_slot)
+    mask_B1TK = mask_BTK.unsqueeze(1)
+    trains_on_cpu = cache is None and device.type == "cpu" and torch.is_grad_enabled()
+    keys = first_keys(mask_B1TK) if trains_on_cpu else []
+    return Plan(causal=False, mask_BTK=mask_B1TK, first_keys=keys, first_slot=first_slot)
 
 
 def visible(documents_BK: Tensor | None, num_queries: int, num_keys: int, window: int, device: torch.device) -> Tensor:

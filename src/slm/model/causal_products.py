@@ -24,11 +24,31 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 BLOCK = 128
 """Queries at a time. A row of T tokens costs (1 + BLOCK / T) / 2 of the whole square."""
+KEY_STEP = 64
+"""Keys that are skipped before a block of queries come in multiples of this."""
 SCORE_BYTES = 4 << 20
 """Scores of a slice of heads, in bytes, at most; a single head may take more."""
 
 
-def attend_causal(q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, mask_BTK: Tensor | None) -> Tensor:
+Mask = tuple[Tensor, list[list[int]]]
+"""0 where a query sees a key, -inf where not, [B or 1, 1, T, K]; and what `first_keys` says of it."""
+
+
+def first_keys(mask_BTK: Tensor) -> list[list[int]]:
+    """For each row of the mask and each block of queries a key before which no query of the block sees any.
+
+    Rounded down to whole `KEY_STEP`s, so that products come in few sizes.
+    """
+    begins = range(0, mask_BTK.shape[2], BLOCK)
+    if isinstance(mask_BTK, FakeTensor):
+        return [[0] * len(begins)]
+    seen_BTK = (mask_BTK == 0).squeeze(1)
+    blocks = [seen_BTK[:, begin : begin + BLOCK].any(1).int().argmax(1) for begin in begins]
+    found: list[list[int]] = (torch.stack(blocks, 1) // KEY_STEP * KEY_STEP).tolist()
+    return found
+
+
+def attend_causal(q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, mask: Mask | None) -> Tensor:
     """Softmax attention of each query over keys up to its own place, less where `mask` is -inf; [B, T, H, D]."""
     out_BTHD = torch.empty_like(q_BHTD.transpose(1, 2), memory_format=torch.contiguous_format)
     k_BHTD, v_BHTD = _for_each_query_head(k_BGTD, q_BHTD), _for_each_query_head(v_BGTD, q_BHTD)
@@ -37,13 +57,14 @@ def attend_causal(q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, mask_BTK: Tens
         q, k, v = (tensor[part].flatten(0, 1) for tensor in (q_BHTD, k_BHTD, v_BHTD))
         out = out_BTHD.transpose(1, 2)[part]
         for begin, end in _blocks(q):
-            seen_SCK = _probabilities(q, k, mask_BTK, part, begin, end)
-            out[:, :, begin:end] = (seen_SCK @ v[:, :end]).view_as(out[:, :, begin:end])
+            first = _first_key(mask, part, begin)
+            seen_SCK = _probabilities(q, k, mask, part, (first, begin, end))
+            out[:, :, begin:end] = (seen_SCK @ v[:, first:end]).view_as(out[:, :, begin:end])
     return out_BTHD
 
 
 def attend_causal_backward(
-    slope_BHTD: Tensor, q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, mask_BTK: Tensor | None
+    slope_BHTD: Tensor, q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, mask: Mask | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values, [B, heads, T, D] in memory as [B, T, heads, D], from the output's."""
     k_BHTD, v_BHTD = _for_each_query_head(k_BGTD, q_BHTD), _for_each_query_head(v_BGTD, q_BHTD)
@@ -57,29 +78,39 @@ def attend_causal_backward(
             for tensor in (q_BHTD, k_BHTD, v_BHTD, slope_BHTD, for_q_BHTD, for_k_BHTD, for_v_BHTD)
         )
         for begin, end in _blocks(q):
-            seen_SCK = _probabilities(q, k, mask_BTK, part, begin, end)
+            first = _first_key(mask, part, begin)
+            seen_SCK = _probabilities(q, k, mask, part, (first, begin, end))
             slope_SCD = slope[:, begin:end]
-            for_v[:, :end] += seen_SCK.mT @ slope_SCD
-            for_scores_SCK = torch._softmax_backward_data(slope_SCD @ v[:, :end].mT, seen_SCK, -1, q.dtype)
-            for_q[:, begin:end] = _scaled(for_scores_SCK, k[:, :end], scale)
-            for_k[:, :end] += _scaled(for_scores_SCK.mT, q[:, begin:end], scale)
+            for_v[:, first:end] += seen_SCK.mT @ slope_SCD
+            for_scores_SCK = torch._softmax_backward_data(slope_SCD @ v[:, first:end].mT, seen_SCK, -1, q.dtype)
+            for_q[:, begin:end] = _scaled(for_scores_SCK, k[:, first:end], scale)
+            for_k[:, first:end] += _scaled(for_scores_SCK.mT, q[:, begin:end], scale)
     groups = (len(k_BGTD), k_BGTD.shape[1], -1, *k_BGTD.shape[2:])
     return for_q_BHTD, for_k_BHTD.view(groups).sum(2), for_v_BHTD.view(groups).sum(2)
 
 
 def _probabilities(
-    q_STD: Tensor, k_STD: Tensor, mask_BTK: Tensor | None, part: tuple[slice, slice], begin: int, end: int
+    q_STD: Tensor, k_STD: Tensor, mask: Mask | None, part: tuple[slice, slice], places: tuple[int, int, int]
 ) -> Tensor:
-    """What queries begin .. end - 1 of a slice see of keys 0 .. end - 1, [S, C, K]."""
-    scores_SCK = _scaled(q_STD[:, begin:end], k_STD[:, :end].mT, 1 / math.sqrt(q_STD.shape[-1]))
-    if mask_BTK is None:
+    """What queries begin .. end - 1 of a slice see of keys first .. end - 1, [S, C, K]."""
+    first, begin, end = places
+    scores_SCK = _scaled(q_STD[:, begin:end], k_STD[:, first:end].mT, 1 / math.sqrt(q_STD.shape[-1]))
+    if mask is None:
         ahead_CC = torch.full((end - begin, end - begin), -math.inf, dtype=q_STD.dtype).triu_(1)
         scores_SCK[:, :, begin:] += ahead_CC
     else:
-        mask = mask_BTK if mask_BTK.shape[0] == 1 else mask_BTK[part[0]]
+        mask_BTK = mask[0] if mask[0].shape[0] == 1 else mask[0][part[0]]
         heads = part[1].stop - part[1].start
-        scores_SCK.view(-1, heads, *scores_SCK.shape[1:]).add_(mask[:, :, begin:end, :end])
+        scores_SCK.view(-1, heads, *scores_SCK.shape[1:]).add_(mask_BTK[:, :, begin:end, first:end])
     return torch.softmax(scores_SCK, -1)
+
+
+def _first_key(mask: Mask | None, part: tuple[slice, slice], begin: int) -> int:
+    """The first key that a block of queries sees in any row of a slice."""
+    if mask is None:
+        return 0
+    rows = mask[1] if len(mask[1]) == 1 else mask[1][part[0]]
+    return min(row[begin // BLOCK] for row in rows)
 
 
 def _scaled(left: Tensor, right: Tensor, scale: float) -> Tensor:

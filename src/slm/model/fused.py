@@ -51,6 +51,8 @@ class _Shape(NamedTuple):
     head_dim: int
     eps: float
     dtype: torch.dtype
+    first_keys: list[list[int]]
+    """Goes with the mask: where each block of queries begins to see keys."""
 
 
 def reason_against(block: Block, x_BTW: Tensor, how: Plan, dropout: Dropout | None = None) -> str:
@@ -80,7 +82,12 @@ def fused_block(block: Block, x_BTW: Tensor, rotation: Rotation, how: Plan) -> T
     """What `block` makes of `x_BTW`; ask `reason_against` first."""
     attention, ffn = block.attention, block.ffn
     shape = _Shape(
-        attention.heads, attention.kv_heads, attention.head_dim, block.attention_norm.eps, compute_dtype(x_BTW)
+        attention.heads,
+        attention.kv_heads,
+        attention.head_dim,
+        block.attention_norm.eps,
+        compute_dtype(x_BTW),
+        how.first_keys,
     )
     head_norms: tuple[Tensor | None, Tensor | None] = (None, None)
     if attention.q_norm is not None and attention.k_norm is not None:
@@ -108,7 +115,7 @@ class _FusedBlock(torch.autograd.Function):
         normal_NW, inverse_N1 = _normalise(x_NW, shape.eps, dtype)
         raw = (normal_NW @ into_heads.T).view(*rows, -1, shape.head_dim)
         heads, head_state = _heads_forward(raw, (q_norm_D, k_norm_D), cos, sin, shape)
-        attended_NE = attend_causal(*heads, mask).flatten(2).flatten(0, 1)
+        attended_NE = attend_causal(*heads, None if mask is None else (mask, shape.first_keys)).flatten(2).flatten(0, 1)
         x_NW = x_NW + attended_NE @ out_of_heads.T
 
         ffn_normal_NW, ffn_inverse_N1 = _normalise(x_NW, shape.eps, dtype)
@@ -133,6 +140,7 @@ class _FusedBlock(torch.autograd.Function):
             norm_W, q_norm_D, k_norm_D, ffn_norm_W, q, k, v, _, gate, up, _, *head_state,
         ) = ctx.saved_tensors  # fmt: skip
         shape: _Shape = ctx.shape
+        seen = None if mask is None else (mask, shape.first_keys)
         upstream_NW = gradients[0].flatten(0, 1)
 
         slope_NW = upstream_NW.to(shape.dtype)
@@ -144,7 +152,7 @@ class _FusedBlock(torch.autograd.Function):
         slope_NW = upstream_NW.to(shape.dtype)
         for_o = (slope_NW.T @ attended_NE).float()
         slope_BTHD = (slope_NW @ out_of_heads).view(*gradients[0].shape[:2], -1, shape.head_dim)
-        for_heads = attend_causal_backward(slope_BTHD.transpose(1, 2), q_BHTD, k_BGTD, v_BGTD, mask)
+        for_heads = attend_causal_backward(slope_BTHD.transpose(1, 2), q_BHTD, k_BGTD, v_BGTD, seen)
         slope_NR, for_head_norms = _heads_backward(for_heads, head_state, (q_norm_D, k_norm_D), cos, sin, shape)
         (for_q, for_k, for_v), for_norm = _unstacked(slope_NR.T @ normal_NW, (q, k, v), norm_W)
         upstream_NW = _normalise_backward(slope_NR @ into_heads, normal_NW, inverse_N1, upstream_NW)

@@ -44,7 +44,7 @@ from slm.recipe import Recipe
 from slm.train.config import OptimizerConfig
 from slm.train.optim import Optimizer
 from slm.train.parallel import BUCKET_ELEMENTS, Parallel
-from slm.train.precision import Precision, autocast
+from slm.train.precision import Precision, autocast, matmul_dtype
 from slm.train.working_copy import working_copy
 
 HEADROOM = 0.9
@@ -67,7 +67,7 @@ class Memory:
     average: int
     """The moving average of the weights, where one is kept."""
     logits: int
-    """One chunk of logits and the softmax of it."""
+    """One chunk of logits."""
     activations: int
     """What forward keeps for backward, and the working space of both."""
     gathered: int
@@ -111,7 +111,7 @@ def predict(
         half = max(1, most // 2)
         low, high = simulate(half), simulate(half + most)
         peak = high + (high - low) * (rows - half - most) // most
-    chunk = min(CHUNK_ROWS, rows * seq_len) * model.vocab_size * 4 * 2
+    chunk = min(CHUNK_ROWS, rows * seq_len) * model.vocab_size * matmul_dtype(precision).itemsize
     rest = peak - weights - weight_copy
     gradients = min(weights, rest) if accumulates else 0
     logits = min(chunk, rest - gradients)
