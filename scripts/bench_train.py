@@ -4,12 +4,13 @@
 
 Sides take turns, a step each, in processes of their own that sleep while another's turn lasts, so that a machine
 which is busy or changes its clock does so for all; the first turn warms up and is not counted. A step is forward,
-backward, clipping and AdamW (fused for all) over the same number of tokens with the same shapes. Printed are tokens
-a second (median and best), ratios of medians, the share of the measured rate of the model's own matrix products,
+backward, clipping and AdamW (fused for all) over the same number of tokens with the same shapes. Printed are tokens a
+second (median and best), ratios of medians, the share of the measured rate of the model's own matrix products,
 forward and both of backward, by the model's FLOPs only (`slm.model.counting`: no recomputation, causal attention),
-and the memory of each side: its process's peak less what the process took with everything imported and nothing
-built. Other sides run as one gets them; those marked "memory kept" are given the setting of glibc's allocator that
-training makes for itself (`slm.core.allocator`), so that the part it has in a ratio can be seen. The last line is one JSON object. `--check` leaves with status 1 when a bar is missed.
+and the memory of each side: its process's peak less what the process took with everything imported and nothing built.
+Other sides run as one gets them; those marked "memory kept" are given the setting of glibc's allocator that training
+makes for itself (`slm.core.allocator`), so that the part it has in a ratio can be seen. The last line is one JSON
+object. `--check` leaves with status 1 when a bar is missed.
 
 LitGPT pins other libraries, so it runs in `.venv-litgpt`, made on first use with this environment's torch.
 """
