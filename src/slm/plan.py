@@ -52,13 +52,14 @@ def run(recipe: Recipe) -> None:
 
     parallel = planned(recipe)
     own_rows = rows_of_each(facts, parallel.world.size)
+    other = "cpu" if recipe.train.device == "cpu" else "cuda"  # what the sizes below are sizes of
 
     @functools.cache
-    def memory(rows: int) -> Memory:
-        return predict_for(recipe, precision, rows, own_rows, parallel)
+    def memory(rows: int, kind: str = other) -> Memory:
+        return predict_for(recipe, kind, precision, rows, own_rows, parallel)
 
-    def largest(num_bytes: float) -> int | None:
-        return largest_that_fits(divisors(own_rows), lambda rows: memory(rows).total, num_bytes * HEADROOM)
+    def largest(num_bytes: float, kind: str = other) -> int | None:
+        return largest_that_fits(divisors(own_rows), lambda rows: memory(rows, kind).total, num_bytes * HEADROOM)
 
     say_size(recipe, facts)
     if noise := advice(recipe.folder("train"), recipe.train.batch_tokens):
@@ -66,11 +67,11 @@ def run(recipe: Recipe) -> None:
     fits = {gb: largest(gb * 1e9) for gb in SIZES_GB}
     micro = recipe.train.micro_batch_rows
     rows = micro if not isinstance(micro, str) else max(filter(None, fits.values()), default=1)
-    say_memory(memory(rows), rows, precision, parallel)
+    say_memory(memory(rows, device), rows, precision, parallel)
     say_devices(recipe, facts, memory, fits, parallel)
     if recipe.train.probe:
         free = memory_bytes(device) / (parallel.world.local_size if device == "cpu" else 1)
-        say_here(recipe, facts, device, precision, free, largest(free))
+        say_here(recipe, facts, device, precision, free, largest(free, device))
 
 
 def planned(recipe: Recipe) -> Parallel:

@@ -171,7 +171,15 @@ class TestWhereItDoesNotApply:
 
     def test_dropout_takes_the_modules(self) -> None:
         block = self.block()
-        assert "random" in reason_against(block, torch.zeros(1, 4, 64), Plan(), Dropout(0.1, 0.0, (), (0,)))
+        x_BTW = torch.zeros(1, 4, 64)
+        assert "random" in reason_against(block, x_BTW, Plan(), Dropout(0.1, 0.0, (0.0, 0.0), (0,)))
+        assert "random" in reason_against(block, x_BTW, Plan(), Dropout(0.0, 0.0, (0.1, 0.1), (0,)))
+        assert not reason_against(block, x_BTW, Plan(), Dropout(0.0, 0.5, (0.0, 0.1), (0,))), "only embeddings thin out"
+
+    def test_a_block_that_shall_not_fuse_takes_the_modules(self) -> None:
+        block = self.block()
+        block.fuses = False
+        assert "run one by one" in self.reason(block)
 
     def test_a_frozen_weight_takes_the_modules(self) -> None:
         block = self.block()

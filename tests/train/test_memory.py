@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from slm.compose import load_recipe
 from slm.core.distributed import session
-from slm.model.block import set_recompute
+from slm.model.block import set_fused, set_recompute
 from slm.model.config import ModelConfig
 from slm.model.recompute import Recompute
 from slm.model.transformer import build
@@ -41,10 +41,13 @@ SHAPES = {
 }
 
 
-def measured_peak(config: ModelConfig, rows: int, precision: str, recompute: Recompute = "none") -> int:
+def measured_peak(
+    config: ModelConfig, rows: int, precision: str, recompute: Recompute = "none", fused: bool = True
+) -> int:
     """The most bytes that torch's CPU allocator had out during a second micro-batch, with weights and gradients."""
     objective, model = build_objective(ObjectiveConfig()), build(config, 0)
     set_recompute(model, recompute)
+    set_fused(model, fused)
     working = working_copy(model, precision)
     batch = blank_batch(rows, config.max_seq_len)
     batch.documents_BT[:, -1] = 1  # packed, and so that no block of queries is spared its first keys
@@ -177,6 +180,26 @@ def test_predicted_memory_knows_what_is_recomputed(name, precision):
     assert totals[0] > 1.15 * totals[2]
 
 
+@pytest.mark.filterwarnings("ignore")  # the profiler's own, about its clock
+@pytest.mark.parametrize(("name", "precision"), [("deep", "bf16"), ("vocabulary", "fp32")])
+def test_predicted_memory_knows_where_blocks_are_not_fused(name, precision):
+    config, totals = SHAPES[name], []
+    for fused in (True, False):
+        use = predict(config, ObjectiveConfig(), "adamw", precision, 8, config.max_seq_len, fused=fused)
+        totals.append(use.total - use.optimizer - use.update)
+        assert totals[-1] == pytest.approx(measured_peak(config, 8, precision, fused=fused), rel=0.1)
+    assert totals[1] > 1.05 * totals[0]
+
+
+@pytest.mark.parametrize("change", ["train.compile=true", "train.dropout.rate=0.1", "train.dropout.drop_path=0.1"])
+def test_only_a_cpu_fuses_and_neither_dropout_nor_a_compiler_lets_it(change):
+    plain, changed = load_recipe("recipe=smoke"), load_recipe("recipe=smoke", change)
+    fused = predict_for(plain, "cpu", "bf16", 4, 16).total
+    apart = predict_for(plain, "cuda", "bf16", 4, 16).total
+    assert apart > fused
+    assert predict_for(changed, "cpu", "bf16", 4, 16).total == apart
+
+
 def test_memory_is_predicted_for_a_backend_that_this_machine_lacks():
     config = SHAPES["deep"]
     sdpa, varlen = (
@@ -215,7 +238,7 @@ def test_one_micro_batch_a_step_needs_no_room_for_gradients_beside_it():
 
 def test_an_optimizer_beside_the_gpu_takes_nothing_of_its_memory():
     recipes = [load_recipe("recipe=smoke", f"train.offload_optimizer={word}") for word in ("false", "true")]
-    there, beside = (predict_for(recipe, "bf16", 4, 16) for recipe in recipes)
+    there, beside = (predict_for(recipe, "cuda", "bf16", 4, 16) for recipe in recipes)
     assert there.optimizer == optimizer_bytes(recipes[0].model, "adamw")
     assert beside.optimizer == 0
     assert there.total - beside.total == there.optimizer
@@ -231,5 +254,5 @@ def test_the_largest_micro_batch_divides_the_batch_and_fits():
 @pytest.mark.parametrize("passes", [1, 2])
 def test_a_deep_model_takes_what_following_all_its_layers_finds(passes, recompute):
     config = SHAPES["deep"].model_copy(update={"layers": 16})
-    settings = (ObjectiveConfig(), "bf16", 64, passes, recompute, 1)
+    settings = (ObjectiveConfig(), "bf16", 64, passes, recompute, True, 1)
     assert memory._peak_at_any_depth(config, *settings) == memory._simulated_peak(config, *settings)

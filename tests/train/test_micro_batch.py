@@ -41,7 +41,7 @@ def test_the_choice_of_the_checkpoint_is_kept_and_does_not_shape_the_key(make_re
 
 def test_the_largest_that_fits_is_taken_on_a_gpu(make_recipe, monkeypatch):
     recipe = make_recipe("gpu", micro_batch_rows="auto")
-    monkeypatch.setattr(micro_batch, "_peak", lambda *given: given[2] * 10)
+    monkeypatch.setattr(micro_batch, "_peak", lambda *given: given[3] * 10)
     monkeypatch.setattr(micro_batch, "_free_bytes", lambda *_: 50)
     assert micro_batch.choose_micro_batch(recipe, 12, None, None, "cuda", "fp32", None, Parallel()) == 4
     monkeypatch.setattr(micro_batch, "_free_bytes", lambda *_: 5)

@@ -32,13 +32,15 @@ class Block(nn.Module):
         self.ffn = SwiGLU(config)
         self.recompute: Recompute = "none"
         """What backward computes once more; training sets it."""
+        self.fuses = True
+        """Whether training on a CPU may take the block as one step of autograd, where that applies."""
         self.compiled = False
         """Whether training runs this block through torch.compile; training sets it. Without gradients it does not."""
 
     @property
     def as_written(self) -> bool:
-        """Whether the modules below must run one by one, for something looks inside: selection or a compiler."""
-        return self.recompute == "selective" or self.compiled
+        """Whether the modules below must run one by one: as asked, or for selection or a compiler looks inside."""
+        return not self.fuses or self.recompute == "selective" or self.compiled
 
     def forward(
         self,
@@ -88,6 +90,13 @@ def set_recompute(model: nn.Module, kind: Recompute) -> None:
 def recompute_of(model: nn.Module) -> Recompute:
     """What the blocks of `model` recompute."""
     return next(module.recompute for module in model.modules() if isinstance(module, Block))
+
+
+def set_fused(model: nn.Module, fuses: bool) -> None:
+    """Have every block of `model` train on a CPU as one step of autograd where that applies, or never."""
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.fuses = fuses
 
 
 def set_compiled(model: nn.Module) -> None:

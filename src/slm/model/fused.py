@@ -12,8 +12,8 @@ agree with theirs to rounding (1e-5 in float32, tested). What it saves is passes
   packed rows too, where SDPA takes no mask and causal flag together.
 
 Where it does not apply (`reason_against`), the modules run one by one: inference, GPUs, other attention kernels,
-dropout, anything that looks inside the block (hooks, selective recomputation, a compiler), weights that are sharded
-or frozen.
+dropout, anything that looks inside the block (hooks, selective recomputation, a compiler), weights that are frozen
+or still cut into shards. FSDP2 gathers a block's weights before its forward, so on CPUs its blocks are fused too.
 
 Shapes: N tokens of a micro-batch (B rows of T), W width, H heads, G key/value heads, D head_dim, F ffn_width,
 R = (H + 2 G) D.
@@ -58,8 +58,8 @@ class _Shape(NamedTuple):
 def reason_against(block: Block, x_BTW: Tensor, how: Plan, dropout: Dropout | None = None) -> str:
     """Why the modules must run one by one here; empty where `fused_block` may stand for them."""
     if block.as_written:
-        return "the block is compiled, or parts of it are computed once more"
-    if dropout is not None:
+        return "its modules must run one by one: as asked, compiled, or parts of it are computed once more"
+    if dropout is not None and (dropout.rate or dropout.path_rates[block.layer]):
         return "parts are left out at random"
     if x_BTW.device.type != "cpu" or not torch.is_grad_enabled():
         return "only training on a CPU is fused"

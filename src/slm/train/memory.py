@@ -32,7 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from slm.core.batch import Batch
-from slm.model.block import set_recompute
+from slm.model.block import set_fused, set_recompute
 from slm.model.config import ModelConfig
 from slm.model.counting import num_parameters, parameters_by_part
 from slm.model.recompute import Recompute
@@ -91,12 +91,14 @@ def predict(
     *,
     accumulates: bool = True,
     recompute: Recompute = "none",
+    fused: bool = True,
     average: bool = False,
     parallel: Parallel | None = None,
 ) -> Memory:
     """Memory of a step with micro-batches of `rows` rows of several documents, for each process.
 
-    With `accumulates` the gradients of earlier micro-batches stay while the next is computed.
+    `fused` is for CPUs (`slm.model.fused`); without it blocks keep what their modules keep. With `accumulates` the
+    gradients of earlier micro-batches stay while the next is computed.
     """
     parallel = parallel or Parallel()
     parts = parallel.shard_processes
@@ -104,7 +106,7 @@ def predict(
     accumulates = accumulates or parts > 1  # in shards, gradients leave for their owners: one set stays
     most = max(1, SIMULATED_TOKENS // seq_len)
     passes = 2 if accumulates else 1
-    simulate = functools.partial(_peak_at_any_depth, model, objective, precision, seq_len, passes, recompute)
+    simulate = functools.partial(_peak_at_any_depth, model, objective, precision, seq_len, passes, recompute, fused)
     if rows <= most:
         peak = simulate(rows)
     else:
@@ -143,13 +145,19 @@ def _gathered(model: ModelConfig, parallel: Parallel) -> int:
 
 
 def predict_for(
-    recipe: Recipe, precision: Precision, micro_rows: int, step_rows: int, parallel: Parallel | None = None
+    recipe: Recipe,
+    device: str,
+    precision: Precision,
+    micro_rows: int,
+    step_rows: int,
+    parallel: Parallel | None = None,
 ) -> Memory:
-    """Memory of a recipe's largest step, `micro_rows` at a time.
+    """Memory of a recipe's largest step on a kind of device, `micro_rows` at a time.
 
     `step_rows` are those of the first step that each process has. The optimizer's state counts where it lies on the
     device that computes.
     """
+    dropout = recipe.train.dropout
     use = predict(
         recipe.model,
         recipe.objective,
@@ -159,6 +167,7 @@ def predict_for(
         recipe.shards.seq_len,
         accumulates=micro_rows < step_rows or bool(recipe.train.batch_ramp.start_tokens),
         recompute=recipe.train.activation_checkpointing,
+        fused=device == "cpu" and not (recipe.train.compile or dropout.rate or dropout.drop_path),
         average=bool(recipe.train.ema_decay),
         parallel=parallel,
     )
@@ -215,6 +224,7 @@ def _simulated_peak(
     seq_len: int,
     passes: int,
     recompute: Recompute,
+    fused: bool,
     rows: int,
 ) -> int:
     compute_loss = build_objective(objective)
@@ -223,6 +233,7 @@ def _simulated_peak(
     with FakeTensorMode(), live:
         model = Transformer(config)
         set_recompute(model, recompute)
+        set_fused(model, fused)
         working = working_copy(model, precision).model
         batch = blank_batch(rows, seq_len)
         for _ in range(passes):

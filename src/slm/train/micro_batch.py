@@ -49,7 +49,7 @@ def choose_micro_batch(
         return int(checkpoint.counts["micro_batch_rows"])
     candidates = divisors(rows) if device == "cuda" else sorted({1, *_near_cpu_sizes(rows, recipe.shards.seq_len)})
     free = _free_bytes(device, parallel.world) * HEADROOM
-    largest = largest_that_fits(candidates, lambda micro: _peak(recipe, precision, micro, rows, parallel), free)
+    largest = largest_that_fits(candidates, lambda micro: _peak(recipe, device, precision, micro, rows, parallel), free)
     if not largest:
         raise UserError(
             f"train.micro_batch_rows is auto, but not even one row of {recipe.shards.seq_len:,} tokens fits into the "
@@ -70,8 +70,8 @@ def _near_cpu_sizes(rows: int, seq_len: int) -> list[int]:
     return sorted({min(divisors(rows), key=lambda n: abs(n * seq_len - tokens)) for tokens in CPU_TOKENS})
 
 
-def _peak(recipe: Recipe, precision: Precision, micro: int, rows: int, parallel: Parallel) -> int:
-    return predict_for(recipe, precision, micro, rows, parallel).total
+def _peak(recipe: Recipe, device: str, precision: Precision, micro: int, rows: int, parallel: Parallel) -> int:
+    return predict_for(recipe, device, precision, micro, rows, parallel).total
 
 
 def _free_bytes(device: str, world: World) -> int:
