@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from slm.core.distributed import SOLO, World, first_host, launched, rendezvous, session
+from slm.core.distributed import SOLO, World, first_host, launched, rendezvous, session, tasks_of_nodes
 from slm.core.errors import UserError
 
 SRUN = {
@@ -33,6 +33,22 @@ def test_srun_says_who_is_who_and_where_to_meet():
 
 
 @pytest.mark.parametrize(
+    ("counts", "tasks"), [("4", [4]), ("2(x3),1", [2, 2, 2, 1]), ("1,2", [1, 2]), ("8(x2),4(x2),1", [8, 8, 4, 4, 1])]
+)
+def test_the_tasks_of_each_node_are_read_from_slurm_s_list(counts, tasks):
+    assert tasks_of_nodes(counts) == tasks
+    size = sum(tasks)
+    found = []
+    for node, here in enumerate(tasks):
+        for local in range(here):
+            variables = {"SLURM_STEP_NUM_TASKS": str(size), "SLURM_STEP_TASKS_PER_NODE": counts}
+            who = {"SLURM_PROCID": str(len(found)), "SLURM_LOCALID": str(local), "SLURM_NODEID": str(node)}
+            found.append(launched({**variables, **who}))
+    assert [world.rank for world in found] == list(range(size))
+    assert [world.local_size for world in found] == [here for here in tasks for _ in range(here)]
+
+
+@pytest.mark.parametrize(
     ("nodes", "first"),
     [("node[03-05,9],login", "node03"), ("a,b", "a"), ("gpu7", "gpu7"), ("rack1-n[2]", "rack1-n2"), ("c[1,3]x", "c1x")],
 )
@@ -45,6 +61,18 @@ def test_the_first_of_a_list_of_hosts(nodes, first):
     [
         ({"RANK": "0"}, r"WORLD_SIZE is '', but each of several processes needs a whole number there; start"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, r"this process is rank 2 of 2 .* ranks count from 0"),
+        (
+            {**SRUN, "SLURM_STEP_TASKS_PER_NODE": "2,(x2)"},
+            r"SLURM_STEP_TASKS_PER_NODE is '2,\(x2\)', but it must list the tasks of each node, as in 2\(x3\),1; start",
+        ),
+        (
+            {**SRUN, "SLURM_STEP_TASKS_PER_NODE": "3,1"},
+            r"SLURM_NODEID is '', but each of several processes needs a whole number there",
+        ),
+        (
+            {**SRUN, "SLURM_STEP_TASKS_PER_NODE": "3,1", "SLURM_NODEID": "2"},
+            r"SLURM_NODEID is 2, but SLURM_STEP_TASKS_PER_NODE \(3,1\) lists 2 nodes, counted from 0",
+        ),
         ({"OMPI_COMM_WORLD_SIZE": "4"}, r"OMPI_COMM_WORLD_SIZE is 4, so mpirun started this, .*start it with torchrun"),
     ],
 )

@@ -269,25 +269,44 @@ def test_torchrun_starts_all_again_after_a_killed_one_which_end_with_the_unbroke
     assert hashes(recipe) == hashes(two[0]["ddp"])
 
 
-def test_started_by_srun(make_recipe, alone):
-    """Two processes as srun starts them: by its variables alone they find out who they are and where to meet."""
-    recipe = make_recipe("started-by-srun", **SHAPE)
-    file = Path(recipe.runs_dir) / "srun.json"
+def srun(recipe: Recipe, *tasks: int) -> list[tuple[int, str]]:
+    """(exit status, what was said) of each process of a step with so many tasks on each node, as srun starts them."""
+    file = Path(recipe.runs_dir) / f"{recipe.run}.json"
     file.write_text(recipe.model_dump_json())
-    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_STEP_NODELIST": "localhost"}
-    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", **step, "OMP_NUM_THREADS": "1"}
+    counts = ",".join(map(str, tasks))
+    step = {"SLURM_STEP_NUM_TASKS": str(sum(tasks)), "SLURM_STEP_TASKS_PER_NODE": counts}
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": str(sum(tasks)), "SLURM_STEP_NODELIST": "localhost"}
+    who = [(node, local) for node, here in enumerate(tasks) for local in range(here)]
     processes = [
         subprocess.Popen(
             [sys.executable, str(PROGRAM), str(file)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, **job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            env={
+                **os.environ, **job, **step, "OMP_NUM_THREADS": "1", "SLURM_PROCID": str(rank),
+                "SLURM_LOCALID": str(local), "SLURM_NODEID": str(node),
+            },
         )
-        for rank in range(2)
+        for rank, (node, local) in enumerate(who)
     ]  # fmt: skip
     said = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
-    assert "ddp over 2 processes (gloo)" in said[0]
-    assert said[1] == ""
+    return [(process.returncode, words) for process, words in zip(processes, said, strict=True)]
+
+
+def test_started_by_srun(make_recipe, alone):
+    """Two processes as srun starts them: by its variables alone they find out who they are and where to meet."""
+    recipe = make_recipe("started-by-srun", **SHAPE)
+    (first, said), (second, silence) = srun(recipe, 2)
+    assert (first, second) == (0, 0), said + silence
+    assert "ddp over 2 processes (gloo)" in said
+    assert silence == ""
     agree(recipe, alone)
+
+
+def test_machines_with_different_numbers_of_processes_have_no_default_of_hybrid_shard(make_recipe):
+    """All of them say no, also the two of the second machine, for whom it would be 2."""
+    found = srun(make_recipe("uneven", **SHAPE, parallel="hybrid_shard"), 1, 2)
+    assert [status for status, _ in found] == [1, 1, 1], found
+    assert "machines have different numbers of processes" in "".join(said for _, said in found)
+    assert "".join(said for _, said in found).count("error: ") == 1
 
 
 def test_started_by_accelerate(make_recipe, alone):
@@ -308,6 +327,11 @@ def test_started_by_accelerate(make_recipe, alone):
             r"hybrid_shard with 3 processes to a copy .* 4 processes must make several",
         ),
         ({"parallel": "hybrid_shard"}, World(0, 4, 0, 4), r"hybrid_shard with 4 processes .*parallel=full_shard"),
+        (
+            {"parallel": "hybrid_shard"},
+            World(0, 6, 0, 2, even=False),
+            r"machines have different numbers of processes, .* default of train\.shard_processes; set it",
+        ),
     ],
 )
 def test_a_strategy_that_does_not_fit_the_processes_is_refused(make_recipe, settings, world, message):
@@ -321,3 +345,5 @@ def test_the_strategy_that_is_taken(make_recipe):
     assert choose(config, World(1, 2)).strategy == "ddp"
     hybrid = config.model_copy(update={"parallel": "hybrid_shard"})
     assert choose(hybrid, World(1, 8, 1, 4)).shard_processes == 4
+    chosen = hybrid.model_copy(update={"shard_processes": 2})
+    assert choose(chosen, World(1, 6, 1, 4, even=False)).shard_processes == 2

@@ -49,6 +49,8 @@ class World:
     local_rank: int = 0
     """Among those of the same machine."""
     local_size: int = 1
+    even: bool = True
+    """Whether every machine has as many processes; known once they are connected."""
     device: str = "cpu"
     """Where tensors are exchanged: cpu (gloo) or cuda (NCCL)."""
     group: Any = None
@@ -138,8 +140,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> World:
     elif "SLURM_STEP_NUM_TASKS" in environment:  # set by srun for its tasks, and not for the batch script itself
         rank, size = _number(environment, "SLURM_PROCID"), _number(environment, "SLURM_STEP_NUM_TASKS")
         local_rank = _number(environment, "SLURM_LOCALID")
-        found = re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", ""))  # as in "2(x3),1"
-        local_size = int(found.group()) if found else size
+        local_size = _tasks_of_node(environment, size)
     else:
         for name, launcher in OTHER_LAUNCHERS.items():
             if environment.get(name, "1") != "1":
@@ -169,6 +170,34 @@ def rendezvous(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
             "start the run with torchrun, accelerate launch or srun, which set them"
         )
     return host, int(port)
+
+
+def tasks_of_nodes(counts: str) -> list[int]:
+    """SLURM's count of tasks for each node of a step: `2(x3),1` is 2, 2, 2 and 1."""
+    if not re.fullmatch(r"\d+(\(x\d+\))?(,\d+(\(x\d+\))?)*", counts):
+        raise UserError(
+            f"SLURM_STEP_TASKS_PER_NODE is {counts!r}, but it must list the tasks of each node, as in 2(x3),1; "
+            "start the run with srun, which sets it"
+        )
+    groups = re.findall(r"(\d+)(?:\(x(\d+)\))?", counts)
+    return [int(tasks) for tasks, nodes in groups for _ in range(int(nodes or 1))]
+
+
+def _tasks_of_node(environment: Mapping[str, str], size: int) -> int:
+    """How many of a step's `size` tasks are on this node; all where the step does not say."""
+    counts = environment.get("SLURM_STEP_TASKS_PER_NODE")
+    if not counts:
+        return size
+    tasks = tasks_of_nodes(counts)
+    if len(set(tasks)) == 1:
+        return tasks[0]
+    node = _number(environment, "SLURM_NODEID")
+    if node >= len(tasks):
+        raise UserError(
+            f"SLURM_NODEID is {node}, but SLURM_STEP_TASKS_PER_NODE ({counts}) lists {len(tasks)} nodes, counted "
+            "from 0; start the run with srun, which sets both"
+        )
+    return tasks[node]
 
 
 def first_host(nodes: str) -> str:
@@ -263,7 +292,9 @@ def _connect(world: World, device: str) -> World:
         world_size=world.size,
         timeout=PATIENCE,
     )
-    return World(world.rank, world.size, world.local_rank, world.local_size, "cuda" if on_gpu else "cpu")
+    total, squares = world.sum(world.local_size, world.local_size**2)
+    even = total**2 == world.size * squares  # no spread, and the same answer everywhere
+    return replace(world, even=even, device="cuda" if on_gpu else "cpu")
 
 
 def _first_to_fail() -> bool:

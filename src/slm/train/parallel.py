@@ -161,6 +161,11 @@ def choose(config: TrainConfig, world: World) -> Parallel:
             "torchrun --nproc-per-node N -m slm.train"
         )
     if wanted == "hybrid_shard":
+        if not (config.shard_processes or world.even):
+            raise UserError(
+                "train.parallel is hybrid_shard and machines have different numbers of processes, so those of one "
+                "machine cannot be the default of train.shard_processes; set it, or start as many on each machine"
+            )
         inner = config.shard_processes or world.local_size
         if size % inner or not 1 < inner < size:
             raise UserError(
