@@ -13,7 +13,7 @@ from slm.core.errors import DamagedError
 from slm.model.load import load_model
 from slm.recipe import Recipe
 from slm.train import loop
-from slm.train.checkpoint import newest_sound, prune, restore, step_folders
+from slm.train.checkpoint import age, leads_to, make_newest, newest_sound, prune, restore, step_folders
 from slm.train.config import CheckpointConfig
 from slm.train.saver import Saver
 
@@ -31,9 +31,9 @@ def advance(run: loop.Run) -> None:
     run.state.tokens += 256
 
 
-def save(run: loop.Run, **settings: int) -> Artifact:
+def save(run: loop.Run, rewinds: tuple[int, ...] = (), **settings: int) -> Artifact:
     saver = Saver(run.folder, run.spec, CheckpointConfig(**settings), run.ledger, run.stop)
-    saver.save(run.state, {"finished": False})
+    saver.save(run.state, {"finished": False, "rewinds": list(rewinds)})
     return saver.wait()
 
 
@@ -131,6 +131,30 @@ def test_what_is_spared_stays(run):
     oldest = run.folder / "step-00000001"
     prune(run.folder, CheckpointConfig(keep_last=1), spare=oldest)
     assert [path.name[-1] for path in step_folders(run.folder)] == ["3", "1"]
+
+
+def test_a_rewind_makes_lower_steps_newer_and_leaves_behind_those_after_its_target():
+    """A run that came to steps 4, 8 and 12, was rewound to 8, came to 10, 12 and 16, was rewound to 12, came to 14."""
+    came = [(4, []), (8, []), (12, []), (10, [8]), (12, [8]), (16, [8]), (14, [8, 12])]
+    counts = [{"step": step, "rewinds": rewinds} for step, rewinds in came]
+    assert sorted([*counts[3:], *counts[:3]], key=age) == counts
+    assert [leads_to(each, counts[-1]) for each in counts] == [True, True, False, True, True, False, True]
+    assert [leads_to(each, counts[2]) for each in counts] == [True, True, True, False, False, False, False]
+    assert leads_to({"step": 8}, {"step": 9})  # saved before rewinds were counted
+
+
+def test_making_one_the_newest_deletes_what_the_run_did_not_come_through(run):
+    saved = {}
+    for step, rewinds in [(4, ()), (12, ()), (10, (8,)), (16, (8,)), (20, (8,))]:
+        run.state.step = step
+        saved[step] = save(run, rewinds, keep_last=9)
+    (saved[10].path / "state.json").write_bytes(b"")
+    make_newest(run.folder, saved[16])
+    assert [int(path.name[5:]) for path in step_folders(run.folder)] == [16, 10, 4]
+    assert (run.folder / "latest").read_text() == "step-00000016\n"
+    assert newest_sound(run.folder, run.spec, redo=False) == saved[16]
+    make_newest(run.folder, saved[4])
+    assert [int(path.name[5:]) for path in step_folders(run.folder)] == [4]
 
 
 def test_damaged_checkpoints_keep_distinct_names(run, capsys):

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,8 @@ import torch
 
 import slm.shards
 import slm.train
-from slm.core.errors import UserError
+from slm.core.errors import Stopped, UserError
+from slm.core.store import Store
 from slm.corpus import read_documents
 from slm.model.load import load_model
 from slm.recipe import Recipe
@@ -291,6 +293,70 @@ def test_a_run_with_skips_and_a_rewind_resumes_bit_for_bit(make_recipe, rewound,
     slm.train.run(recipe)
     assert figures(recipe) == figures(rewound)
     assert hashes(recipe) == hashes(rewound)
+
+
+def end_at(recipe: Recipe, number: int, how: type[BaseException], monkeypatch: pytest.MonkeyPatch, ready: Any) -> None:
+    """Train until, at the `number`-th step from here, the run is killed once `ready()`, or else told to stop."""
+    honest, count = loop.forward_backward, 0
+
+    def ending(*arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == number and how is Killed:
+            until = time.monotonic() + 30
+            while not ready():
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            raise Killed
+        if count == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return honest(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "forward_backward", ending)
+        with pytest.raises(how):
+            slm.train.run(recipe)
+
+
+@pytest.mark.parametrize("place", ["fresh", "old"])
+def test_a_run_that_moves_to_another_machine_on_both_sides_of_a_rewind_resumes_bit_for_bit(
+    make_recipe, rewound, tmp_path, monkeypatch, capsys, place
+):
+    """Told to stop in the row of skips, killed, and told to stop after the rewind, with what that forgot in the bucket.
+
+    The last machine has nothing of the run, or what was there before the rewind.
+    """
+    address = f"file://{tmp_path}/bucket"
+    recipe = recipe_for(make_recipe, f"moved-{place}", checkpoints={"remote": address})
+    folder, store = recipe.folder("train"), Store(f"{address}/{recipe.run}/train")
+    old = folder.with_name("old")
+
+    def there() -> list[int]:
+        return [int(name[5:]) for name in store.published()]
+
+    with monkeypatch.context() as lazy:
+        lazy.setattr(Store, "prune", lambda *_: [])  # as if each process had ended before it
+        end_at(recipe, 10, Stopped, monkeypatch, there)  # its checkpoint is none to rewind to
+        assert there()[:2] == [10, 8]
+        shutil.rmtree(folder)
+        end_at(recipe, 3, Killed, monkeypatch, lambda: there()[0] == 12)  # in step 13
+        said = capsys.readouterr().out
+        assert "train: fetched step-00000010" in said
+        assert "train: fetched step-00000008" in said
+        shutil.copytree(folder, old)
+        end_at(recipe, 3, Stopped, monkeypatch, there)  # step 13, the rewind to 8, and 9; then in step 10
+        assert there()[:3] == [12, 10, 8]
+        shutil.rmtree(folder)
+    if place == "old":
+        old.rename(folder)
+        assert [int(path.name[5:]) for path in step_folders(folder)] == [12, 10, 8]
+    capsys.readouterr()
+    slm.train.run(recipe)
+    assert f"going on from {folder}/step-00000010 (step 10 of 20)" in capsys.readouterr().out
+    assert figures(recipe) == figures(rewound)
+    assert hashes(recipe) == hashes(rewound)
+    assert there()[0] == 20
+    assert set(there()) <= {20, 16, 12}  # with what was not yet pruned here when the last was uploaded
 
 
 def test_a_second_rewind_to_the_same_place_ends_in_one_sentence(make_recipe, poison):

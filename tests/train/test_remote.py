@@ -157,19 +157,26 @@ def test_a_bucket_that_is_not_there_is_refused_before_anything_is_trained(bucket
     assert not recipe.folder("train").exists()
 
 
-def test_what_is_damaged_there_is_left_aside_and_the_one_before_is_taken(bucket_recipe, unbroken, hashes, s3, capsys):
-    recipe = bucket_recipe("spoilt")
+@pytest.mark.parametrize(
+    ("file", "problem"),
+    [("model-00001-of-00001.safetensors", "is damaged (sha256)"), ("manifest.json", "(its checksum differs)")],
+)
+def test_what_is_damaged_there_is_left_aside_and_the_one_before_is_taken(
+    bucket_recipe, unbroken, hashes, s3, capsys, file, problem
+):
+    recipe = bucket_recipe(f"spoilt-{file[:8]}")
     slm.train.run(recipe)
-    key = f"/{s3.bucket}/runs/spoilt/train/step-00000012/model-00001-of-00001.safetensors"
+    key = f"/{s3.bucket}/runs/{recipe.run}/train/step-00000012/{file}"
     content = bytearray(s3.ask("GET", key))
-    content[-5] ^= 0x10
+    place = content.index(b'"step": 12') + 8 if file == "manifest.json" else -5
+    content[place] ^= 0x8  # of the step the digit 1, which becomes 9
     s3.ask("PUT", key, bytes(content))
     forget(recipe)
     capsys.readouterr()
     slm.train.run(recipe)
     printed = capsys.readouterr().out
-    assert "is damaged (sha256)" in printed
-    assert "left aside there, trying the checkpoint before it" in printed
+    assert problem in printed
+    assert "left aside there" in printed
     assert "train: fetched step-00000008" in printed
     assert hashes(recipe) == hashes(unbroken)
     assert there(recipe)[0] == "step-00000012"
@@ -211,6 +218,20 @@ def test_an_upload_whose_checkpoint_is_gone_is_overtaken(bucket_recipe, capsys):
     assert uploader.figures()["uploads_overtaken"] == 1
     assert uploader.left == 0
     assert "was not uploaded" not in capsys.readouterr().out
+
+
+def test_what_a_kill_in_the_last_deletion_left_goes_at_the_next_start_of_a_finished_run(bucket_recipe, capsys):
+    recipe = bucket_recipe("half-deleted")
+    slm.train.run(recipe)
+    folder = recipe.folder("train")
+    newest = folder / "step-00000012"
+    half, draft = folder / "step-00000006", folder / "step-00000007.tmp-999999999"
+    for leftover in (half, draft):
+        shutil.copytree(newest, leftover)
+    (half / "manifest.json").unlink()
+    slm.train.run(recipe)
+    assert "train: up to date in" in capsys.readouterr().out
+    assert sorted(path.name for path in folder.glob("step-*")) == ["step-00000008", "step-00000012"]
 
 
 def test_a_run_told_to_stop_uploads_what_it_saved(bucket_recipe, unbroken, figures, hashes, monkeypatch):

@@ -184,6 +184,39 @@ def remove_step(path: Path) -> None:
     shutil.rmtree(path)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete what saves and deletions that were killed have left: drafts, and folders without a manifest."""
+    for leftover in list(folder.glob("step-*")):
+        name, dot, _ = leftover.name.partition(".")
+        if dot:
+            remove_abandoned(folder / name)
+        elif name[5:].isdigit() and not (leftover / MANIFEST).exists():
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def make_newest(folder: Path, checkpoint: Artifact) -> None:
+    """Point `latest` at a checkpoint and delete those that a run which has come to it did not come through."""
+    write_atomically(folder / LATEST, checkpoint.path.name + "\n")
+    for path in step_folders(folder):
+        try:
+            astray = not leads_to(open_artifact(path, "train").counts, checkpoint.counts)
+        except DamagedError:  # for the next start to set aside, unless it would be taken for the newest then
+            astray = path.name > checkpoint.path.name
+        if astray:
+            remove_step(path)
+
+
+def age(counts: Mapping[str, Any]) -> tuple[int, int]:
+    """Orders checkpoints of one run by when it came to them: steps begin again at a lower number after a rewind."""
+    return len(counts.get("rewinds", ())), int(counts["step"])
+
+
+def leads_to(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> bool:
+    """Whether a run that has come to a checkpoint came through another, by their counts, and did not rewind past it."""
+    since = later.get("rewinds", ())[len(earlier.get("rewinds", ())) :]
+    return age(earlier) <= age(later) and all(earlier["step"] <= step for step in since)
+
+
 def kept(names: Sequence[str], settings: CheckpointConfig) -> set[str]:
     """Which of the checkpoints, given newest first, stay: the last few, and those at multiples of many steps."""
     every = settings.keep_every_steps
@@ -214,12 +247,7 @@ def newest_sound(folder: Path, spec: Spec, *, redo: bool) -> Artifact | None:
 
     Checkpoints of another recipe are refused with the differences, or deleted if `redo`.
     """
-    for leftover in list(folder.glob("step-*")):  # of saves and deletions that were killed
-        name, dot, _ = leftover.name.partition(".")
-        if dot:
-            remove_abandoned(folder / name)
-        elif name[5:].isdigit() and not (leftover / MANIFEST).exists():
-            shutil.rmtree(leftover, ignore_errors=True)
+    remove_leftovers(folder)
     for path in step_folders(folder):
         try:
             found = open_artifact(path, "train", verify="full")

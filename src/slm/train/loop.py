@@ -243,6 +243,7 @@ def save_step(run: Run, config: TrainConfig) -> None:
         "processes": run.parallel.world.size,
         "micro_batch_rows": run.micro_rows,
         "rewind_target": due(state.step, config.save_every_steps) and not state.guard.skips,
+        "rewinds": list(state.guard.rewinds),
     }
     with run.ledger.phase("save"):
         run.saver.save(state, figures)

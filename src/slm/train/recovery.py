@@ -15,17 +15,16 @@ from __future__ import annotations
 import copy
 import json
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from slm.core.artifact import LATEST, write_atomically
+from slm.core.artifact import write_atomically
 from slm.core.batch import Batch
 from slm.core.console import say
 from slm.core.errors import UserError
 from slm.shards.loader import collate
-from slm.train.checkpoint import remove_step, restore, rewind_target, step_folders
+from slm.train.checkpoint import make_newest, restore, rewind_target
 from slm.train.precision import autocast
 
 if TYPE_CHECKING:
@@ -82,15 +81,7 @@ def rewind(run: Run, metrics: Metrics, autopsy_name: str) -> None:
     state.guard.rewound(step, before)
     metrics.rewinds = len(state.guard.rewinds)
     run.saver.went_back_to(target)
-    run.parallel.world.lead(lambda: forget_after(run.folder, target.path.name))
-
-
-def forget_after(folder: Path, name: str) -> None:
-    """Make checkpoint `name` the newest."""
-    write_atomically(folder / LATEST, name + "\n")
-    for newer in step_folders(folder):
-        if newer.name > name:
-            remove_step(newer)
+    run.parallel.world.lead(lambda: make_newest(run.folder, target))
 
 
 def autopsy(run: Run, batches: list[Batch]) -> dict[str, Any]:

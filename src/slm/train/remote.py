@@ -5,8 +5,11 @@ metrics beside them. One thread uploads, in order; training never waits for it. 
 attempts, that is said and counted, the run goes on, and the upload is tried again with each later checkpoint and
 every `PAUSE_SECONDS`. What the disk no longer keeps by then is overtaken by newer ones, so an outage costs no space.
 
-A run that begins looks at both places and takes the newest checkpoint that verifies; a storage that does not
-answer then is refused, since what it holds may be newer. Rank 0 does all of this for all processes.
+A run that begins looks at both places and takes the newest checkpoint that verifies, and beside it the newest that
+it may have to rewind to; a storage that does not answer then is refused, since what it holds may be newer. What a
+rewind has forgotten here may lie there for a while. Newest is therefore what the run came to last (`age`), whatever
+its step, and with each upload what the run did not come through (`leads_to`) is deleted there too. That needs the
+counts of every checkpoint there: one small request for each at the start. Rank 0 does all of this for all processes.
 """
 
 from __future__ import annotations
@@ -15,15 +18,26 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from slm.core.artifact import LATEST, MANIFEST, Artifact, Spec, write_atomically
+from slm.core.artifact import MANIFEST, Artifact, Spec, manifest_checksum, open_artifact
 from slm.core.console import duration, say
 from slm.core.errors import DamagedError, UserError
 from slm.core.store import Store
-from slm.train.checkpoint import kept, newest_sound, refuse_other, step_folders
+from slm.train.checkpoint import (
+    age,
+    kept,
+    leads_to,
+    make_newest,
+    newest_sound,
+    prune,
+    refuse_other,
+    remove_leftovers,
+    rewind_target,
+    step_folders,
+)
 from slm.train.config import CheckpointConfig
 
 if TYPE_CHECKING:
@@ -50,13 +64,15 @@ class Uploader:
         self._thread: threading.Thread | None = None
         self._uploads = self._failed = self._overtaken = 0
         self._seconds, self._finishing = 0.0, False
+        self._manifests: dict[str, dict[str, Any]] = {}
+        """Of the checkpoints there, as far as they were read."""
         self._trouble = ""
         """Why the last upload failed; empty while all is well."""
 
     def add(self, path: Path) -> None:
         """Upload a checkpoint after those that wait already."""
         with self._changed:
-            if path not in self._waiting:
+            if path not in self._waiting or path == self.busy:  # a rewound run may have written it anew meanwhile
                 self._waiting.append(path)
             self._changed.notify_all()
         if self._thread is None:
@@ -64,41 +80,60 @@ class Uploader:
             self._thread.start()
 
     def add_missing(self) -> None:
-        """Upload what is here and not there, as after an outage or a kill."""
-        there = set(self._steps())
+        """Upload what is here and not the same there, as after an outage, a kill or a rewind."""
+        there = self._there()
         for path in reversed(step_folders(self._folder)):
-            if path.name not in there:
+            try:
+                fingerprint = open_artifact(path, "train").fingerprint
+            except DamagedError:
+                continue
+            if path.name not in there or there[path.name]["fingerprint"] != fingerprint:
                 self.add(path)
 
     def fetch_newer(self, spec: Spec, here: Artifact | None, *, redo: bool) -> Artifact | None:
-        """The newest checkpoint there that verifies and is newer than the one here, fetched; else the one here."""
-        for name in self._steps():
-            if here is not None and int(name[5:]) <= here.counts["step"]:
+        """The newest checkpoint there that verifies and is newer than the one here, fetched; else the one here.
+
+        With it comes the newest that it may be rewound to, where that is there and not here.
+        """
+        there = self._there()
+        for name in [name for name, manifest in there.items() if manifest["key"] != spec.key]:
+            if not redo:
+                refuse_other(self.store.address, there[name], spec)
+            self.store.remove(name)
+            del there[name]
+        for name in _newest_first(there):
+            if here is not None and age(there[name]["counts"]) <= age(here.counts):
                 break
-            try:
-                manifest = self.store.manifest(name)
-                if manifest.get("key") != spec.key:
-                    if redo:
-                        self.clear()
-                        return here
-                    refuse_other(self.store.address, manifest, spec)
-                began = time.perf_counter()
-                self._folder.mkdir(parents=True, exist_ok=True)
-                self.store.download_beside(self._folder)  # first, so that no checkpoint here lacks its rows
-                fetched = self.store.download(name, self._folder / name)
-            except DamagedError as error:
-                self.store.set_aside(name)
-                say(f"train: {error}; left aside there, trying the checkpoint before it")
-                continue
-            write_atomically(self._folder / LATEST, name + "\n")
-            say(f"train: fetched {name} from {self.store.address} in {duration(time.perf_counter() - began)}")
-            return fetched
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self.store.download_beside(self._folder)  # first, so that no checkpoint here lacks its rows
+            if fetched := self._fetch(name):
+                make_newest(self._folder, fetched)
+                here = fetched
+                break
+        if here is not None and not here.counts.get("finished"):
+            self._fetch_rewind_target(here, there)
         return here
 
-    def clear(self) -> None:
-        """Delete every checkpoint there."""
-        for name in self._steps():
-            self.store.remove(name)
+    def _fetch_rewind_target(self, newest: Artifact, there: Mapping[str, Mapping[str, Any]]) -> None:
+        found = rewind_target(self._folder)
+        for name in _newest_first(there):
+            counts = there[name]["counts"]
+            if found is not None and age(counts) <= age(found.counts):
+                return
+            if counts.get("rewind_target") and leads_to(counts, newest.counts) and self._fetch(name):
+                return
+
+    def _fetch(self, name: str) -> Artifact | None:
+        """A checkpoint there, placed here; None if it is damaged, and then it is no checkpoint there any more."""
+        began = time.perf_counter()
+        try:
+            fetched = self.store.download(name, self._folder / name)
+        except DamagedError as error:
+            self.store.set_aside(name)
+            say(f"train: {error}; left aside there, trying the checkpoint before it")
+            return None
+        say(f"train: fetched {name} from {self.store.address} in {duration(time.perf_counter() - began)}")
+        return fetched
 
     def finish(self, hurried: Callable[[], bool] = lambda: False) -> None:
         """Wait until all is uploaded, as long as the settings say, or a few seconds if `hurried`; say what is left."""
@@ -146,6 +181,29 @@ class Uploader:
     def _steps(self) -> list[str]:
         return [name for name in self.store.published() if re.fullmatch(r"step-\d{8,}", name)]
 
+    def _there(self) -> dict[str, dict[str, Any]]:
+        """The manifests of the checkpoints there, by name; each is read once, for nobody else writes there."""
+        for name in (found := self._steps()):
+            if name not in self._manifests:
+                try:
+                    manifest = self.store.manifest(name)
+                    if manifest.get("checksum") != manifest_checksum(manifest):
+                        raise DamagedError(f"{self.store.address}/{name} has a damaged manifest (its checksum differs)")
+                    self._manifests[name] = manifest
+                except DamagedError as error:
+                    self.store.set_aside(name)
+                    say(f"train: {error}; left aside there")
+        return {name: self._manifests[name] for name in found if name in self._manifests}
+
+    def _kept(self) -> set[str]:
+        """Which of the checkpoints there stay, by the settings and for a rewind."""
+        there = self._there()
+        counts = {name: there[name]["counts"] for name in _newest_first(there)}
+        newest = next(iter(counts.values()))
+        line = [name for name, found in counts.items() if leads_to(found, newest)]
+        targets = [name for name in line if counts[name].get("rewind_target") and not newest.get("finished")]
+        return kept(line, self._settings) | set(targets[:1])
+
     def _work(self) -> None:
         while True:
             with self._changed:
@@ -168,10 +226,11 @@ class Uploader:
         """Whether nothing is left to do for the checkpoint in a folder."""
         try:
             if (path / MANIFEST).exists():
+                self._manifests.pop(path.name, None)
                 self.store.upload(path, self._beside())
                 self._uploads += 1
-                here = [folder.name for folder in step_folders(self._folder)]
-                self.store.prune([*kept(self._steps(), self._settings), *here])
+                here = {folder.name for folder in step_folders(self._folder)}
+                self.store.prune(self._kept() | here)
             else:
                 self._overtaken += 1
         except Exception as error:  # noqa: BLE001  (the run goes on without the storage, whatever is wrong with it)
@@ -220,8 +279,14 @@ def newest_anywhere(folder: Path, spec: Spec, uploader: Uploader | None, *, redo
 
 
 def upload_missing(recipe: Recipe) -> None:
-    """Upload what a run that is finished has not uploaded yet."""
+    """Upload what a run that is finished has not uploaded yet, then delete what a killed deletion left."""
     uploader = uploader_of(recipe)
     if uploader is not None:
         uploader.add_missing()
         uploader.finish()
+        remove_leftovers(recipe.folder("train"))
+        prune(recipe.folder("train"), recipe.train.checkpoints)
+
+
+def _newest_first(manifests: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return sorted(manifests, key=lambda name: age(manifests[name]["counts"]), reverse=True)
