@@ -6,8 +6,9 @@ rank, world size, micro-batch and prefetch only divide the same rows differently
 r, r + W, ... of each global batch.
 
 Prefetch builds the next steps in one thread while this one is used; there are no worker processes, since
-rows are copied out of mapped files and one core makes 60 million tokens a second at 512 a row. The thread computes the same function of the
-cursor, and what it built is thrown away when the cursor was moved, so it cannot change the data.
+rows are copied out of mapped files and one core makes 60 million tokens a second at 512 a row. The thread
+computes the same function of the cursor, and what it built is thrown away when the cursor was moved, so it
+cannot change the data.
 
 What costs is the number of calls, not of tokens: order is computed for `ORDER_ROWS` rows at once, and the
 micro-batches of a step are laid out together and handed out as views, `TOGETHER_TOKENS` at a time so that the
@@ -185,7 +186,7 @@ class Loader:
             batches += collate_parts(tokens_NT, lengths, self.reader.pad_id, micro)
         if len(self._source_starts) > 1:
             sources = torch.from_numpy(np.searchsorted(self._source_starts, mine, side="right") - 1)
-            for batch, sources_B in zip(batches, sources.split(micro), strict=True):
+            for batch, sources_B in zip(batches, torch.split(sources, micro), strict=True):
                 batch.sources_B = sources_B
         return batches, mixture.count_sources(rows)
 
@@ -234,7 +235,7 @@ def collate_parts(
     targets[padding] = IGNORED
     num_targets = np.add.reduceat(used_N - counts_N, np.arange(0, num_rows, part_rows)).tolist()
     arrays = (tokens, targets, documents, positions)
-    columns = [torch.from_numpy(array.reshape(num_rows, seq_len)).split(part_rows) for array in arrays]
+    columns = [torch.split(torch.from_numpy(array.reshape(num_rows, seq_len)), part_rows) for array in arrays]
     return [Batch(*parts) for parts in zip(*columns, num_targets, strict=True)]
 
 

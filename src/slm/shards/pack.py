@@ -1,25 +1,28 @@
 """Which piece of which document goes into which row: a pure function of lengths.
 
-In: the lengths of documents in tokens, the row length. Out: pieces, row by row. A document that fits in
-a row is never cut (`best_fit`). A longer one fills whole rows and its tail is packed like a document;
-each further piece begins with the last token of the one before, so that every token but a document's
-first is a target exactly once. Nothing is dropped.
+In: the lengths of documents in tokens, the row length. Out: pieces, row by row. A document longer than a
+row fills whole rows and its tail is packed like a document; each further piece begins with the last token of
+the one before, so that every token but a document's first is a target exactly once. Nothing is dropped.
 
 `best_fit` puts the longest piece first into the fullest row that still has room (best-fit decreasing).
 Rows are found by their room through one big integer, whose bit c says that some row has room for c
-tokens: shift, lowest bit, done. Where too many tails are longer than half a row, the emptiest rows are
-then dissolved into the gaps of others by cutting tails once more; without that, 10,000 documents of 813
-tokens on average left 0.25 % of 256-token rows empty, with it 0.01 % (0.02 % at 2,048). Cost: 1.0 to
-1.8 million documents a second at 2,048 tokens. `concat`, the usual baseline, lays documents end to end
-and cuts at each row's end: no more padding, but at 2,048 it breaks 29 % of the documents that would fit.
+tokens: shift, lowest bit, done. Then the emptiest rows that hold only documents cut already are dissolved into
+the gaps of others; without that, 10,000 documents of 813 tokens on average left 0.25 % of 256-token rows
+empty, with it 0.01 % (0.02 % at 2,048). Documents that fit in a row stay whole, unless more than 0.1 % of 1,000
+rows or more would be padding, as with stories of 200 tokens in rows of 256, where 6 % would: then the emptiest
+rows are dissolved whatever they hold, and if that does not do, into smaller gaps as well, so that few documents
+fall into many pieces rather than many into two. Cost: 1.7 million documents a second at 2,048 tokens. `concat`, the
+usual baseline, lays documents end to end and cuts at each row's end: at 2,048 it breaks 29 % of the documents
+that would fit.
 
 Shapes: D documents, P pieces.
 """
 
 from __future__ import annotations
 
-import heapq
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import count, repeat
 from typing import Literal
 
 import numpy as np
@@ -29,7 +32,9 @@ Integers = NDArray[np.int64]
 Method = Literal["best_fit", "concat"]
 
 SMALLEST_CUT = 16
-"""Gaps below a sixteenth of a row are left as padding rather than filled with slivers of a document."""
+"""Gaps below a sixteenth of a row are filled only where nothing else brings the padding down."""
+MOST_PADDING = 0.001
+"""Share of padding above which documents are cut that would fit; not in fewer rows than make this one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +51,17 @@ class Packing:
 def pack(lengths_D: Integers, seq_len: int, method: Method) -> Packing:
     """Pack documents of these lengths (each at least 1) into rows of `seq_len` (at least 2)."""
     if method == "concat":
-        return _concat(lengths_D, seq_len)
+        documents = ((number, 0, length) for number, length in enumerate(lengths_D.tolist()))
+        return _ordered(*_lay(documents, zip(count(), repeat(seq_len), strict=False)))
     document_P, start_P, length_P = _pieces(lengths_D, seq_len)
-    row_P, num_rows = _best_fit(length_P, seq_len)
-    return _ordered(*_fill_gaps(document_P, start_P, length_P, row_P, num_rows, seq_len))
+    packing = _ordered(document_P, start_P, length_P, _best_fit(length_P, seq_len))
+    smallest = max(2, seq_len // SMALLEST_CUT)
+    packing = _dissolve(packing, seq_len, smallest, 0)
+    for least in (smallest, 2):
+        places = packing.num_rows * seq_len
+        if packing.num_rows >= 1 / MOST_PADDING and packing.length_P.sum() < (1 - MOST_PADDING) * places:
+            packing = _dissolve(packing, seq_len, least, MOST_PADDING)
+    return packing
 
 
 def _pieces(lengths_D: Integers, seq_len: int) -> tuple[Integers, Integers, Integers]:
@@ -62,8 +74,8 @@ def _pieces(lengths_D: Integers, seq_len: int) -> tuple[Integers, Integers, Inte
     return document_P, start_P, np.minimum(seq_len, lengths_D[document_P] - start_P)
 
 
-def _best_fit(length_P: Integers, seq_len: int) -> tuple[Integers, int]:
-    """The row of each piece, and how many rows there are; pieces that fill a row need no search."""
+def _best_fit(length_P: Integers, seq_len: int) -> Integers:
+    """The row of each piece; pieces that fill a row need no search."""
     row_P = np.empty(len(length_P), dtype=np.int64)
     full = length_P == seq_len
     num_rows = int(full.sum())
@@ -91,65 +103,63 @@ def _best_fit(length_P: Integers, seq_len: int) -> tuple[Integers, int]:
             rows_by_room[room].append(row)
             rooms |= bit[room]
     row_P[order] = rows
-    return row_P, num_rows
+    return row_P
 
 
-def _fill_gaps(
-    document_P: Integers, start_P: Integers, length_P: Integers, row_P: Integers, num_rows: int, seq_len: int
-) -> tuple[Integers, Integers, Integers, Integers]:
-    """Dissolve the emptiest rows into the gaps of others, cutting only documents that are cut already."""
-    gap_R = seq_len - np.bincount(row_P, weights=length_P, minlength=num_rows).astype(np.int64)
-    is_cut_P = (np.bincount(document_P) > 1)[document_P]
-    whole_R = np.bincount(row_P, weights=~is_cut_P, minlength=num_rows) > 0
-    smallest = max(2, seq_len // SMALLEST_CUT)
-    loose_P = np.flatnonzero(gap_R[row_P] >= smallest)
-    pieces_of: dict[int, list[tuple[int, int, int]]] = {}
-    loose = (column[loose_P].tolist() for column in (row_P, document_P, start_P, length_P))
-    for row, document, start, length in zip(*loose, strict=True):
-        pieces_of.setdefault(row, []).append((document, start, length))
-    heap = [(-int(gap_R[row]), row) for row in pieces_of]
-    heapq.heapify(heap)
-    set_aside: list[tuple[int, int]] = []
-    while heap:
-        entry = heapq.heappop(heap)
-        if whole_R[entry[1]]:
-            set_aside.append(entry)
-            continue
-        gaps = [*heap, *set_aside]
-        heapq.heapify(gaps)
-        moved = _pour(pieces_of[entry[1]], gaps, smallest)
-        if moved is None:
-            break
-        del pieces_of[entry[1]]
-        for row, piece in moved:
-            pieces_of[row].append(piece)
-        heap, set_aside = gaps, []
-    kept = np.ones(len(row_P), dtype=bool)
-    kept[loose_P] = False
-    poured = [(*piece, row) for row, pieces in pieces_of.items() for piece in pieces]
-    added = np.array(poured, dtype=np.int64).reshape(-1, 4)
-    columns = (document_P, start_P, length_P, row_P)
-    joined = [np.concatenate([column[kept], added[:, number]]) for number, column in enumerate(columns)]
-    return joined[0], joined[1], joined[2], joined[3]
+def _dissolve(packing: Packing, seq_len: int, smallest: int, most_padding: float) -> Packing:
+    """The emptiest rows poured into the gaps of `smallest` tokens and more of the others, the largest first.
+
+    As many rows as the gaps can take, but no more than bring the padding to `most_padding`; with 0 only rows of
+    documents that are cut already.
+    """
+    length_P, row_P = packing.length_P, packing.row_P
+    gap_R = seq_len - np.bincount(row_P, weights=length_P, minlength=packing.num_rows).astype(np.int64)
+    open_R = np.flatnonzero(gap_R >= smallest)
+    open_R = open_R[np.argsort(-gap_R[open_R], kind="stable")]
+    chosen_R, most = open_R, packing.num_rows
+    if most_padding:
+        most = packing.num_rows - int(length_P.sum() / (seq_len * (1 - most_padding)))
+    else:
+        is_cut_P = (np.bincount(packing.document_P) > 1)[packing.document_P]
+        whole_R = np.bincount(row_P, weights=~is_cut_P, minlength=packing.num_rows) > 0
+        chosen_R = open_R[~whole_R[open_R]]
+    # Each gap may cost a repeated token, and each piece that ends in a gap may leave one place that nothing can use.
+    pieces_R = np.bincount(row_P, minlength=packing.num_rows)
+    needed = np.cumsum(seq_len - gap_R[chosen_R] + pieces_R[chosen_R]) - 1
+    there = (gap_R[open_R] - 1).sum() - np.cumsum(gap_R[chosen_R] - 1)
+    dissolved_R = np.zeros(packing.num_rows, dtype=bool)
+    dissolved_R[chosen_R[: min(most, int((needed <= there).sum()))]] = True
+    left_R = open_R[~dissolved_R[open_R]]
+    moves_P = dissolved_R[row_P]
+    if not moves_P.any():
+        return packing
+    columns = (packing.document_P, packing.start_P, length_P, row_P)
+    pieces = zip(*(column[moves_P].tolist() for column in columns[:3]), strict=True)
+    laid = _lay(pieces, zip(left_R.tolist(), gap_R[left_R].tolist(), strict=True))
+    return _ordered(*(np.concatenate([old[~moves_P], new]) for old, new in zip(columns, laid, strict=True)))
 
 
-def _pour(
-    pieces: list[tuple[int, int, int]], gaps: list[tuple[int, int]], smallest: int
-) -> list[tuple[int, tuple[int, int, int]]] | None:
-    """Cut `pieces` into the largest of `gaps` (a heap, changed); None where they do not suffice."""
-    moved: list[tuple[int, tuple[int, int, int]]] = []
+def _lay(pieces: Iterable[tuple[int, int, int]], rooms: Iterable[tuple[int, int]]) -> list[Integers]:
+    """Pieces (document, start, length) end to end into rooms (row, length), cut wherever a room ends.
+
+    Document, start, length and row of what comes of it.
+    """
+    found: list[tuple[int, int, int, int]] = []
+    ahead = iter(rooms)
+    row = room = 0
     for document, first, total in pieces:
         start, left = first, total
-        while left:
-            if not gaps:
-                return None
-            negative, row = heapq.heappop(gaps)
-            length = min(-negative, left)
-            moved.append((row, (document, start, length)))
-            if -negative - length >= smallest:
-                heapq.heappush(gaps, (negative + length, row))
-            start, left = start + length - 1, left - length + 1 if left > length else 0
-    return moved
+        while True:
+            if room < min(2, left):  # a piece of one token would hold no target
+                row, room = next(ahead)
+            length = min(room, left)
+            found.append((document, start, length, row))
+            room -= length
+            if length == left:
+                break
+            start, left = start + length - 1, left - length + 1
+    columns = np.array(found, dtype=np.int64).reshape(-1, 4)
+    return [columns[:, number] for number in range(4)]
 
 
 def _ordered(document_P: Integers, start_P: Integers, length_P: Integers, row_P: Integers) -> Packing:
@@ -157,29 +167,3 @@ def _ordered(document_P: Integers, start_P: Integers, length_P: Integers, row_P:
     order = np.argsort(row_P, kind="stable")
     distinct, row_P = np.unique(row_P[order], return_inverse=True)
     return Packing(document_P[order], start_P[order], length_P[order], row_P.astype(np.int64), len(distinct))
-
-
-def _concat(lengths_D: Integers, seq_len: int) -> Packing:
-    documents: list[int] = []
-    starts: list[int] = []
-    lengths: list[int] = []
-    rows: list[int] = []
-    row, room = 0, seq_len
-    for document, total in enumerate(lengths_D.tolist()):
-        start = 0
-        while True:
-            if room < min(2, total):  # a piece of one token would hold no target
-                row, room = row + 1, seq_len
-            length = min(room, total - start)
-            documents.append(document)
-            starts.append(start)
-            lengths.append(length)
-            rows.append(row)
-            room -= length
-            if start + length == total:
-                break
-            start += length - 1
-    num_rows = row + 1 if rows else 0
-    columns = (np.array(column, dtype=np.int64) for column in (documents, starts, lengths, rows))
-    document_P, start_P, length_P, row_P = columns
-    return Packing(document_P, start_P, length_P, row_P, num_rows)

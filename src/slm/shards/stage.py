@@ -15,11 +15,15 @@ from slm.core.console import Progress, say, table
 from slm.core.errors import UserError
 
 if TYPE_CHECKING:
+    from slm.corpus import Document
     from slm.recipe import Recipe
     from slm.shards.write import Layout, Tally
     from slm.tokenizer.tokenizer import Tokenizer
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
+
+Groups = dict[str, dict[str, dict[str, int]]]
+"""Documents, bytes and tokens to train on, by licence and by language; documents without a language are left out."""
 
 
 def run(recipe: Recipe) -> Artifact:
@@ -54,14 +58,15 @@ def _build(recipe: Recipe, corpus: Artifact, tokenizer_artifact: Artifact, draft
         pad_id=tokenizer.pad_id,
         tokenizer_hash=tokenizer.hash,
     )
-    sources = _write_train(corpus, tokenizer, layout, config.threads, draft)
+    groups = Groups({"licences": {}, "languages": {}})
+    sources = _write_train(corpus, tokenizer, layout, config.threads, draft, groups)
     validation = _write_validation(corpus, tokenizer, layout, config.threads, draft)
-    draft.counts.update(count(sources, validation, layout))
+    draft.counts.update({**count(sources, validation, layout), **groups})
     _print(draft.counts)
 
 
 def _write_train(
-    corpus: Artifact, tokenizer: Tokenizer, layout: Layout, threads: int, draft: Draft
+    corpus: Artifact, tokenizer: Tokenizer, layout: Layout, threads: int, draft: Draft, groups: Groups
 ) -> dict[str, Tally]:
     from slm.corpus import read_documents
     from slm.shards.encode import encode
@@ -74,9 +79,21 @@ def _write_train(
         }
         with Progress("shards: packing train", corpus.counts["train"]["documents"], "documents") as progress:
             for document, ids in encode(read_documents(corpus, "train"), tokenizer, threads):
-                writers[document.source].add(ids, len(document.text.encode()), document.id)
+                num_bytes = len(document.text.encode())
+                writers[document.source].add(ids, num_bytes, document.id)
+                _add_to_groups(groups, document, num_bytes, len(ids))
                 progress.advance()
     return {source: writer.tally for source, writer in writers.items() if writer.tally.documents}
+
+
+def _add_to_groups(groups: Groups, document: Document, num_bytes: int, tokens: int) -> None:
+    named = {"licences": document.licence, "languages": document.metadata.get("language", "")}
+    for kind, name in named.items():
+        if name:
+            tally = groups[kind].setdefault(name, {"documents": 0, "bytes": 0, "tokens": 0})
+            tally["documents"] += 1
+            tally["bytes"] += num_bytes
+            tally["tokens"] += tokens
 
 
 def _write_validation(corpus: Artifact, tokenizer: Tokenizer, layout: Layout, threads: int, draft: Draft) -> Tally:
