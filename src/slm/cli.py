@@ -25,6 +25,7 @@ RUNNABLE = {
     "export": "model to Hugging Face and GGUF files, each proved",
     "serve": "answers of the exported model, by llama.cpp",
     "report": "one HTML page about the run",
+    "card": "what is in the run's corpus, as HTML and Markdown",
     "plan": "what a training will take: memory, time, cost",
     "lr_range": "which learning rates train it, from a short sweep",
     "coordinate_check": "whether its settings hold on wider and deeper models",
@@ -45,6 +46,8 @@ def dispatch(arguments: list[str]) -> None:
         say(usage())
     elif word == "--version":
         say(f"slm {__version__}")
+    elif word == "tokenizer" and rest[:1] == ["compare"]:
+        importlib.import_module("slm.tokenizer.compare").compare(rest[1:])
     elif word in RUNNABLE:
         sys.argv = [f"slm {word}", *rest]
         module = f"slm.{word}.__main__" if word in STAGES else f"slm.{word}"
@@ -71,6 +74,7 @@ def usage() -> str:
     words = {
         **{f"{name} recipe=NAME [KEY=VALUE ...]": text for name, text in RUNNABLE.items()},
         "explain recipe=NAME KEY": "a setting's meaning, value and where it came from",
+        "tokenizer compare A B [text=PATH]": "vocabularies side by side, ours or others'",
         "lineage PATH": "what a file was made from, back to the text",
         "consolidate CHECKPOINT FOLDER": "the model of a checkpoint as one safetensors file",
         "recipes": "the known recipes",

@@ -20,6 +20,7 @@ from slm.model.transformer import Transformer, build
 from slm.recipe import Recipe
 from slm.tokenizer.config import TokenizerConfig
 from slm.tokenizer.hugging_face import write_hugging_face
+from slm.tokenizer.sample import Quota
 from slm.tokenizer.tokenizer import Tokenizer
 from slm.tokenizer.training import train_model
 from slm.train.config import TrainConfig
@@ -46,9 +47,10 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
     words = (string.__file__, json.__file__)
-    texts = [Path(file).read_text(encoding="utf-8") for file in words]
-    size = sum(len(text.encode()) for text in texts)
-    return Tokenizer(train_model(lambda: texts, size, TokenizerConfig(vocab_size=VOCAB), "two modules"))
+    texts = [("", Path(file).read_text(encoding="utf-8")) for file in words]
+    size = sum(len(text.encode()) for _, text in texts)
+    config = TokenizerConfig(vocab_size=VOCAB)
+    return Tokenizer(train_model(lambda: texts, {"": Quota(size, size)}, config, "two modules"))
 
 
 @pytest.fixture(scope="session")

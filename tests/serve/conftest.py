@@ -22,6 +22,7 @@ from slm.serve.torch_backend import TorchBackend
 from slm.serve.vocabulary import OwnVocabulary
 from slm.tokenizer.config import TokenizerConfig
 from slm.tokenizer.hugging_face import write_hugging_face
+from slm.tokenizer.sample import Quota
 from slm.tokenizer.tokenizer import Tokenizer
 from slm.tokenizer.training import train_model
 from slm.train import Training
@@ -51,7 +52,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = load_recipe(*OVERRIDES, f"runs_dir={folder}")
     text = "\n".join(inspect.getsource(module) for module in (re, inspect))
     with create(recipe.folder("tokenizer"), Spec("tokenizer", recipe.tokenizer)) as draft:
-        model = train_model(lambda: [text], len(text), TokenizerConfig(vocab_size=512), "the test")
+        wanted = {"": Quota(len(text), len(text))}
+        model = train_model(lambda: [("", text)], wanted, TokenizerConfig(vocab_size=512), "the test")
         (draft.path / "tokenizer.model").write_bytes(model)
         tokenizer = Tokenizer(model)
         write_hugging_face(tokenizer, draft.path)

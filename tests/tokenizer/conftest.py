@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from slm.core.artifact import Artifact, Spec, create, open_artifact
+from slm.corpus import SPLITS
 from slm.corpus.config import CorpusConfig
 from slm.recipe import Recipe, build_recipe
 from slm.tokenizer import Tokenizer, run
@@ -71,6 +72,8 @@ def write_corpus(path: Path, train: list[tuple[str, str]], validation: list[tupl
             pq.write_table(pa.table(typed), draft.path / f"{split}-00000.parquet")
             num_bytes = sum(len(text.encode()) for text, _ in rows)
             draft.counts[split] = {"documents": len(rows), "bytes": num_bytes}
+        whole = {name: sum(draft.counts[split][name] for split in SPLITS) for name in ("documents", "bytes")}
+        draft.counts["sources"] = {"source": whole}
     return open_artifact(path, "corpus")
 
 

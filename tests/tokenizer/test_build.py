@@ -13,7 +13,7 @@ import pytest
 from slm.core.artifact import Artifact, open_artifact
 from slm.core.errors import EXIT_FAILED, DamagedError, UserError
 from slm.recipe import Recipe, build_recipe
-from slm.tokenizer import Tokenizer, __main__, run
+from slm.tokenizer import Tokenizer, __main__, build, run
 
 TEXT = (
     "".join(f"the {word} of the {word}s is an {word}\n" for word in ["index", "value", "cache", "token", "piece"]) * 20
@@ -96,4 +96,22 @@ def test_flipped_byte_is_noticed_when_the_artifact_is_opened(recipe_of: Callable
 def test_sample_is_bounded_and_recorded(recipe_of: Callable[..., Recipe]) -> None:
     artifact = run(recipe_of([MANY] * 80, sample_bytes=100_000))
     assert artifact.counts["learned_from_bytes"] == 100_000
+    assert artifact.counts["learned_from"] == {}
     assert Tokenizer.load(artifact.path).vocab_size == 1024
+
+
+def test_memory_bounds_the_sample(recipe_of: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of([MANY] * 80, memory_bytes=500_000_000)
+    monkeypatch.setattr(build, "largest_sample", lambda memory: memory // 5_000)
+    artifact = run(recipe)
+    assert artifact.counts["learned_from_bytes"] == 100_000
+
+
+def test_sources_give_their_shares_and_the_manifest_says_how_much(recipe_of: Callable[..., Recipe]) -> None:
+    recipe = recipe_of([MANY] * 80, sample_bytes=100_000)
+    (name,) = recipe.artifact("corpus").counts["sources"]
+    weighed = recipe.model_copy(update={"tokenizer": recipe.tokenizer.model_copy(update={"weights": {name: 2.0}})})
+    assert run(weighed).counts["learned_from"] == {name: 100_000}
+    other = recipe.model_copy(update={"tokenizer": recipe.tokenizer.model_copy(update={"weights": {"books": 2.0}})})
+    with pytest.raises(UserError, match=rf"tokenizer\.weights \(books\) must name exactly the sources .* \({name}\)"):
+        run(other.model_copy(update={"redo": True}))

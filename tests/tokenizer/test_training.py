@@ -13,7 +13,8 @@ from slm.core.errors import UserError, is_disk_full
 from slm.tokenizer import Tokenizer, training
 from slm.tokenizer.config import TokenizerConfig
 from slm.tokenizer.model_file import NORMAL
-from slm.tokenizer.training import CONTROL_TOKENS, NUM_FIXED, train_model
+from slm.tokenizer.sample import Quota
+from slm.tokenizer.training import CONTROL_TOKENS, NUM_FIXED, largest_sample, peak_bytes, train_model
 
 WORDS = ["value", "name", "index", "result", "stream", "buffer", "parser", "option", "table", "record"]
 CODE = "".join(
@@ -25,7 +26,8 @@ CODE = "".join(
 
 def learn(*texts: str, vocab_size: int = 400, **settings: object) -> Tokenizer:
     config = TokenizerConfig.model_validate({"vocab_size": vocab_size, **settings})
-    return Tokenizer(train_model(lambda: texts, sum(len(text.encode()) for text in texts), config, "the corpus"))
+    size = sum(len(text.encode()) for text in texts)
+    return Tokenizer(train_model(lambda: [("", text) for text in texts], {"": Quota(size, size)}, config, "the corpus"))
 
 
 def learned(tokenizer: Tokenizer) -> list[str]:
@@ -38,8 +40,9 @@ def test_same_text_gives_the_same_bytes_for_any_number_of_threads_and_in_any_pro
     assert learn(text, vocab_size=700, threads=2).model == first.model
     program = (
         "import sys; from slm.tokenizer.training import train_model; from slm.tokenizer.config import TokenizerConfig\n"
-        "import hashlib; text = sys.stdin.buffer.read().decode()\n"
-        "model = train_model(lambda: [text], len(text.encode()), TokenizerConfig(vocab_size=700), 'x')\n"
+        "from slm.tokenizer.sample import Quota; import hashlib; text = sys.stdin.buffer.read().decode()\n"
+        "wanted = {'': Quota(len(text.encode()), len(text.encode()))}\n"
+        "model = train_model(lambda: [('', text)], wanted, TokenizerConfig(vocab_size=700), 'x')\n"
         "print(hashlib.sha256(model).hexdigest())"
     )
     hashes = {
@@ -149,11 +152,12 @@ def test_pieces_lost_to_duplicates_are_made_up_for_by_a_second_round(monkeypatch
     monkeypatch.setattr(training, "SPARE_PIECES", 0)
     reads: list[int] = []
 
-    def read() -> list[str]:
+    def read() -> list[tuple[str, str]]:
         reads.append(1)
-        return [CODE + "  x   y    z     w" * 100]
+        return [("", CODE + "  x   y    z     w" * 100)]
 
-    assert Tokenizer(train_model(read, 10**6, TokenizerConfig(vocab_size=400), "the corpus")).vocab_size == 400
+    model = train_model(read, {"": Quota(10**6, 10**6)}, TokenizerConfig(vocab_size=400), "the corpus")
+    assert Tokenizer(model).vocab_size == 400
     assert len(reads) == 2
 
 
@@ -162,3 +166,32 @@ def test_other_complaints_of_the_trainer_are_not_hidden(monkeypatch: pytest.Monk
     with pytest.raises(RuntimeError, match=r"sentences_\.empty") as caught:
         learn(CODE)
     assert not is_disk_full(caught.value)  # walks the causes, which must not go in a circle
+
+
+@pytest.mark.parametrize("choice", ["lambda: draw.choices(known, k=1_000)", "lambda: [word() for _ in range(1_000)]"])
+def test_learning_stays_below_the_memory_that_it_states(choice: str) -> None:
+    """In a process of its own, of prose with a word list as long as a language's and of words that never repeat."""
+    program = (
+        "import random, resource, sys\n"
+        "from slm.tokenizer.config import TokenizerConfig\n"
+        "from slm.tokenizer.sample import Quota\n"
+        "from slm.tokenizer.training import largest_sample, train_model\n"
+        "import slm.corpus.build\n"
+        "draw = random.Random(1)\n"
+        "word = lambda: ''.join(draw.choices('etaoinshrdlu', k=draw.randint(2, 9)))\n"
+        "known = [word() for _ in range(50_000)]\n"
+        f"choose = {choice}\n"
+        "limit = largest_sample(500_000_000)\n"
+        "read = lambda: (('', ' '.join(choose())) for _ in range(limit // 5_000))\n"
+        "model = train_model(read, {'': Quota(limit, limit)}, TokenizerConfig(vocab_size=16_384), 'x')\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert largest_sample(500_000_000) > 3_000_000
+    assert int(done.stdout) < 500_000_000
+
+
+def test_the_sample_that_fits_is_the_largest_that_does() -> None:
+    for memory in (500_000_000, 4_000_000_000, 4_000_000_007):
+        sample = largest_sample(memory)
+        assert peak_bytes(sample) <= memory < peak_bytes(sample + 1)

@@ -8,25 +8,34 @@ from collections.abc import Iterator
 
 from slm.core.artifact import Artifact, Draft
 from slm.core.console import duration, say, size
+from slm.core.errors import UserError
 from slm.corpus import read_documents
 from slm.tokenizer.audit import audit, print_report
 from slm.tokenizer.config import TokenizerConfig
 from slm.tokenizer.hugging_face import write_hugging_face
+from slm.tokenizer.sample import Quota, quotas
 from slm.tokenizer.tokenizer import MODEL_FILE, Tokenizer
-from slm.tokenizer.training import train_model
+from slm.tokenizer.training import largest_sample, peak_bytes, train_model
+
+ALL = ""
+"""Stands for all sources together where the sample is not weighed."""
 
 
 def build_tokenizer(config: TokenizerConfig, corpus: Artifact, draft: Draft) -> None:
     """Write `tokenizer.model`, its Hugging Face form, the chat template and `report.json`."""
-    total_bytes = int(corpus.counts["train"]["bytes"])
-    learned_from = min(total_bytes, config.sample_bytes)
-    say(f"tokenizer: learning {config.vocab_size:,} ids from {size(learned_from)} of text")
+    wanted = sample_plan(corpus, config)
+    learned_from = sum(quota.take_bytes for quota in wanted.values())
+    say(
+        f"tokenizer: learning {config.vocab_size:,} ids from {size(learned_from)} of text, "
+        f"in at most {size(peak_bytes(learned_from))} of memory"
+    )
 
-    def texts() -> Iterator[str]:
-        return (document.text for document in read_documents(corpus, "train"))
+    def texts() -> Iterator[tuple[str, str]]:
+        documents = read_documents(corpus, "train")
+        return ((document.source if config.weights else ALL, document.text) for document in documents)
 
     began = time.monotonic()
-    model = train_model(texts, total_bytes, config, str(corpus.path))
+    model = train_model(texts, wanted, config, str(corpus.path))
     say(f"tokenizer: learned in {duration(time.monotonic() - began)}")
     (draft.path / MODEL_FILE).write_bytes(model)
     tokenizer = Tokenizer(model)
@@ -39,7 +48,22 @@ def build_tokenizer(config: TokenizerConfig, corpus: Artifact, draft: Draft) -> 
             "hash": tokenizer.hash,
             "vocab_size": tokenizer.vocab_size,
             "learned_from_bytes": learned_from,
+            "learned_from": {name: quota.take_bytes for name, quota in wanted.items() if name != ALL},
             "rare_share": report["rare"]["share_of_vocabulary"],
             **{f"{split}_bytes_per_token": figures["bytes_per_token"] for split, figures in report["splits"].items()},
         }
     )
+
+
+def sample_plan(corpus: Artifact, config: TokenizerConfig) -> dict[str, Quota]:
+    """What to learn from: how many bytes of each source, or of all together where none is weighed."""
+    counts, limit = corpus.counts, min(config.sample_bytes, largest_sample(config.memory_bytes))
+    total = int(counts["train"]["bytes"])
+    if not config.weights:
+        return {ALL: Quota(min(total, limit), total)}
+    trained = total / max(total + counts["validation"]["bytes"], 1)
+    held = {name: int(trained * figures["bytes"]) for name, figures in counts["sources"].items()}
+    if set(config.weights) != set(held):
+        given, there = ", ".join(config.weights), ", ".join(held)
+        raise UserError(f"tokenizer.weights ({given}) must name exactly the sources of {corpus.path} ({there})")
+    return quotas(held, config.weights, limit)

@@ -15,7 +15,8 @@ a 1M-parameter model after 1.2M training tokens, two seeds differing by 0.003:
 
 So longer pieces save tokens at equal quality up to the point where they join words with punctuation;
 `split_scripts` stops there. Cost: 2 s for 9 MB, 4 s for 17 MB at vocabulary 32,768, on one core. The
-trainer holds the sample in memory. It learns no pieces across a space, and it normalises nothing.
+trainer holds the sample in memory; `peak_bytes` bounds what that takes, for any text. It learns no pieces
+across a space, and it normalises nothing.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from slm.core.errors import UserError
 from slm.tokenizer.config import TokenizerConfig
 from slm.tokenizer.model_file import BYTE, CONTROL, NORMAL, UNKNOWN, Piece, replace_pieces
-from slm.tokenizer.sample import META_SPACE, not_empty, training_chunks, unmarked
+from slm.tokenizer.sample import META_SPACE, Quota, not_empty, training_chunks, unmarked
 
 CONTROL_TOKENS = ("<|unk|>", "<|bos|>", "<|eos|>", "<|pad|>", "<|im_start|>", "<|im_end|>")
 """Control tokens by id. None can come out of text."""
@@ -41,20 +42,26 @@ CHARACTER_COVERAGE = 0.9995
 """Share of the text whose characters become pieces of their own; rarer ones are spelt in bytes."""
 SPARE_PIECES = 128
 """Learned beyond the size asked for, since some become duplicates (about 20 of 2,048 on Python code)."""
+BASE_MEMORY_BYTES = 300_000_000
+"""What the process takes without a text: Python, Arrow, SentencePiece, a row group of the corpus."""
+MEMORY_PER_BYTE = 55
+"""Of words that never repeat, which took 50 at 8 MB; Python code takes 21, prose with a word list of 50,000 six."""
 ERRORS_ONLY = 2
 MAX_SENTENCE_BYTES = 1 << 20
 """The trainer drops longer sentences without a word; a chunk has at most 16 KiB."""
 
 
-def train_model(read: Callable[[], Iterable[str]], total_bytes: int, config: TokenizerConfig, place: str) -> bytes:
-    """The model learned from the texts of `read()`, which hold `total_bytes`; `place` names them in errors.
+def train_model(
+    read: Callable[[], Iterable[tuple[str, str]]], wanted: Mapping[str, Quota], config: TokenizerConfig, place: str
+) -> bytes:
+    """The model learned from the texts of `read()`, which come with their sources; `place` names them in errors.
 
     The edit drops a few pieces (runs of indentation equal runs of spaces), so somewhat more are asked
     for than are needed; should that not do, the text is read and learned from once more.
     """
     spare = SPARE_PIECES
     while True:
-        chunks = training_chunks(read(), total_bytes, config.sample_bytes, marks=config.whitespace_pieces)
+        chunks = training_chunks(read(), wanted, marks=config.whitespace_pieces)
         asked = config.vocab_size + spare
         model = _learn(not_empty(chunks, place), config, asked, place)
         vocabulary, num_learned = _edited(model, config.vocab_size, place)
@@ -66,6 +73,16 @@ def train_model(read: Callable[[], Iterable[str]], total_bytes: int, config: Tok
                 f"{len(vocabulary):,}; lower it and model.vocab_size to that or less, or add text"
             )
         spare = 4 * spare + 64
+
+
+def peak_bytes(sample_bytes: int) -> int:
+    """Memory that the process takes at most while it learns from so much text."""
+    return BASE_MEMORY_BYTES + MEMORY_PER_BYTE * sample_bytes
+
+
+def largest_sample(memory_bytes: int) -> int:
+    """The bytes of text that can be learned from within so much memory."""
+    return (memory_bytes - BASE_MEMORY_BYTES) // MEMORY_PER_BYTE
 
 
 def _learn(chunks: Iterable[str], config: TokenizerConfig, size: int, place: str) -> bytes:
