@@ -12,7 +12,7 @@ from __future__ import annotations
 import html
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -116,6 +116,17 @@ def by_layer(name: str, title: str, rows: Rows, quantity: str) -> str:
     return _svg(name, title, SMALL, draw)
 
 
+def histogram(name: str, title: str, powers: Mapping[int, int], size: Size) -> str:
+    """Counts by power of two; key n is drawn over 2**(n - 1) to 2**n on a logarithmic axis."""
+
+    def draw(axes: Axes) -> None:
+        edges = range(min(powers), max(powers) + 1)
+        axes.bar([power - 0.5 for power in edges], [powers.get(power, 0) for power in edges], 0.92, color=FIRST)
+        axes.set_ylim(0, None)
+
+    return _svg(name, title, size, draw, first=min(powers) - 1, x_text=lambda value: compact(2**value))
+
+
 def compact(value: float) -> str:
     """A number on an axis: 12M, 1.5k, 0.003."""
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
@@ -124,16 +135,24 @@ def compact(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _svg(name: str, title: str, size: Size, draw: Callable[[Axes], None]) -> str:
+def _svg(
+    name: str,
+    title: str,
+    size: Size,
+    draw: Callable[[Axes], None],
+    *,
+    first: float = 0,
+    x_text: Callable[[float], str] = compact,
+) -> str:
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(size[0] / 72, size[1] / 72))
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         draw(axes)
-        axes.set_xlim(0, 1.006 * axes.dataLim.x1)  # room for half a line's width and a marker
-        axes.xaxis.set_major_locator(MaxNLocator(5 if size[0] > 400 else 4))
+        axes.set_xlim(first, 1.006 * axes.dataLim.x1)  # room for half a line's width and a marker
+        axes.xaxis.set_major_locator(MaxNLocator(5 if size[0] > 400 else 4, integer=x_text is not compact))
         axes.yaxis.set_major_locator(MaxNLocator(5 if size[1] > 240 else 4))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: x_text(value)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
         right = 88 if size[0] > 400 and name.startswith("loss") else 20
         figure.subplots_adjust(left=46 / size[0], right=1 - right / size[0], top=1 - 12 / size[1], bottom=34 / size[1])

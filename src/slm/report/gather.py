@@ -67,6 +67,13 @@ def finished_artifacts(recipe: Recipe) -> dict[Stage, Artifact]:
     }
 
 
+def data_artifacts(recipe: Recipe) -> dict[Stage, Artifact]:
+    """The run's corpus, and its tokenizer and shards where they are there; `UserError` without a corpus."""
+    recipe.artifact("corpus")
+    stages: tuple[Stage, ...] = ("corpus", "tokenizer", "shards")
+    return {stage: recipe.artifact(stage) for stage in stages if (recipe.folder(stage) / MANIFEST).is_file()}
+
+
 def inputs(recipe: Recipe) -> Json:
     """What a report shows beside artifacts: the recipe and the metrics."""
     metrics = metrics_file(recipe)
@@ -102,6 +109,22 @@ def gather(recipe: Recipe, artifacts: Mapping[Stage, Artifact]) -> Run:
         tokenizer=_content(artifacts.get("tokenizer"), "report.json"),
         parity=_content(artifacts.get("export"), "parity.json"),
         answers=_content(artifacts.get("serve"), "samples.json"),
+        broken_links=_broken_links(artifacts),
+        stale=_stale(artifacts),
+    )
+
+
+def gather_data(recipe: Recipe, artifacts: Mapping[Stage, Artifact]) -> Run:
+    """Read what the artifacts before the training hold."""
+    return Run(
+        recipe,
+        artifacts,
+        steps=[],
+        noise=[],
+        layers=[],
+        evaluations=[],
+        samples=[],
+        tokenizer=_content(artifacts.get("tokenizer"), "report.json"),
         broken_links=_broken_links(artifacts),
         stale=_stale(artifacts),
     )

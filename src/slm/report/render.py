@@ -6,6 +6,7 @@ anything. Every text is escaped; only the charts' markup is taken as it is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -23,7 +24,13 @@ TEMPLATE, STYLE = "template.html.jinja", "style.css"
 
 
 def render(run: Run) -> str:
-    """The page."""
+    """The report's page."""
+    title = run.recipe.report.title or run.recipe.run
+    return page(title, "run report", summary(run), headline(run), page_sections(run))
+
+
+def page(title: str, kind: str, summary: str, headline: Sequence[Fact], sections: Sequence[Section]) -> str:
+    """A page of the one layout; `kind` says under its title what it is."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -34,10 +41,11 @@ def render(run: Run) -> str:
     )
     environment.filters["markup"] = Markup
     return environment.get_template(TEMPLATE).render(
-        title=run.recipe.report.title or run.recipe.run,
-        summary=summary(run),
-        headline=headline(run),
-        sections=page_sections(run),
+        title=title,
+        kind=kind,
+        summary=summary,
+        headline=headline,
+        sections=sections,
         style=Markup((FOLDER / STYLE).read_text(encoding="utf-8")),  # our own file, not text of the run
     )
 

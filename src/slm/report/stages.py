@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +77,13 @@ def tokenizer(run: Run) -> Section:
     section.tables = [
         Table(
             "Compression by kind of text",
-            ("text", "documents", "UTF-8", "tokens", "bytes per token", "spelt in bytes"),
+            ("text", "documents", "UTF-8", "tokens", "bytes per token", "spelt in bytes", "rare tokens"),
             [
                 (
-                    f"{split}: {name}", f"{item['documents']:,}", size(item["bytes"]), f"{item['tokens']:,}",
-                    f"{item['bytes_per_token']:.2f}", percent(item["byte_fallback_rate"], 2),
+                    name, f"{item['documents']:,}", size(item["bytes"]), f"{item['tokens']:,}",
+                    f"{item['bytes_per_token']:.2f}", percent(item["byte_fallback_rate"], 2), _rare_rate(item),
                 )
-                for split, figures in splits.items()
-                for name, item in {"all": figures, **figures["domains"]}.items()
+                for name, item in _measured(run.tokenizer)
             ],
         )
     ]  # fmt: skip
@@ -91,6 +91,24 @@ def tokenizer(run: Run) -> Section:
     if longest:
         section.codes = [Code("Longest pieces", "  ".join(repr(piece) for piece in longest), folded=True)]
     return section
+
+
+def _measured(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Everything that the tokenizer was measured on; a way of grouping that repeats another once."""
+    for split, figures in report["splits"].items():
+        yield f"{split}: all", figures
+        shown: list[dict[str, Any]] = []
+        for kind in ("domains", "sources", "languages"):
+            group: dict[str, Any] = figures.get(kind, {})
+            if group not in shown:
+                yield from ((f"{split}: {name}", item) for name, item in group.items())
+            shown.append(group)
+    yield from ((f"probe: {name}", item) for name, item in report.get("probes", {}).items())
+
+
+def _rare_rate(item: dict[str, Any]) -> str:
+    rate = item.get("rare_token_rate")
+    return "not recorded" if rate is None else percent(rate, 2)
 
 
 def shards(run: Run) -> Section:

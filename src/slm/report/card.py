@@ -1,0 +1,320 @@
+"""The data card of a corpus: what is in it, what was left out and why, and what became of it.
+
+In: the corpus of a run, and its tokenizer and shards where they are there. Out: an artifact with `card.html`, a page
+like the report's, `card.md` with the same figures for a repository, and `lengths.png`, which the Markdown shows.
+Figures come from the manifests, and from one pass over the documents for what no manifest holds (languages, lengths,
+examples). What a stage has not recorded is called so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from slm.core.artifact import Artifact, Draft, Spec, make
+from slm.core.console import size
+from slm.recipe import Recipe
+from slm.report import stages
+from slm.report.charts import WIDE, histogram
+from slm.report.gather import Run, data_artifacts, gather_data
+from slm.report.markdown import markdown
+from slm.report.page import Bar, Code, Fact, Figure, Sample, Section, Table, compact, percent
+from slm.report.png import Line, Panel, draw
+from slm.report.render import page
+from slm.report.scan import NOT_RECORDED, Scan, scan
+
+FOLDER, HTML, MARKDOWN, PLOT = "card", "card.html", "card.md", "lengths.png"
+DUPLICATES = ("duplicate", "near duplicate")
+CONTAMINATION = ("contaminat", "decontaminat")
+"""How the reasons begin for which a document is left out since an evaluation holds it."""
+VERSION = 1
+"""To be raised when the same artifacts would give another card."""
+
+
+def make_card(recipe: Recipe) -> Artifact:
+    """Write the card of the run's corpus, unless it is there and nothing that it shows has changed."""
+    artifacts = data_artifacts(recipe)
+    spec = Spec("card", recipe.report, {str(stage): found for stage, found in artifacts.items()}, {"version": VERSION})
+
+    def build(draft: Draft) -> None:
+        run = gather_data(recipe, artifacts)
+        found = scan(artifacts["corpus"])
+        sections = card_sections(run, found)
+        title = recipe.report.title or recipe.run
+        words = (title, "data card", summary(run), headline(run, found), sections)
+        (draft.path / HTML).write_text(page(*words), encoding="utf-8")
+        (draft.path / MARKDOWN).write_text(markdown(*words, images={"lengths": PLOT}), encoding="utf-8")
+        draw_lengths(found, draft.path / PLOT)
+        draft.counts.update(stages=list(artifacts), documents=sum(found.lengths.values()))
+
+    return make(Path(recipe.runs_dir) / recipe.run / FOLDER, spec, build, redo=True)
+
+
+def card_sections(run: Run, found: Scan) -> list[Section]:
+    """Everything below the headline, in reading order."""
+    return [
+        sources(run),
+        groups(run, found),
+        left_out(run),
+        duplicates(run),
+        contamination(run),
+        lengths(found),
+        stages.tokenizer(run),
+        stages.shards(run),
+        examples(found),
+        mixture(run),
+        stages.lineage(run),
+    ]
+
+
+def summary(run: Run) -> str:
+    """The corpus in one sentence."""
+    counts = run.artifacts["corpus"].counts
+    names = list(counts["sources"])
+    total = sum(counts[split]["bytes"] for split in ("train", "validation"))
+    return f"{size(total)} of text from {', '.join(names[:4])}{' and more' if len(names) > 4 else ''}."
+
+
+def headline(run: Run, found: Scan) -> list[Fact]:
+    """The figures that one wants first."""
+    counts = run.artifacts["corpus"].counts
+    documents = sum(counts[split]["documents"] for split in ("train", "validation"))
+    dropped = sum(counts["skipped"].values())
+    facts = [
+        Fact("documents", compact(documents), f"{counts['validation']['documents']:,} held out"),
+        Fact("text", size(sum(counts[split]["bytes"] for split in ("train", "validation"))), "UTF-8"),
+        Fact("left out", compact(dropped), f"{percent(dropped / max(dropped + documents, 1))} of what was read"),
+        Fact("sources", str(len(counts["sources"])), ", ".join(sorted(found.licences))),
+    ]
+    shards = run.artifacts.get("shards")
+    if shards is not None:
+        tokens = shards.counts["train"]["tokens"]
+        facts.insert(2, Fact("tokens", compact(tokens), "to train on"))
+    return facts
+
+
+def sources(run: Run) -> Section:
+    """Which text from where under which licence."""
+    section = Section("sources", "Sources")
+    counts = run.artifacts["corpus"].counts
+    tokens = {name: item["tokens"] for name, item in _shards(run).get("sources", {}).items()}
+    total, largest = (how(item["bytes"] for item in counts["sources"].values()) or 1 for how in (sum, max))
+    section.bars = [
+        Bar(name, f"{size(item['bytes'])}  ({percent(item['bytes'] / total)})", item["bytes"] / largest)
+        for name, item in counts["sources"].items()
+    ]
+    section.bars_caption = "Text by source, both splits."
+    section.tables = [
+        Table(
+            "Sources",
+            ("source", "documents", "UTF-8", "tokens to train on", "licence", "origin"),
+            [
+                (
+                    name, f"{item['documents']:,}", size(item["bytes"]), _count(tokens.get(name)), item["licence"],
+                    item["origin"],
+                )
+                for name, item in counts["sources"].items()
+            ],
+        )
+    ]  # fmt: skip
+    return section
+
+
+def groups(run: Run, found: Scan) -> Section:
+    """Languages and licences."""
+    section = Section("groups", "Licences and languages")
+    recorded = _shards(run)
+    for kind, named in (("licences", found.licences), ("languages", found.languages)):
+        tokens = {name: item["tokens"] for name, item in recorded.get(kind, {}).items()}
+        section.tables.append(
+            Table(
+                f"By {kind[:-1]}",
+                (kind[:-1], "documents", "UTF-8", "tokens to train on"),
+                [
+                    (name, f"{group.documents:,}", size(group.bytes), _count(tokens.get(name)))
+                    for name, group in sorted(named.items(), key=lambda item: -item[1].bytes)
+                ],
+            )
+        )
+    if set(found.languages) == {NOT_RECORDED}:
+        section.remarks.append("The language of no document is recorded: the recipe has no step that identifies it.")
+    return section
+
+
+def left_out(run: Run) -> Section:
+    """Documents that were read and are not in the corpus, by reason, and by source where it is recorded."""
+    section = Section("dropped", "Left out")
+    counts = run.artifacts["corpus"].counts
+    skipped: dict[str, int] = counts["skipped"]
+    if not skipped:
+        section.lead = "Nothing that was read was left out."
+        return section
+    documents = sum(counts[split]["documents"] for split in ("train", "validation"))
+    dropped, largest = sum(skipped.values()), max(skipped.values())
+    section.lead = (
+        f"{dropped:,} documents, {percent(dropped / (dropped + documents))} of {dropped + documents:,} that were read."
+    )
+    section.bars = [
+        Bar(reason, f"{count:,}", count / largest)
+        for reason, count in sorted(skipped.items(), key=lambda item: -item[1])
+    ]
+    section.bars_caption = "Documents left out, by reason."
+    by_source: dict[str, dict[str, int]] = counts.get("skipped_by_source", {})
+    if len(by_source) > 1:
+        section.tables = [
+            Table(
+                "By source",
+                ("reason", *by_source),
+                [
+                    (reason, *(f"{found.get(reason, 0):,}" for found in by_source.values()))
+                    for reason in sorted(skipped, key=lambda reason: -skipped[reason])
+                ],
+            )
+        ]
+    changed: dict[str, int] = counts.get("cleaning", {})
+    section.facts = [Fact(what, f"{count:,}") for what, count in changed.items() if isinstance(count, int)]
+    return section
+
+
+def duplicates(run: Run) -> Section:
+    """Documents that repeat another."""
+    section = Section("duplicates", "Duplicates")
+    counts = run.artifacts["corpus"].counts
+    found = {reason: counts["skipped"][reason] for reason in DUPLICATES if reason in counts["skipped"]}
+    settings = run.artifacts["corpus"].section.get("duplicates")
+    section.lead = (
+        "Of documents that repeat another one stays." if found else "No document that repeats another was met."
+    )
+    section.facts = [Fact(f"{reason}s left out", f"{count:,}") for reason, count in found.items()]
+    section.facts += [Fact(_words(name), _shown(value)) for name, value in _flat(settings)]
+    section.facts += [Fact(_words(name), _shown(value)) for name, value in _flat(counts.get("duplicates"))]
+    if settings is None:
+        section.remarks.append(f"How near duplicates were looked for is {NOT_RECORDED}.")
+    return section
+
+
+def contamination(run: Run) -> Section:
+    """Documents that hold text of an evaluation."""
+    section = Section("contamination", "Contamination")
+    counts = run.artifacts["corpus"].counts
+    settings, tally = run.artifacts["corpus"].section.get("decontamination"), counts.get("decontamination")
+    dropped = {reason: count for reason, count in counts["skipped"].items() if reason.startswith(CONTAMINATION)}
+    if settings is None and tally is None and not dropped:
+        section.lead = f"Whether the text holds parts of evaluations is {NOT_RECORDED}."
+        return section
+    section.facts = [
+        Fact(_words(name), _shown(value)) for name, value in _flat(settings) if not isinstance(value, list)
+    ]
+    rows = [(name, _shown(value)) for name, value in _flat(tally)]
+    rows += [(f"left out: {reason}", f"{count:,}") for reason, count in dropped.items()]
+    if rows:
+        section.tables = [Table("Found in the text", ("what", "documents or items"), rows)]
+    section.lead = (
+        "Text that evaluations hold was looked for."
+        if rows
+        else "Text that evaluations hold was looked for; none was met."
+    )
+    return section
+
+
+def lengths(found: Scan) -> Section:
+    """How long documents are."""
+    section = Section("lengths", "Lengths")
+    total = sum(found.lengths.values())
+    if not total:
+        section.lead = "There are no documents."
+        return section
+    title = f"Documents by length in bytes, from {found.shortest:,} to {found.longest:,}"
+    section.figures = [Figure(title + ".", histogram("lengths", title, found.lengths, WIDE), wide=True)]
+    most = max(found.lengths.values())
+    section.bars = [
+        Bar(f"{_least(power):,} to {2**power - 1:,} bytes", f"{count:,}  ({percent(count / total)})", count / most)
+        for power, count in sorted(found.lengths.items())
+    ]
+    section.bars_caption = "Documents by length."
+    section.facts = [
+        Fact("shortest", size(found.shortest)),
+        Fact("median", f"{size(_least(_median(found)))} to {size(2 ** _median(found) - 1)}"),
+        Fact("longest", size(found.longest)),
+    ]
+    return section
+
+
+def examples(found: Scan) -> Section:
+    """The beginnings of a few documents."""
+    section = Section("examples", "Examples")
+    section.lead = "The beginnings of documents, of each source those with the smallest hash of their id."
+    section.samples = [
+        [Sample(f"{item.source} · {item.id} · {item.characters:,} characters", "", item.text)]
+        for item in found.excerpts
+    ]
+    return section
+
+
+def mixture(run: Run) -> Section:
+    """The settings that made the corpus, and the shares in which it is read."""
+    section = Section("mixture", "Recipe")
+    settings = yaml.safe_dump(run.artifacts["corpus"].section, sort_keys=False, allow_unicode=True, width=100)
+    section.codes = [Code("The corpus section of the recipe, as recorded", settings, folded=True)]
+    shards = run.artifacts.get("shards")
+    if shards is not None and shards.section["weights"]:
+        weights: dict[str, float] = shards.section["weights"]
+        whole, most = sum(weights.values()), max(weights.values())
+        section.bars = [Bar(name, percent(weight / whole), weight / most) for name, weight in weights.items()]
+        section.bars_caption = "Share of the rows that are trained on."
+    return section
+
+
+def draw_lengths(found: Scan, path: Path) -> None:
+    """The histogram as a picture, for Markdown."""
+    powers = range(min(found.lengths, default=0), max(found.lengths, default=0) + 1)
+    line = Line([float(max(1, _least(power))) for power in powers], [float(found.lengths[power]) for power in powers])
+    draw(path, [[Panel("lengths of documents", "bytes, at least", "documents up to twice that", [line])]])
+
+
+def _least(power: int) -> int:
+    return 2 ** (power - 1) if power else 0
+
+
+def _median(found: Scan) -> int:
+    """The class of lengths that the middle document is in."""
+    half, seen = (sum(found.lengths.values()) + 1) // 2, 0
+    for power, count in sorted(found.lengths.items()):
+        seen += count
+        if seen >= half:
+            return power
+    return 0
+
+
+def _shards(run: Run) -> dict[str, Any]:
+    shards = run.artifacts.get("shards")
+    return {} if shards is None else shards.counts
+
+
+def _count(value: int | None) -> str:
+    return NOT_RECORDED if value is None else f"{value:,}"
+
+
+def _flat(values: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested figures as (dotted name, value)."""
+    if not isinstance(values, Mapping):
+        return []
+    found: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        found += _flat(value, f"{prefix}{name}: ") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
+    return found
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
