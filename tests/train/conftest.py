@@ -30,6 +30,7 @@ import os, pathlib, shutil, signal, sys
 from slm.recipe import Recipe
 import slm.core.artifact as artifact, slm.core.store
 import slm.train, slm.train.loop as loop, slm.train.checkpoint as checkpoint, slm.train.saver
+import slm.train.evaluation as evaluation
 
 point, number = sys.argv[2], int(sys.argv[3])
 seen = 0
@@ -55,15 +56,20 @@ elif point == "rename":
 elif point == "latest":
     checkpoint.write_atomically = deadly(checkpoint.write_atomically, lambda path, text: path.name == "latest")
 elif point == "prune":
-    shutil.rmtree = deadly(shutil.rmtree,  # its manifest is gone by then
-                            lambda path, **_: pathlib.Path(path).name.startswith("step-000000")
-                           and pathlib.Path(path).suffix == "" and pathlib.Path(path).exists())
+    def half_deleted(path, **_):  # its manifest is gone by then, and now one file more
+        if pathlib.Path(path).suffix or not pathlib.Path(path).name.startswith("step-000000"):
+            return False
+        next(pathlib.Path(path).iterdir()).unlink()
+        return True
+    shutil.rmtree = deadly(shutil.rmtree, half_deleted)
 elif point == "snapshot":
     slm.train.saver.Saver._copied = deadly(slm.train.saver.Saver._copied, lambda *a: True)
 elif point == "upload":
     slm.core.store.Store.upload = deadly(slm.core.store.Store.upload, lambda *a: True)
 elif point == "evaluate":
-    loop.Evaluator.__call__ = deadly(loop.Evaluator.__call__, lambda *a: True)
+    evaluation.Evaluator.__call__ = deadly(evaluation.Evaluator.__call__, lambda *a: True)
+elif point == "batch":
+    evaluation.collate = deadly(evaluation.collate, lambda *a: True)
 slm.train.run(Recipe.model_validate_json(pathlib.Path(sys.argv[1]).read_text()))
 print("survived")
 """

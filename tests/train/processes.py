@@ -3,13 +3,16 @@
 One recipe is run as the command line runs it. Several are trained one after the other in one session, which
 spares starting Python for each; a stop ends that recipe alone. In process RANK, at its STEP-th forward and
 backward, WHAT happens: stop (SIGTERM), die, fail (a mistake of the user's), or from there on for two steps
-poison (a loss that is not a number). With `again` nothing is trained: what was saved is loaded and saved
-again. With `offload` the optimizer works on copies, as it does beside a GPU.
+poison (a loss that is not a number). Or at its STEP-th time there: stop-save and stop-evaluation (SIGTERM), unread
+(the rows of an evaluation), unheard (its forward), speechless (its samples). With `again` nothing is trained: what was
+saved is loaded and saved again. With `lost` the folder of checkpoints is deleted before. With `offload` the optimizer
+works on copies, as it does beside a GPU.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -20,9 +23,17 @@ from slm.compose import guarded
 from slm.core.distributed import World, launched, session
 from slm.core.errors import Stopped, UserError
 from slm.recipe import Recipe
-from slm.train import checkpoint, loop
+from slm.train import checkpoint, evaluation, loop
 
 FORWARD_BACKWARD, OFFLOADS = loop.forward_backward, loop.offloads
+PLACES = {
+    "stop-save": (checkpoint, "save_file"),
+    "stop-evaluation": (evaluation, "collate"),
+    "unread": (evaluation, "collate"),
+    "unheard": (evaluation.Evaluator, "_sums"),
+    "speechless": (evaluation, "continuation"),
+}
+HONEST = {what: getattr(*place) for what, place in PLACES.items()}
 
 
 def train(word: str, world: World | None = None) -> None:
@@ -35,6 +46,8 @@ def train(word: str, world: World | None = None) -> None:
     if what == "again":
         save_again(recipe, world)
         return
+    if what == "lost":
+        world.lead(lambda: shutil.rmtree(recipe.folder("train")))
     try:
         loop.train(recipe, slm.train.specification(recipe), None, world)
     except Stopped as stopped:
@@ -62,19 +75,38 @@ def arrange(what: str, rank: int, step: int) -> None:
                 return FORWARD_BACKWARD(run, batches, clip_norm)
             finally:
                 run.objective = honest
-        if chosen and count == step:
+        if chosen and count == step and what not in PLACES:
             happen(what)
         return FORWARD_BACKWARD(run, batches, clip_norm)
 
     loop.forward_backward = watched
+    for name, place in PLACES.items():
+        setattr(*place, HONEST[name])
+    if what in PLACES and launched().rank == rank:
+        setattr(*PLACES[what], happening(HONEST[what], what, step))
     loop.offloads = (lambda *_: True) if what == "offload" else OFFLOADS
     if what == "full" and launched().rank == rank:
         checkpoint.save_file = disk_full
 
 
+def happening(function, what, number):
+    count = 0
+
+    def counted(*arguments, **named):
+        nonlocal count
+        count += 1
+        if count == number:
+            happen(what)
+        return function(*arguments, **named)
+
+    return counted
+
+
 def happen(what: str) -> None:
-    if what == "stop":
+    if what.startswith("stop"):
         os.kill(os.getpid(), signal.SIGTERM)
+    elif what in PLACES:
+        raise MemoryError(f"{what}, for want of room")
     elif what == "die":
         os._exit(3)
     elif what == "fail":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -23,36 +24,86 @@ from slm.train.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
 
-PROGRAM = """
-import os, pathlib, signal, sys
-import slm.train, slm.pipeline
-import slm.train.loop as loop, slm.train.checkpoint as checkpoint, slm.train.stop as stop
+SERVER = """
+import json, os, pathlib, signal, sys, time
+
+import pandas, torch._dynamo  # what a run would import on its way
+import slm.train, slm.pipeline  # imported once, by a process without threads; each run is a fork of it
+import slm.train.loop as loop, slm.train.checkpoint as checkpoint, slm.train.evaluation as evaluation
+import slm.train.stop as stop
 from slm.compose import guarded
+from slm.core.artifact import git_commit, library_versions
 from slm.recipe import Recipe
 
-phase, count, name, how = sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5]
-seen = 0
-
-def signalled(function):
+def signalled(function, count, name):
+    seen = 0
     def wrapped(*arguments, **named):
-        global seen
+        nonlocal seen
         seen += 1
         if seen == count:
             os.kill(os.getpid(), getattr(signal, name))
         return function(*arguments, **named)
     return wrapped
 
-if phase == "accumulation":
-    build_objective = loop.build_objective
-    loop.build_objective = lambda *a: signalled(build_objective(*a))
-    stop.PATIENCE_SECONDS = -1.0
-elif phase == "evaluation":
-    loop.collate = signalled(loop.collate)
-elif phase == "save":
-    checkpoint.save_file = signalled(checkpoint.save_file)
+def arrange(phase, count, name):
+    if phase == "accumulation":
+        build_objective = loop.build_objective
+        loop.build_objective = lambda *a: signalled(build_objective(*a), count, name)
+        stop.PATIENCE_SECONDS = -1.0
+    elif phase == "evaluation":
+        evaluation.collate = signalled(evaluation.collate, count, name)
+    elif phase == "save":
+        checkpoint.save_file = signalled(checkpoint.save_file, count, name)
+
+def run(recipe, phase, count, name, seconds, chain):
+    arrange(phase, count, name)
+    if seconds:
+        os.environ["SLURM_JOB_END_TIME"] = str(int(time.time() + seconds))
+    guarded(lambda: slm.pipeline.run(recipe) if chain else slm.train.run(recipe))
+
 recipe = Recipe.model_validate_json(pathlib.Path(sys.argv[1]).read_text())
-guarded(lambda: slm.pipeline.run(recipe) if how == "pipeline" else slm.train.run(recipe))
+library_versions(), git_commit()
+told = []
+for number, (phase, count, name, seconds, *chain) in enumerate(json.loads(sys.argv[2])):
+    said = pathlib.Path(f"{sys.argv[1]}.{number}")
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 1)
+        os.dup2(1, 2)
+        which = recipe.model_copy(update={"start": "train", "stop": "evaluate"}) if chain else recipe
+        run(which, phase, count, name, seconds, chain)
+        sys.exit()
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    steps = [path.name for path in checkpoint.step_folders(recipe.folder("train"))]
+    told.append([status, steps[0] if steps else "", said.read_text()])
+print(json.dumps(told))
 """
+PROGRAM = """
+import pathlib, sys
+import slm.train, slm.train.loop as loop
+from slm.compose import guarded
+from slm.recipe import Recipe
+
+recipe = Recipe.model_validate_json(pathlib.Path(sys.argv[1]).read_text())
+guarded(lambda: slm.train.run(recipe))
+"""
+CHAIN = "pipeline"
+
+
+def interrupt(recipe: Recipe, tmp_path: Path, *cases: tuple[object, ...]) -> list[tuple[int, str, str]]:
+    """(exit status, last checkpoint's name, what was said) of real processes, one after the other.
+
+    Each signals itself at the `count`-th call of a phase: (phase, count, signal, 0). Or its job ends in so many
+    seconds: ("", 0, "", seconds). With `CHAIN` behind, evaluation would follow in the same process.
+    """
+    words = [sys.executable, "-c", SERVER, write(recipe, tmp_path), json.dumps(cases)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = [tuple(each) for each in json.loads(done.stdout.splitlines()[-1])]
+    for _, _, said in found:
+        assert "Traceback" not in said, said
+        assert "the same command goes on from where it was" in said, said
+    return found
 
 
 def write(recipe: Recipe, tmp_path: Path) -> str:
@@ -61,27 +112,35 @@ def write(recipe: Recipe, tmp_path: Path) -> str:
     return str(file)
 
 
-def interrupt(recipe: Recipe, tmp_path: Path, phase: str, count: int, name: str, how: str = "") -> tuple[int, str]:
-    """(exit status, last checkpoint's name) of a process that signals itself at the `count`-th call of a phase."""
-    words = [sys.executable, "-c", PROGRAM, write(recipe, tmp_path), phase, str(count), name, how]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert "Traceback" not in done.stderr
-    assert "the same command goes on from where it was" in done.stderr
-    return done.returncode, step_folders(recipe.folder("train"))[0].name
-
-
-def test_a_run_stopped_in_every_phase_equals_the_unbroken_one_bit_for_bit(
+def test_a_run_stopped_by_every_signal_in_every_phase_equals_the_unbroken_one_bit_for_bit(
     make_recipe, unbroken, tmp_path, figures, hashes
 ):
-    """12 steps of 2 micro-batches; evaluations of 2 batches after steps 5, 10 and 12; saves after 4, 8 and 12."""
+    """12 steps of 2 micro-batches; evaluations of 2 batches after steps 5, 10 and 12; saves after 4, 8 and 12.
+
+    Two calls of the objective are the probe's, so 3 and 4 are the micro-batches of the first step from there, and a
+    signal in either gives that step up. A run that goes on from where an evaluation is due begins with it.
+    """
     recipe = make_recipe("interrupted-everywhere")
-    chain = recipe.model_copy(update={"start": "train", "stop": "evaluate"})
-    # Two calls of the objective are the probe's; so 7 is the first micro-batch of step 3.
-    assert interrupt(recipe, tmp_path, "accumulation", 7, "SIGUSR1") == (85, "step-00000002")
-    assert interrupt(recipe, tmp_path, "save", 2, "SIGTERM") == (85, "step-00000004")
-    assert interrupt(chain, tmp_path, "evaluation", 1, "SIGTERM", "pipeline") == (85, "step-00000005")
-    assert [row["kind"] for row in figures(recipe)] == ["train"] * 5
-    assert interrupt(recipe, tmp_path, "evaluation", 5, "SIGINT") == (130, "step-00000012")
+    found = interrupt(
+        recipe,
+        tmp_path,
+        ("accumulation", 7, "SIGUSR1", 0),  # in step 3
+        ("accumulation", 3, "SIGTERM", 0),  # in step 3 again: nothing is saved that was not there
+        ("accumulation", 5, "SIGINT", 0),  # in step 4
+        ("save", 2, "SIGTERM", 0),  # of step 4
+        ("evaluation", 1, "SIGTERM", 0, CHAIN),  # after step 5
+        ("evaluation", 2, "SIGUSR1", 0),  # again
+        ("save", 1, "SIGUSR1", 0),  # of step 8
+        ("evaluation", 1, "SIGINT", 0),  # after step 10
+        ("save", 1, "SIGINT", 0),  # of step 12
+        ("evaluation", 1, "SIGINT", 0),  # after it
+    )
+    stopped, interrupted = 85, 130
+    assert [(status, int(name[5:])) for status, name, _ in found] == [
+        (stopped, 2), (stopped, 2), (interrupted, 3), (stopped, 4), (stopped, 5), (stopped, 5), (stopped, 8),
+        (interrupted, 10), (interrupted, 12), (interrupted, 12),
+    ]  # fmt: skip
+    assert not recipe.folder("evaluate").exists()
     assert not [row for row in figures(recipe) if row["kind"] == "finished"]
     slm.train.run(recipe)
     assert figures(recipe) == figures(unbroken)
@@ -101,17 +160,18 @@ def test_a_step_given_up_leaves_no_trace_in_the_state(make_recipe, monkeypatch):
     assert all(parameter.grad is None for parameter in run.state.model.parameters())
 
 
-def test_a_run_saves_and_leaves_before_its_time_ends(make_recipe, tmp_path, figures):
+@pytest.mark.parametrize("who", ["recipe", "scheduler"])
+def test_a_run_saves_and_leaves_before_its_time_ends(make_recipe, tmp_path, figures, who):
     rare = {"evaluate_every_steps": 0, "save_every_steps": 100_000}
-    ends = {"deadline_minutes": 0.1, "deadline_margin_seconds": 1}
-    recipe = make_recipe("deadline", tokens=100_000 * 256, **rare, **ends)
-    words = [sys.executable, "-c", PROGRAM, write(recipe, tmp_path), "", "0", "", ""]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 85
-    assert "train: the time ends in" in done.stdout
-    assert "stopped (the time ends" in done.stderr
+    ends = {"deadline_minutes": 0.08 if who == "recipe" else 60, "deadline_margin_seconds": 1}
+    recipe = make_recipe(f"deadline-{who}", tokens=100_000 * 256, **rare, **ends)
+    ((status, name, said),) = interrupt(recipe, tmp_path, ("", 0, "", 6 if who == "scheduler" else 0))
+    assert status == 85
+    assert "train: the time ends in" in said
+    assert "stopped (the time ends" in said
     (last,) = step_folders(recipe.folder("train"))
-    assert int(last.name[5:]) == len(figures(recipe)) > 1
+    assert last.name == name
+    assert int(name[5:]) == len(figures(recipe)) > 1
 
 
 def test_a_second_signal_leaves_at_once_with_what_was_saved(make_recipe, tmp_path):
@@ -124,7 +184,7 @@ def test_a_second_signal_leaves_at_once_with_what_was_saved(make_recipe, tmp_pat
     )
     program = PROGRAM.replace("recipe = Recipe", stuck)
     process = subprocess.Popen(
-        [sys.executable, "-c", program, write(recipe, tmp_path), "", "0", "", ""],
+        [sys.executable, "-c", program, write(recipe, tmp_path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -180,7 +240,7 @@ def test_torchrun_passes_the_signal_on_and_its_status_says_stopped(make_recipe, 
     script = tmp_path / "worker.py"
     script.write_text(PROGRAM)
     launch = [sys.executable, str(ROOT / "scripts" / "slurm" / "torchrun.py"), "--standalone", "--nproc-per-node", "1"]
-    words = [*launch, "--max-restarts", "3", str(script), write(recipe, tmp_path), "", "0", "", ""]
+    words = [*launch, "--max-restarts", "3", str(script), write(recipe, tmp_path)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     await_that(lambda: len(read_metrics(recipe.folder("train") / "metrics.jsonl")) > 5)
     process.send_signal(signal.SIGUSR1)

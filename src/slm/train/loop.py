@@ -24,12 +24,11 @@ from slm.core.distributed import SOLO, World
 from slm.core.errors import UserError
 from slm.core.seeds import derive
 from slm.model.block import set_recompute
-from slm.model.transformer import Transformer, build
+from slm.model.transformer import build
 from slm.objective import build as build_objective
 from slm.objective.loss import Objective
 from slm.recipe import Recipe
-from slm.shards.loader import Loader, check_division, collate
-from slm.shards.reader import ShardReader
+from slm.shards.loader import Loader, check_division
 from slm.tokenizer import Tokenizer
 from slm.train.averaging import average_of, follow
 from slm.train.batch_ramp import step_tokens
@@ -37,9 +36,9 @@ from slm.train.checkpoint import TrainState, restore
 from slm.train.compilation import compile_blocks
 from slm.train.config import TrainConfig
 from slm.train.curriculum import cut, row_length
-from slm.train.devices import free_memory
 from slm.train.dropout import thin
 from slm.train.energy import Energy
+from slm.train.evaluation import Evaluator, evaluate
 from slm.train.guard import Guard
 from slm.train.ledger import Ledger, print_ledger, totals_of_run
 from slm.train.metrics import Metrics, NoMetrics
@@ -54,7 +53,6 @@ from slm.train.probe import probe
 from slm.train.profile import profiled
 from slm.train.recovery import plain, refuse
 from slm.train.remote import newest_anywhere, uploader_of
-from slm.train.samples import continuation
 from slm.train.saver import Saver
 from slm.train.schedule import lr_share
 from slm.train.sources import SourceLosses, sampler_for
@@ -280,43 +278,6 @@ def give_up_step(run: Run, generator: torch.Tensor) -> NoReturn:
     run.stop.leave()
 
 
-def evaluate(recipe: Recipe, run: Run, metrics: Metrics, progress: Progress) -> None:
-    """Evaluate, after the save; where that fails a row of the metrics says why, and training goes on.
-
-    Not with several processes: the others would wait for the one that failed, so all end and start again.
-    """
-    reason = ""
-    try:
-        measure(recipe, run, metrics, progress)
-    except Exception as error:
-        if run.parallel.world.size > 1:
-            raise
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-    if reason:  # by now the error is gone, and with it the tensors that its frames held
-        free_memory(run.device)
-        metrics.write("evaluate_failed", run.state.step, run.state.tokens, reason=reason)
-        if not run.evaluations_failed:
-            say(f"train: the evaluation at step {run.state.step:,} failed ({reason}); training goes on")
-        run.evaluations_failed += 1
-
-
-def measure(recipe: Recipe, run: Run, metrics: Metrics, progress: Progress) -> None:
-    """Held-out loss, and what the model says to the recipe's prompts, as rows of the metrics."""
-    state = run.state
-    with run.ledger.phase("evaluate"):
-        held_out = run.evaluator(state.published, run.stop)
-    metrics.write("evaluate", state.step, state.tokens, **held_out)
-    progress.advance(0, f"held out {held_out['bits_per_byte']:.3f} bits/byte")
-    model = run.parallel.whole(state.published) if recipe.train.sample_prompts else None
-    for prompt in recipe.train.sample_prompts:
-        run.stop.leave_if_asked()
-        if model is None:  # rank 0 alone speaks
-            continue
-        with run.ledger.phase("sample"):
-            text = continuation(model, run.tokenizer, prompt, recipe.seed, state.step)
-        metrics.write("sample", state.step, state.tokens, prompt=prompt, text=text)
-
-
 def forward_backward(run: Run, batches: list[Batch], clip_norm: float) -> tuple[float, float]:
     """Gradients of the mean loss over all targets of a step; returns (loss in nats per token, gradient norm).
 
@@ -340,53 +301,6 @@ def forward_backward(run: Run, batches: list[Batch], clip_norm: float) -> tuple[
     norm = run.parallel.clip(master, clip_norm)
     all_nats, norm = world.sum(float(nats), norm if world.leader else 0.0)  # what the guard judges is equal everywhere
     return all_nats / tokens, norm
-
-
-class Evaluator:
-    """Loss and bits per byte over a fixed part of the held-out rows; changes nothing of the run's state."""
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        shards: Artifact,
-        objective: Objective,
-        device: str,
-        precision: Precision,
-        step_rows: int,
-        parallel: Parallel,
-    ) -> None:
-        self._reader = ShardReader(shards, "validation")
-        self._pad_id: int = shards.counts["pad_id"]
-        self._rows = min(recipe.train.evaluate_rows, self._reader.num_rows)
-        self._step_rows = step_rows
-        counts = shards.counts["validation"]
-        self._targets_per_byte = counts["targets"] / counts["bytes"]
-        self._objective, self._device, self._precision = objective, device, precision
-        self._parallel = parallel
-
-    @torch.no_grad()
-    def __call__(self, model: Transformer, stop: StopRequest) -> dict[str, float]:
-        """`{"loss": nats per token, "bits_per_byte": ...}`; bytes by the held-out set's mean bytes per token."""
-        began, nats, tokens = time.perf_counter(), 0.0, 0.0
-        world = self._parallel.world
-        for first in range(0, self._rows, self._step_rows * world.size):  # each process takes every n-th batch
-            stop.leave_if_asked()
-            mine = first + self._step_rows * world.rank
-            begin = mine if mine < self._rows else 0  # a forward for the others' sake, which is not counted
-            rows = range(begin, min(begin + self._step_rows, self._rows))
-            batch = collate(*self._reader.rows(list(rows)), self._pad_id).to(self._device)
-            with autocast(self._device, self._precision):
-                loss = self._objective(model, batch)
-            self._parallel.settle(model)
-            nats += float(loss.cross_entropy_sum) * (begin == mine)
-            tokens += loss.tokens * (begin == mine)
-        nats, tokens = world.sum(nats, tokens)
-        mean = nats / tokens
-        return {
-            "loss": mean,
-            "bits_per_byte": mean / math.log(2) * self._targets_per_byte,
-            "seconds": time.perf_counter() - began,
-        }
 
 
 def due(step: int, every: int) -> bool:

@@ -129,12 +129,17 @@ class Parallel:
                 whole[name] = full.cpu() if isinstance(tensor, DTensor) else full
         return whole
 
-    def whole(self, model: Transformer) -> Transformer | None:
-        """A model that rank 0 can use alone: itself, or a copy put together from shards; None elsewhere."""
+    def whole(self, model: Transformer) -> Callable[[], Transformer] | None:
+        """What makes a model that rank 0 can use alone: itself, or a copy put together from shards; None elsewhere.
+
+        All must call it; what it gives may fail without the others noticing.
+        """
         if not self.shards:
-            return model if self.world.leader else None
+            return (lambda: model) if self.world.leader else None
         state = self.gather(model.state_dict())
-        return model_from(model.config, state, Path("train")).to(self.world.device) if self.world.leader else None
+        if not self.world.leader:
+            return None
+        return lambda: model_from(model.config, state, Path("train")).to(self.world.device)
 
     def gather_equal(self, tensor: Tensor) -> list[Tensor]:
         """The same small CPU tensor of every process, by rank, everywhere."""
