@@ -33,6 +33,7 @@ ENTRY_POINTS = {
     "compose",
     "consolidate",
     "coordinate_check",
+    "diff",
     "explain",
     "generate",
     "lr_range",
@@ -139,4 +140,4 @@ def test_corpus_and_tokenizer_are_made_where_torch_is_missing(tmp_path: Path) ->
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in (tmp_path / "runs" / "smoke").iterdir()} == {"corpus", "tokenizer"}
+    assert {path.name for path in (tmp_path / "runs" / "smoke").iterdir()} == {"corpus", "corpus.units", "tokenizer"}

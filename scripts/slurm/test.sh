@@ -79,6 +79,7 @@ printf 'seed=%s run=sweep-%s\n' 1 1 2 2 >"$work/settings.txt"
 sbatch --test-only --nodes=1 "$scripts/many_nodes.sbatch" recipe=smoke
 sbatch --test-only "$scripts/one_node.sbatch" recipe=smoke
 sbatch --test-only --array=1-2%1 "$scripts/sweep.sbatch" "$work/settings.txt" recipe=smoke
+sbatch --test-only --array=0-1%1 "$scripts/parts.sbatch" recipe=smoke
 
 words=("${settings[@]}" run=$run from=train to=train)
 job=$(submit one.log --partition=low "$scripts/one_node.sbatch" "${words[@]}" runs_dir="$broken")
@@ -110,3 +111,12 @@ job=$(submit sweep-%a.log --array=1-2%1 "$scripts/sweep.sbatch" "$work/settings.
 await "both tasks of the array ended" ended
 finished "$broken/sweep-1" && finished "$broken/sweep-2"
 echo "PASS: a job array ran each line of its settings ($SECONDS s)"
+
+text=(run=parts corpus.unit_bytes=100000 'corpus.sources=[{kind: text, path: src/**/*.py, licence: Apache-2.0}]')
+job=$(submit parts-%a.log --array=0-1%1 "$scripts/parts.sbatch" "${text[@]}" runs_dir="$broken")
+await "both parts of the corpus ended" ended
+[ ! -e "$broken/parts/corpus" ]
+"$SLM_PYTHON" -m slm.corpus "${text[@]}" runs_dir="$broken" >"$work/merged.log"
+"$SLM_PYTHON" -m slm.corpus "${text[@]}" runs_dir="$unbroken" >"$work/whole.log"
+for file in "$unbroken"/parts/corpus/*.parquet; do cmp "$file" "$broken/parts/corpus/$(basename "$file")"; done
+echo "PASS: a corpus made by a job array equals the one made by one process, byte for byte ($SECONDS s)"

@@ -12,6 +12,7 @@ from slm.compose import guarded, recipe_files
 from slm.core.artifact import Artifact, lineage
 from slm.core.console import say, size
 from slm.core.errors import ProblemsError
+from slm.diff import diff
 from slm.explain import explain
 from slm.recipe import STAGES
 
@@ -54,6 +55,8 @@ def dispatch(arguments: list[str]) -> None:
         importlib.import_module(module).main()
     elif word == "explain":
         say(explain(rest))
+    elif word == "diff":
+        say(diff(rest))
     elif word == "lineage":
         if len(rest) != 1:
             raise ProblemsError(["usage: slm lineage PATH, such as runs/quickstart/export/model-f16.gguf"])
@@ -65,7 +68,7 @@ def dispatch(arguments: list[str]) -> None:
     elif word == "recipes":
         say(recipes_text())
     else:
-        known = ", ".join([*RUNNABLE, "explain", "lineage", "consolidate", "recipes"])
+        known = ", ".join([*RUNNABLE, "explain", "lineage", "diff", "consolidate", "recipes"])
         raise ProblemsError([f"slm {word}: no such command; known are {known}"])
 
 
@@ -76,6 +79,7 @@ def usage() -> str:
         "explain recipe=NAME KEY": "a setting's meaning, value and where it came from",
         "tokenizer compare A B [text=PATH]": "vocabularies side by side, ours or others'",
         "lineage PATH": "what a file was made from, back to the text",
+        "diff A B": "what changed between two artifacts: settings, inputs, counts, files",
         "consolidate CHECKPOINT FOLDER": "the model of a checkpoint as one safetensors file",
         "recipes": "the known recipes",
     }

@@ -29,6 +29,11 @@ def run(recipe: Recipe) -> dict[Stage, Artifact]:
             f"the pipeline was started as {processes} processes, which would all make the same files; give several "
             "processes to training alone (torchrun ... -m slm.train) and run the other stages with one"
         )
+    if recipe.corpus.part:
+        raise UserError(
+            f"corpus.part ({recipe.corpus.part}) makes a part of the corpus stage alone; run it as slm corpus, and the "
+            "pipeline without it once all parts are there"
+        )
     artifacts: dict[Stage, Artifact] = {}
     for number, stage in enumerate(chosen, 1):
         if getattr(recipe.artifacts, stage, ""):

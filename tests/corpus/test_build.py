@@ -4,16 +4,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from slm.core.artifact import Artifact
 from slm.core.errors import UserError
-from slm.corpus import build, read_documents
-from slm.corpus.build import SplitWriter, read_split, split_of
-from slm.corpus.document import Document
+from slm.corpus import read_documents
+from slm.corpus.build import split_of
 
 Corpus = Callable[..., Artifact]
 
@@ -76,31 +75,6 @@ def test_the_held_out_share_is_the_fraction_asked_for() -> None:
     assert 0.04 < held_out / 20_000 < 0.06
 
 
-@given(st.lists(st.text(), min_size=1, max_size=8))
-def test_any_text_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
-    folder = tmp_path_factory.mktemp("corpus")
-    written = [Document(text, f"s/{i}", "s", "MIT", "o", {"k": text}) for i, text in enumerate(texts)]
-    with SplitWriter(folder, "train") as writer:
-        for document in written:
-            writer.write(document)
-    corpus = Artifact(folder, {"kind": "corpus", "files": {file.name: {} for file in folder.iterdir()}})
-    assert list(read_split(corpus, "train")) == written
-
-
-def test_row_groups_and_files_stay_within_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "ROW_GROUP_BYTES", 100)
-    monkeypatch.setattr(build, "FILE_BYTES", 300)
-    written = [Document(f"{number:050d}", f"s/{number}", "s", "MIT", "o") for number in range(15)]
-    with SplitWriter(tmp_path, "train") as writer:
-        for document in written:
-            writer.write(document)
-    files = sorted(tmp_path.iterdir())
-    assert [file.name for file in files] == ["train-00000.parquet", "train-00001.parquet", "train-00002.parquet"]
-    assert [pq.ParquetFile(file).metadata.num_row_groups for file in files] == [3, 3, 2]
-    corpus = Artifact(tmp_path, {"kind": "corpus", "files": {file.name: {} for file in files}})
-    assert list(read_split(corpus, "train")) == written
-
-
 def test_an_empty_split_is_refused_with_the_way_out(corpus_of: Corpus, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("only one document")
     expected = r"corpus.validation_fraction \(0.2\) leaves no (validation|train) document of 1; (raise|lower) it"
@@ -118,3 +92,93 @@ def test_max_documents_stops_each_source(corpus_of: Corpus, folder: Path) -> Non
     corpus = corpus_of(text_source(folder, max_documents=20))
     ids = [d.id for split in ("train", "validation") for d in read_documents(corpus, split)]
     assert sorted(ids) == [f"text/{number:02d}.txt" for number in range(20)]
+
+
+def lines(path: Path, *texts: str | None, **more: list[str]) -> dict[str, object]:
+    rows = [{"text": text, **{name: values[n] for name, values in more.items()}} for n, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"kind": "jsonl", "path": str(path), "licence": "MIT"}
+
+
+def ids_of(corpus: Artifact) -> list[str]:
+    return sorted(d.id for split in ("train", "validation") for d in read_documents(corpus, split))
+
+
+def test_the_first_of_equal_documents_stays_across_units(corpus_of: Corpus, tmp_path: Path) -> None:
+    item = lines(tmp_path / "a.jsonl", *(f"text {number % 37} " + "x" * 80 for number in range(200)))
+    small, large = corpus_of(item, unit_bytes=1_000, run="small"), corpus_of(item, run="large")
+    assert small.counts["skipped"] == large.counts["skipped"] == {"duplicate": 163}
+    for corpus in (small, large):
+        texts = [d.text for split in ("train", "validation") for d in read_documents(corpus, split)]
+        assert sorted(texts) == sorted(f"text {number} " + "x" * 80 for number in range(37))
+    assert ids_of(large) == sorted(f"jsonl/a.jsonl:{number + 1}" for number in range(37))
+    kept = corpus_of(item, run="kept", duplicates={"exact": False})
+    assert kept.counts["skipped"] == {}
+    assert kept.counts["sources"]["jsonl"]["documents"] == 200
+
+
+def test_documents_beyond_the_most_of_a_source_drop_out_before_duplicates_are_looked_for(
+    corpus_of: Corpus, tmp_path: Path
+) -> None:
+    first = lines(tmp_path / "a.jsonl", *(f"text {number} " + "x" * 80 for number in range(100)))
+    second = lines(tmp_path / "b.jsonl", *(f"text {number} " + "x" * 80 for number in range(20, 60)))
+    sources = [{**first, "name": "a", "max_documents": 35}, {**second, "name": "b"}]
+    corpus = corpus_of(*sources, unit_bytes=1_000)
+    assert [corpus.counts["sources"][name]["documents"] for name in ("a", "b")] == [35, 25]
+    assert corpus.counts["skipped"]["duplicate"] == 15
+    assert corpus.counts["skipped_by_source"]["b"] == {"duplicate": 15}
+    again = corpus_of(*sources, unit_bytes=1_000, run="again", workers=2)
+    assert again.fingerprint == corpus.fingerprint
+
+
+def test_an_id_that_stands_twice_is_refused_or_numbered(corpus_of: Corpus, tmp_path: Path) -> None:
+    texts = [f"text {number}" for number in range(40)]
+    item = {**lines(tmp_path / "a.jsonl", *texts, key=[str(n % 36) for n in range(40)]), "id_column": "key"}
+    with pytest.raises(
+        UserError, match=r"the id jsonl/0 stands 2 times with different texts \(again in a.jsonl\); name"
+    ):
+        corpus_of(item)
+    corpus = corpus_of(item, on_bad_text="skip")
+    assert set(ids_of(corpus)) == {f"jsonl/{n}" for n in range(36)} | {f"jsonl/{n}~2" for n in range(4)}
+    assert corpus.counts["renumbered_ids"] == 4
+    copied = {**lines(tmp_path / "b.jsonl", *texts, texts[3], key=[*map(str, range(40)), "3"]), "id_column": "key"}
+    assert corpus_of(copied, run="copied").counts["skipped"] == {"duplicate": 1}
+
+
+def test_samples_of_what_was_left_out_are_kept(corpus_of: Corpus, folder: Path) -> None:
+    (folder / "42.txt").write_text("text number 7\n")
+    (folder / "43.txt").write_text(" ")
+    corpus = corpus_of(text_source(folder))
+    records = [json.loads(line) for line in corpus.file("dropped.jsonl").read_text().splitlines()]
+    assert [(record["reason"], record["id"]) for record in records] == [
+        ("duplicate", "text/42.txt"), ("empty", "text/43.txt"),
+    ]  # fmt: skip
+    assert records[0]["text"] == "text number 7\n"
+    assert records[0]["note"] == "of row 7 in unit 0"
+
+
+def test_nothing_is_lost_what_is_read_is_kept_or_counted(corpus_of: Corpus, tmp_path: Path) -> None:
+    texts = [None if n % 11 == 0 else f"text {n % 90} {'<|bos|>' if n % 7 == 0 else ''}" for n in range(300)]
+    item = lines(tmp_path / "a.jsonl", *texts)
+    with (tmp_path / "a.jsonl").open("ab") as stream:
+        stream.write(b'{"text": "\xff"}\nnot json\n\n{"body": "x"}\n')
+    corpus = corpus_of(item, on_bad_text="skip", on_control_text="skip", unit_bytes=1_000)
+    kept = sum(corpus.counts[split]["documents"] for split in ("train", "validation"))
+    skipped = corpus.counts["skipped"]
+    assert set(skipped) == {"empty", "duplicate", "imitates control tokens", "not UTF-8", "not JSON", "no column"}
+    assert kept + sum(skipped.values()) == 304
+    assert corpus.counts["places"]["not UTF-8"][0].startswith(f"{tmp_path}/a.jsonl from byte ")
+
+
+def test_the_mixture_stands_in_the_manifest_as_yaml(corpus_of: Corpus, folder: Path, tmp_path: Path) -> None:
+    item = lines(tmp_path / "a.jsonl", *(f"line {number}" for number in range(20)))
+    corpus = corpus_of(text_source(folder, origin="notes: mine"), item)
+    mixture = yaml.safe_load(corpus.counts["mixture"])
+    total = sum(record["bytes"] for record in corpus.counts["sources"].values())
+    assert [entry["source"] for entry in mixture] == ["text", "jsonl"]
+    assert mixture[0]["origin"] == "notes: mine"
+    assert mixture[1]["licence"] == "MIT"
+    for entry in mixture:
+        record = corpus.counts["sources"][entry["source"]]
+        assert entry["documents"] == record["documents"]
+        assert entry["share_of_bytes"] == pytest.approx(record["bytes"] / total, abs=1e-6)

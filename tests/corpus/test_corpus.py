@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 
 from slm.core.artifact import Artifact, file_sha256
 from slm.core.errors import UserError
-from slm.corpus import SOURCES, read_documents, run, source
+from slm.corpus import SOURCES, read_documents, run, source, units_folder
 from slm.corpus.config import KEYS_OF_KIND
 from slm.recipe import Recipe
 
@@ -20,6 +21,7 @@ Make = Callable[..., Recipe]
 def test_every_kind_of_source_has_its_module_and_settings() -> None:
     assert set(SOURCES) == set(KEYS_OF_KIND)
     for kind in SOURCES:
+        assert callable(source(kind).pieces)
         assert callable(source(kind).read)
         assert callable(source(kind).signature)
 
@@ -76,7 +78,48 @@ def test_an_interrupted_corpus_leaves_nothing_half_made(
     monkeypatch.setattr(build, "split_of", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(recipe)
-    assert list(recipe.folder("corpus").parent.iterdir()) == []
+    assert [path.name for path in recipe.folder("corpus").parent.iterdir()] == ["corpus.units"]
+    assert not list(recipe.folder("corpus").parent.glob("**/*.tmp-*"))
+
+
+def test_parts_and_workers_change_no_byte(recipe_of: Make, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    item = {"kind": "text", "path": str(folder), "licence": "MIT"}
+    whole = run(recipe_of(item, run="whole", unit_bytes=1_000))
+    assert run(recipe_of(item, run="parts", unit_bytes=1_000, part="1/2")) is None
+    assert re.search(r"part 1/2 is made, \d+ of \d+ units are there", capsys.readouterr().out)
+    in_parts = run(recipe_of(item, run="parts", unit_bytes=1_000, workers=2))
+    assert in_parts.fingerprint == whole.fingerprint
+
+
+def test_a_part_that_does_not_exist_is_refused(recipe_of: Make, folder: Path) -> None:
+    with pytest.raises(UserError, match=r"corpus.part \(2/2\) counts from 0: the parts of 2 are 0/2 to 1/2"):
+        run(recipe_of({"kind": "text", "path": str(folder), "licence": "MIT"}, part="2/2"))
+
+
+def test_units_that_did_not_change_are_used_again(recipe_of: Make, tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for number in range(8):
+        (texts / f"{number}.txt").write_text("\n\n".join(f"{number} {n} " + "x" * 200 for n in range(5)))
+    item = {"kind": "text", "path": str(texts), "licence": "MIT", "separator": r"\n\n"}
+    recipe = recipe_of(item, unit_bytes=2_000, redo=True)
+    run(recipe)
+    units = units_folder(recipe)
+    before = {path.name: path.stat().st_mtime_ns for path in units.iterdir()}
+    assert len(before) == 8
+    (texts / "3.txt").write_text("something else\n\n" + "in two pieces " * 80)
+    changed = run(recipe)
+    after = {path.name: path.stat().st_mtime_ns for path in units.iterdir()}
+    assert len(after) == 8
+    assert len(before.items() & after.items()) == 7
+    fresh = run(recipe_of(item, unit_bytes=2_000, run="fresh"))
+    assert fresh.fingerprint == changed.fingerprint
+    run(recipe_of(item, unit_bytes=2_000, redo=True, validation_fraction=0.3))
+    assert {path.name: path.stat().st_mtime_ns for path in units.iterdir()} == after
+    run(recipe_of(item, unit_bytes=2_000, redo=True, steps=[{"name": "nfc"}]))
+    assert not {path.name for path in units.iterdir()} & set(after)
+    run(recipe_of(item, unit_bytes=2_000, redo=True, keep_units=False))
+    assert not units.exists()
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

@@ -77,7 +77,7 @@ class Store:
         self.abandoned = threading.Event()
         """Set it to end all waits for another attempt, from any thread."""
         self._scheme = address.partition("://")[0]
-        self._files, root = _file_system(address)
+        self._files, root = file_system(address)
         self._root = root.rstrip("/")
 
     def check(self) -> None:
@@ -277,26 +277,42 @@ class Store:
         return f"{self.address}/{name}"
 
     def _try(self, done: str, action: Callable[[], Result]) -> Result:
-        import tenacity
-
-        def count(_: tenacity.RetryCallState) -> None:
+        def count() -> None:
             self.retries += 1
 
-        attempts = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(may_pass),
-            stop=tenacity.stop_after_attempt(ATTEMPTS) | tenacity.stop_when_event_set(self.abandoned),
-            wait=tenacity.wait_exponential(multiplier=FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS)
-            + tenacity.wait_random(0, FIRST_WAIT_SECONDS),
-            sleep=tenacity.sleep_using_event(self.abandoned),
-            before_sleep=count,
-            reraise=True,
-        )
-        try:
-            return attempts(action)
-        except Exception as error:
-            if isinstance(error, UserError):
-                raise
-            raise _explained(self.address, done, error) from error
+        return attempt(self.address, done, action, abandoned=self.abandoned, count=count)
+
+
+def attempt(
+    address: str,
+    done: str,
+    action: Callable[[], Result],
+    *,
+    abandoned: threading.Event | None = None,
+    count: Callable[[], None] = lambda: None,
+) -> Result:
+    """What `action` returns, tried again after errors that may pass; `StoreError` in the end ("cannot be `done`").
+
+    Setting `abandoned` ends a wait; `count` is called for each attempt that is made again.
+    """
+    import tenacity
+
+    ended = abandoned or threading.Event()
+    attempts = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(may_pass),
+        stop=tenacity.stop_after_attempt(ATTEMPTS) | tenacity.stop_when_event_set(ended),
+        wait=tenacity.wait_exponential(multiplier=FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS)
+        + tenacity.wait_random(0, FIRST_WAIT_SECONDS),
+        sleep=tenacity.sleep_using_event(ended),
+        before_sleep=lambda _: count(),
+        reraise=True,
+    )
+    try:
+        return attempts(action)
+    except Exception as error:
+        if isinstance(error, UserError):
+            raise
+        raise _explained(address, done, error) from error
 
 
 def may_pass(error: BaseException) -> bool:
@@ -314,7 +330,7 @@ def may_pass(error: BaseException) -> bool:
     return False
 
 
-def _file_system(address: str) -> tuple[Any, str]:
+def file_system(address: str) -> tuple[Any, str]:
     """The fsspec file system of an address, and the path in it."""
     import fsspec
 

@@ -1,20 +1,23 @@
-"""Text to documents: sources are read in order, cleaned of exact duplicates, and split by a hash of the id.
+"""Text to documents: sources fall into units, units are cleaned anywhere, and put together without what repeats.
 
-In: a recipe's `corpus` section. Out: an artifact with `train-*.parquet` and `validation-*.parquet`, and
-in its counts how many documents and bytes came from where under which licence and what was left out.
+In: a recipe's `corpus` section. Out: an artifact with `train-*.parquet` and `validation-*.parquet`, samples of what
+was left out in `dropped.jsonl`, and in its counts how many documents and bytes came from where under which licence
+and what was left out. Finished units lie beside it, in `corpus.units`.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slm.corpus.document import SPLITS, Document, Rejects, Split
 
 if TYPE_CHECKING:
     from slm.core.artifact import Artifact
-    from slm.corpus.config import SourceConfig
+    from slm.corpus.config import CorpusConfig, SourceConfig
+    from slm.corpus.units import Piece, Unit
     from slm.recipe import Recipe
 
 __all__ = ["SOURCES", "SPLITS", "Document", "Rejects", "Source", "Split", "read_documents", "run", "source"]
@@ -30,33 +33,81 @@ SOURCES: dict[str, str] = {
 
 
 class Source(NamedTuple):
-    """The two functions that a source module has."""
+    """The three functions that a source module has."""
 
-    read: Callable[[SourceConfig, Rejects], Iterator[Document]]
+    pieces: Callable[[SourceConfig, int], Iterator[Piece]]
+    read: Callable[[SourceConfig, Unit, Rejects], Iterator[Document]]
     signature: Callable[[SourceConfig], dict[str, Any]]
 
 
 def source(kind: str) -> Source:
     """The functions of one kind of source."""
     module = importlib.import_module(SOURCES[kind])
-    return Source(module.read, module.signature)
+    return Source(module.pieces, module.read, module.signature)
 
 
-def run(recipe: Recipe) -> Artifact:
-    """Make the corpus that the recipe asks for, or find it made."""
+def run(recipe: Recipe) -> Artifact | None:
+    """Make the corpus that the recipe asks for, or find it made; None where a part of its units was asked for."""
     from slm.core.artifact import Draft, Spec, make
 
     if recipe.artifacts.corpus:
         return recipe.artifact("corpus")
-    config = recipe.corpus
-    inputs = {item.label: source(item.kind).signature(item) for item in config.sources}
+    config, root = recipe.corpus, units_folder(recipe)
+    if config.part:
+        make_part(config, root)
+        return None
+    built = []
 
     def build(draft: Draft) -> None:
         from slm.corpus.build import build_corpus
 
-        draft.counts.update(build_corpus(config, draft.path))
+        draft.counts.update(build_corpus(config, draft.path, root))
+        built.append(draft)
 
-    return make(recipe.folder("corpus"), Spec("corpus", config, inputs=inputs), build, redo=recipe.redo)
+    artifact = make(recipe.folder("corpus"), Spec("corpus", config, inputs=_inputs(config)), build, redo=recipe.redo)
+    if built:
+        from slm.corpus.build import tidy
+
+        tidy(config, root)
+    return artifact
+
+
+def units_folder(recipe: Recipe) -> Path:
+    """Where finished units lie: beside the corpus."""
+    folder = recipe.folder("corpus")
+    return folder.with_name(f"{folder.name}.units")
+
+
+def make_part(config: CorpusConfig, root: Path) -> None:
+    """Make the units of `config.part` that are not there; what is missing then is made by the other parts."""
+    from slm.core.console import say
+    from slm.corpus.parts import Part, make_units
+    from slm.corpus.units import part_of, plan
+    from slm.corpus.work import is_finished
+
+    number, total = part_of(config.part)
+    units = plan(config)
+    make_units(Part(config, units, root, number, total))
+    there = sum(is_finished(root, unit) for unit in units)
+    say(
+        f"corpus: part {config.part} is made, {there:,} of {len(units):,} units are there; the same command without "
+        "corpus.part makes what is missing and puts all together"
+    )
+
+
+def _inputs(config: CorpusConfig) -> dict[str, Any]:
+    """What a corpus is made from beside its settings; what is in brackets is no source."""
+    from slm.corpus.cleaning import cleaner
+    from slm.corpus.decontamination import check
+    from slm.corpus.duplicates import find
+
+    found = {item.label: source(item.kind).signature(item) for item in config.sources}
+    tables = {
+        "(cleaning)": cleaner.identity(config.steps),
+        "(decontamination)": check.identity(config.decontamination),
+        "(duplicates)": find.identity(config.duplicates),
+    }
+    return {**found, **{name: facts for name, facts in tables.items() if facts}}
 
 
 def read_documents(artifact: Artifact, split: Split) -> Iterator[Document]:

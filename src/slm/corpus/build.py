@@ -1,64 +1,59 @@
-"""Documents to Parquet and back.
+"""Units to a corpus: what repeats is left out, and the rest is written in unit order.
 
-In: the sources of a corpus. Out: `train-00000.parquet`, `validation-00000.parquet`, ... with columns text,
-id, source, licence, origin, metadata (JSON), in source order, and the counts for the manifest.
+In: the finished units of a plan. Out: `train-00000.parquet`, `validation-00000.parquet`, ... in source order,
+`dropped.jsonl` with samples of what was left out, and the counts for the manifest. The order is the plan's, so the
+files are the same bytes whoever made the units.
 
 A document is held out if the sha256 of its id falls below `validation_fraction`: adding a source or reading
-in another order never moves a document from one side to the other. Documents with exactly the same text are
-kept once, since a copy on the other side would be held-out text trained on; that costs about 70 bytes of
-memory per document (64-bit hashes: of a million corpora of 10^7 documents, three lose one to a false match). Otherwise
-memory holds one row group of 32 MB per split. Near duplicates are not looked for here.
+in another order never moves a document from one side to the other. Memory holds one row group of 8 MB per split and
+what `duplicates.find` needs, whatever the corpus.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+import shutil
+import socket
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from slm.core.artifact import Artifact
 from slm.core.console import Progress, size
 from slm.core.errors import UserError
-from slm.corpus import source
-from slm.corpus.config import CorpusConfig, SourceConfig
-from slm.corpus.document import SPLITS, Document, Rejects, Split
+from slm.corpus.buckets import Repeats, read_digests, repeats
+from slm.corpus.config import CorpusConfig
+from slm.corpus.document import SPLITS, Document, Drop, Split, UnitFolder
+from slm.corpus.duplicates.find import find
+from slm.corpus.parts import Part, make_units
+from slm.corpus.samples import Samples
+from slm.corpus.tables import DocumentWriter, read_tables
+from slm.corpus.units import Unit, plan
+from slm.corpus.work import IDS, read_facts, read_unit
 
-ROW_GROUP_BYTES = 32 << 20
-FILE_BYTES = 1 << 30
-COLUMNS = ("text", "id", "source", "licence", "origin", "metadata")
-SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in COLUMNS])
+DROPPED = "dropped.jsonl"
 
 
-def build_corpus(config: CorpusConfig, folder: Path) -> dict[str, Any]:
-    """Write the files of a corpus into `folder`; returns the counts."""
-    rejects = Rejects(config.on_bad_text)
-    sources: dict[str, dict[str, Any]] = {}
-    seen: set[int] = set()
-    writers: dict[Split, SplitWriter] = {split: SplitWriter(folder, split) for split in SPLITS}
-    with writers["train"], writers["validation"]:
-        for item in config.sources:
-            documents = text_bytes = 0
-            with Progress(f"corpus {item.label}", item.max_documents or None, "documents") as progress:
-                for document in _usable(item, rejects, seen):
-                    text_bytes += writers[split_of(document.id, config.validation_fraction)].write(document)
-                    documents += 1
-                    progress.advance(1, size(text_bytes))
-            _require_documents(item, documents, rejects)
-            sources[item.label] = {
-                "documents": documents, "bytes": text_bytes,
-                "licence": item.licence_or_default, "origin": item.origin_or_default,
-            }  # fmt: skip
-    _require_both_sides(config, writers)
-    return {
-        **{split: {"documents": writers[split].documents, "bytes": writers[split].bytes} for split in SPLITS},
-        "sources": sources,
-        "skipped": dict(sorted(rejects.counts.items())),
-    }
+def build_corpus(config: CorpusConfig, folder: Path, root: Path) -> dict[str, Any]:
+    """Write the files of a corpus into `folder`, making the units in `root` that are missing; returns the counts."""
+    units = plan(config)
+    make_units(Part(config, units, root))
+    return merge(config, units, folder, root)
+
+
+def tidy(config: CorpusConfig, root: Path) -> None:
+    """After the corpus is published: delete what the plan no longer has, or all units if they are not to be kept."""
+    keep = {unit.key for unit in plan(config)} if config.keep_units else set()
+    for folder in root.iterdir():
+        if folder.name not in keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    if not keep:
+        root.rmdir()
 
 
 def split_of(document_id: str, validation_fraction: float) -> Split:
@@ -69,91 +64,175 @@ def split_of(document_id: str, validation_fraction: float) -> Split:
 
 def read_split(artifact: Artifact, split: Split) -> Iterator[Document]:
     """The documents of one split, in the order in which they were written."""
-    for name in sorted(name for name in artifact.manifest["files"] if name.startswith(f"{split}-")):
-        with pq.ParquetFile(artifact.file(name)) as file:
-            for batch in file.iter_batches(batch_size=256, columns=list(COLUMNS)):
-                for row in batch.to_pylist():
-                    yield Document(**{**row, "metadata": json.loads(row["metadata"])})
+    names = sorted(name for name in artifact.manifest["files"] if name.startswith(f"{split}-"))
+    return read_tables(artifact.file(name) for name in names)
 
 
-class SplitWriter:
-    """The Parquet files of one split; a row group is written when its text reaches `ROW_GROUP_BYTES`."""
+@dataclass(slots=True)
+class Tally:
+    """What became of everything that was read."""
 
-    def __init__(self, folder: Path, split: Split) -> None:
-        self.folder, self.split = folder, split
-        self.documents = self.bytes = 0
-        self._rows: list[dict[str, str]] = []
-        self._pending_bytes = self._file_bytes = self._files = 0
-        self._writer: pq.ParquetWriter | None = None
+    kept: Counter[str] = field(default_factory=Counter)
+    bytes: Counter[str] = field(default_factory=Counter)
+    skipped: dict[str, Counter[str]] = field(default_factory=dict)
+    places: dict[str, list[str]] = field(default_factory=dict)
+    cleaning: Counter[str] = field(default_factory=Counter)
+    decontamination: Counter[str] = field(default_factory=Counter)
+    control_text: int = 0
+    renumbered: int = 0
+    samples: Samples = field(default_factory=Samples)
 
-    def __enter__(self) -> SplitWriter:
-        return self
+    def add_unit(self, label: str, facts: dict[str, Any], taken: int) -> None:
+        """Count what a unit's maker left out, and its documents beyond those that are taken."""
+        skipped = self.skipped.setdefault(label, Counter())
+        skipped.update(facts["skipped"])
+        if facts["documents"] > taken:
+            skipped["beyond max_documents"] += facts["documents"] - taken
+        for reason, places in facts["places"].items():
+            known = self.places.setdefault(reason, [])
+            known += places[: 10 - len(known)]
+        self.cleaning.update(facts["cleaning"])
+        self.decontamination.update(facts["decontamination"])
+        self.control_text += facts["control_text"]
+        self.samples.merge(facts["samples"])
 
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if kind is None:
-            self._flush()
-        self._close()
+    def drop(self, document: Document, drop: Drop) -> None:
+        """Count a document that is left out for what other units hold."""
+        self.skipped[document.source][drop.reason] += 1
+        self.samples.add(drop.reason, document, drop.note)
 
-    def write(self, document: Document) -> int:
-        """Add a document; returns the size of its text in UTF-8."""
-        row = {name: getattr(document, name) for name in COLUMNS[:-1]}
-        row["metadata"] = json.dumps(document.metadata, ensure_ascii=False, sort_keys=True)
-        count = len(document.text.encode())
-        self._rows.append(row)
-        self._pending_bytes += count
-        self.documents += 1
-        self.bytes += count
-        if self._pending_bytes >= ROW_GROUP_BYTES:
-            self._flush()
-        return count
-
-    def _flush(self) -> None:
-        if self._writer is None:
-            path = self.folder / f"{self.split}-{self._files:05d}.parquet"
-            self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
-            self._files += 1
-        if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, SCHEMA), row_group_size=len(self._rows))
-        self._file_bytes += self._pending_bytes
-        self._rows, self._pending_bytes = [], 0
-        if self._file_bytes >= FILE_BYTES:
-            self._close()
-
-    def _close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        self._writer, self._file_bytes = None, 0
+    def counts(self, config: CorpusConfig) -> dict[str, Any]:
+        """The manifest's figures."""
+        reasons: Counter[str] = sum(self.skipped.values(), Counter())
+        by_source = {label: dict(sorted(found.items())) for label, found in self.skipped.items() if found}
+        found: dict[str, Any] = {
+            "sources": {
+                item.label: {
+                    "documents": self.kept[item.label], "bytes": self.bytes[item.label],
+                    "licence": item.licence_or_default, "origin": item.origin_or_default,
+                }
+                for item in config.sources
+            },
+            "skipped": dict(sorted(reasons.items())),
+            "skipped_by_source": by_source,
+        }  # fmt: skip
+        more = {
+            "places": self.places,
+            "cleaning": dict(sorted(self.cleaning.items())),
+            "decontamination": dict(sorted(self.decontamination.items())),
+            "control_text": self.control_text,
+            "renumbered_ids": self.renumbered,
+        }
+        return {**found, **{name: value for name, value in more.items() if value}}
 
 
-def _usable(item: SourceConfig, rejects: Rejects, seen: set[int]) -> Iterator[Document]:
-    """A source's documents without empty ones and exact copies, at most `max_documents` of them."""
-    taken = 0
-    for document in source(item.kind).read(item, rejects):
-        if not document.text or document.text.isspace():
-            rejects.skip("empty")
+def merge(config: CorpusConfig, units: Sequence[Unit], folder: Path, root: Path) -> dict[str, Any]:
+    """Write the documents that stay, in unit order; returns the counts."""
+    tally = Tally()
+    chosen = list(_chosen(config, units, root, tally))
+    writers = {split: DocumentWriter(folder, split) for split in SPLITS}
+    total = sum(taken for _, taken in chosen)
+    scratch = root / f"scratch.tmp-{socket.gethostname()}-{os.getpid()}"
+    try:
+        drops, ids = _across(config, chosen, root, scratch)
+        following = groupby(drops, key=lambda drop: drop.unit)
+        ahead = next(following, None)
+        with writers["train"], writers["validation"], Progress("corpus: merging", total, "documents") as progress:
+            for number, (unit, taken) in enumerate(chosen):
+                mine: dict[int, Drop] = {}
+                if ahead is not None and ahead[0] == number:
+                    mine = {drop.row: drop for drop in ahead[1]}
+                    ahead = next(following, None)
+                copies = {repeat.row: repeat.copy for repeat in ids.of_unit(number)}
+                for row, document in zip(range(taken), read_unit(root, unit), strict=False):
+                    progress.advance(1, size(writers["train"].bytes + writers["validation"].bytes))
+                    if row in mine:
+                        tally.drop(document, mine[row])
+                        continue
+                    if row in copies:
+                        document = _renumbered(config, document, copies[row], unit)
+                        tally.renumbered += 1
+                    writer = writers[split_of(document.id, config.validation_fraction)]
+                    tally.bytes[document.source] += writer.write(document)
+                    tally.kept[document.source] += 1
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    _write_dropped(folder, tally)
+    _require_documents(config, tally)
+    _require_both_sides(config, writers)
+    sides: dict[str, Any] = {
+        split: {"documents": writer.documents, "bytes": writer.bytes} for split, writer in writers.items()
+    }
+    counts = tally.counts(config)
+    return {**sides, **counts, "mixture": mixture(counts["sources"])}
+
+
+def mixture(sources: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the corpus consists of, as YAML: each source with its licence, origin, documents and share of the bytes."""
+    import yaml
+
+    total = max(1, sum(record["bytes"] for record in sources.values()))
+    entries = [
+        {"source": name, **record, "share_of_bytes": round(record["bytes"] / total, 6)}
+        for name, record in sources.items()
+    ]
+    return yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
+
+
+def _chosen(config: CorpusConfig, units: Sequence[Unit], root: Path, tally: Tally) -> Iterator[tuple[Unit, int]]:
+    """The units that are needed, each with how many of its documents are taken."""
+    taken: Counter[int] = Counter()
+    for unit in units:
+        item = config.sources[unit.source]
+        if item.max_documents and taken[unit.source] >= item.max_documents:
             continue
-        digest = hashlib.blake2b(document.text.encode(), digest_size=8).digest()
-        key = int.from_bytes(digest, "big")
-        if key in seen:
-            rejects.skip("duplicate")
-            continue
-        seen.add(key)
-        yield document
-        taken += 1
-        if taken == item.max_documents:
-            return
+        facts = read_facts(root, unit)
+        count = facts["documents"]
+        if item.max_documents:
+            count = min(count, item.max_documents - taken[unit.source])
+        taken[unit.source] += count
+        tally.add_unit(item.label, facts, count)
+        yield unit, count
 
 
-def _require_documents(item: SourceConfig, documents: int, rejects: Rejects) -> None:
-    if not documents:
-        left_out = ", ".join(f"{count:,} {reason}" for reason, count in rejects.counts.items()) or "nothing left out"
+def _across(
+    config: CorpusConfig, chosen: Sequence[tuple[Unit, int]], root: Path, scratch: Path
+) -> tuple[Iterator[Drop], Repeats]:
+    """What is known only over all units: duplicates, and ids that stand twice."""
+    folders = [UnitFolder(root / unit.key, taken) for unit, taken in chosen]
+    (scratch / "duplicates").mkdir(parents=True)
+    digests = (read_digests(folder.path / IDS, folder.documents) for folder in folders)
+    ids = repeats(digests, sum(taken for _, taken in chosen), scratch / "ids")
+    return find(folders, config.duplicates, scratch / "duplicates"), ids
+
+
+def _renumbered(config: CorpusConfig, document: Document, copy: int, unit: Unit) -> Document:
+    if config.on_bad_text == "refuse":
         raise UserError(
-            f"corpus.sources: {item.label} gave no document ({item.origin_or_default}; {left_out}); correct its "
-            "path or remove the source"
+            f"the id {document.id} stands {copy + 1} times with different texts (again in {unit.place}); name a column "
+            "whose values differ with id_column, or none, or let repeated ids be numbered with corpus.on_bad_text=skip"
         )
+    return replace(document, id=f"{document.id}~{copy + 1}")
 
 
-def _require_both_sides(config: CorpusConfig, writers: dict[Split, SplitWriter]) -> None:
+def _write_dropped(folder: Path, tally: Tally) -> None:
+    with (folder / DROPPED).open("w", encoding="utf-8") as stream:
+        for record in tally.samples.records():
+            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _require_documents(config: CorpusConfig, tally: Tally) -> None:
+    for item in config.sources:
+        if not tally.kept[item.label]:
+            found = tally.skipped.get(item.label, Counter())
+            left_out = ", ".join(f"{count:,} {reason}" for reason, count in found.items()) or "nothing left out"
+            raise UserError(
+                f"corpus.sources: {item.label} gave no document ({item.origin_or_default}; {left_out}); correct its "
+                "path or remove the source"
+            )
+
+
+def _require_both_sides(config: CorpusConfig, writers: dict[Split, DocumentWriter]) -> None:
     total = sum(writer.documents for writer in writers.values())
     for split, writer in writers.items():
         if not writer.documents:

@@ -8,10 +8,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from slm.core.config import Config
+from slm.core.config import Config, neutral
+from slm.corpus.cleaning.config import StepConfig
+from slm.corpus.decontamination.config import DecontaminationConfig
+from slm.corpus.duplicates.config import DuplicatesConfig
 
 FILE_KEYS = frozenset({"path"})
-COLUMN_KEYS = frozenset({"path", "text_column", "id_column"})
+COLUMN_KEYS = frozenset({"path", "text_column", "id_column", "metadata_columns"})
 KEYS_OF_KIND: dict[str, frozenset[str]] = {
     "stdlib": frozenset(),
     "text": FILE_KEYS | {"separator"},
@@ -30,7 +33,8 @@ class SourceConfig(Config):
     name: str = Field("", pattern=r"^[A-Za-z0-9._-]*$")
     """The source's name in counts, mixtures and manifests; by default its kind."""
     path: str = ""
-    """A file, directory or glob; for `hub` the dataset's name, such as HuggingFaceFW/fineweb-edu."""
+    """A file, directory or glob, here or at any address that fsspec knows, such as s3://bucket/web/*.jsonl.zst; for
+    `hub` the dataset's name, such as HuggingFaceFW/fineweb-edu."""
     separator: str = ""
     r"""text: a regular expression at whose matches a file falls into documents; empty makes one document of each file.
     Paragraphs are \n\s*\n, TinyStories <\|endoftext\|>, WikiText articles (?m)^(?= = [^=\n]+ = $)."""
@@ -44,12 +48,14 @@ class SourceConfig(Config):
     """The column or field that holds the text (jsonl, parquet, hub)."""
     id_column: str = ""
     """The column that identifies a document; empty numbers the documents of each file."""
+    metadata_columns: tuple[str, ...] = ()
+    """Further columns that are kept with a document, such as url, or generator and filter of synthetic text."""
     licence: str = ""
     """SPDX identifier, or `unknown` if nobody can tell; required of every source but `stdlib`."""
     origin: str = ""
     """Where the text was taken from, for the record; by default the path."""
     max_documents: int = Field(0, ge=0)
-    """Stop after this many documents (stdlib: take an even spread of as many); 0 reads all."""
+    """Take the first so many documents that cleaning leaves (stdlib: an even spread of as many); 0 takes all."""
 
     @property
     def label(self) -> str:
@@ -97,4 +103,26 @@ class CorpusConfig(Config):
     validation_fraction: float = Field(0.05, gt=0, lt=0.5)
     """Share of documents held out, chosen by a hash of each document's id."""
     on_bad_text: Literal["refuse", "skip"] = "refuse"
-    """What to do with a document that is not UTF-8: stop and name it, or leave it out and count it."""
+    """What to do with text that cannot be used (not UTF-8, not JSON, without its column, too long, a damaged file, an
+    id that stands twice): stop and name it, or leave it out and count it (an id that stands twice gets a number)."""
+    on_control_text: Literal["keep", "skip", "refuse"] = "keep"
+    """What to do with a document that imitates control tokens, such as <|user|>: keep it, since the tokenizer reads
+    such text as plain text, leave it out, or stop and name it; counted always."""
+    max_document_bytes: int = Field(64_000_000, ge=1_000)
+    """A longer document counts as text that cannot be used: it would be held in memory whole, several times."""
+    unit_bytes: int = Field(64_000_000, ge=1_000)
+    """About how much text is made at a time: what a kill loses at most, and what parts and workers take in turn."""
+    steps: tuple[StepConfig, ...] = ()
+    """Cleaning steps, in the order in which they run."""
+    duplicates: DuplicatesConfig = DuplicatesConfig()
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    part: str = neutral("", pattern=r"^([0-9]+/[1-9][0-9]*)?$")
+    """`2/8` makes every eighth unit, from the third on, and stops; without, what is still missing is made and all
+    units are put together. The result does not depend on it."""
+    workers: int = neutral(1, ge=1)
+    """Processes that make units."""
+    executor: Literal["processes", "ray"] = neutral("processes")
+    """Where the workers run: here, or on a Ray cluster that sees the same folders (`pip install '.[ray]'`)."""
+    keep_units: bool = neutral(True)
+    """Keep finished units beside the corpus, so that after a change only what it touches is made again; they take as
+    much disk as the corpus."""

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from slm.core.errors import UserError
+from slm.core.errors import DamagedError, UserError
 
 if TYPE_CHECKING:
     from slm.corpus.config import SourceConfig
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
+KEPT_PLACES = 10
+CONVERT = "convert the text to UTF-8 (iconv -f ENCODING -t UTF-8)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +40,75 @@ class Document:
         return Document(text, f"{label}/{place}", label, config.licence_or_default, config.origin_or_default, metadata)
 
 
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Why a document is left out: the reason under which it is counted, and a note for the audit."""
+
+    reason: str
+    note: str = ""
+
+
+class Drop(NamedTuple):
+    """A document that is left out after all units were made: the unit's number, the row in it, and why."""
+
+    unit: int
+    row: int
+    reason: str
+    note: str = ""
+
+
+class UnitFolder(NamedTuple):
+    """A finished unit as the passes over the whole corpus see it: the first `documents` rows of its files count."""
+
+    path: Path
+    documents: int
+
+
 @dataclass(slots=True)
 class Rejects:
     """What becomes of unusable text: refused with its place, or left out and counted by reason."""
 
     policy: Literal["refuse", "skip"] = "refuse"
+    limit_bytes: int = 1 << 40
+    """How long a document may be."""
     counts: Counter[str] = field(default_factory=Counter)
+    places: dict[str, list[str]] = field(default_factory=dict)
+    """The first few places of each reason."""
 
-    def skip(self, reason: str) -> None:
-        """Count a document that is left out whatever the policy (empty, duplicate)."""
+    def skip(self, reason: str, place: str = "") -> None:
+        """Count something that is left out whatever the policy, such as an empty document."""
         self.counts[reason] += 1
+        known = self.places.setdefault(reason, [])
+        if place and len(known) < KEPT_PLACES:
+            known.append(place)
+
+    def bad(self, reason: str, place: str, finding: str, way_out: str) -> None:
+        """Something unusable at `place`: a refusal of one sentence, or counted under `reason`."""
+        if self.policy == "refuse":
+            raise UserError(
+                f"{place}: {finding}; {way_out}, or leave such out and counted with corpus.on_bad_text=skip"
+            )
+        self.skip(reason, place)
+
+    def damaged(self, place: str, finding: str) -> None:
+        """The rest of a file cannot be read: a refusal, or counted as one file."""
+        if self.policy == "refuse":
+            raise DamagedError(
+                f"{place} {finding}; fetch or write the file again, or go on without the rest of it with "
+                "corpus.on_bad_text=skip"
+            )
+        self.skip("damaged file", place)
+
+    def fits(self, num_bytes: int, place: str) -> bool:
+        """Whether a document of so many bytes may be taken."""
+        if num_bytes <= self.limit_bytes:
+            return True
+        self.bad(
+            "too long", place,
+            f"a document of {num_bytes:,} bytes, over corpus.max_document_bytes ({self.limit_bytes:,})",
+            "cut it (a text source falls into documents at its separator), raise the limit",
+        )  # fmt: skip
+        return False
 
     def decode(self, content: bytes, place: str, offset: int = 0) -> str | None:
         """`content` as text; if it is not UTF-8, None where the policy is to skip, else a refusal.
@@ -57,22 +119,15 @@ class Rejects:
             return content.decode("utf-8")
         except UnicodeDecodeError as error:
             found = f"byte 0x{content[error.start]:02x} at offset {offset + error.start:,}"
-            self._bad(f"{place}: {found} is not UTF-8")
+            self.bad("not UTF-8", place, f"{found} is not UTF-8", CONVERT)
         return None
 
-    def encodable(self, text: str, place: str) -> bool:
-        """Whether `text` can be written as UTF-8: JSON escapes may hold halves of a surrogate pair."""
+    def usable(self, text: str, place: str) -> bool:
+        """Whether `text` is not too long and can be written: JSON escapes may hold halves of a surrogate pair."""
         try:
-            text.encode("utf-8")
+            content = text.encode("utf-8")
         except UnicodeEncodeError as error:
-            self._bad(f"{place}: \\u{ord(text[error.start]):04x} at character {error.start:,} is half a surrogate pair")
+            found = f"\\u{ord(text[error.start]):04x} at character {error.start:,} is half a surrogate pair"
+            self.bad("not UTF-8", place, found, CONVERT)
             return False
-        return True
-
-    def _bad(self, finding: str) -> None:
-        if self.policy == "refuse":
-            raise UserError(
-                f"{finding}; convert the text to UTF-8 (iconv -f ENCODING -t UTF-8), or leave such documents out and "
-                "counted with corpus.on_bad_text=skip"
-            )
-        self.skip("not UTF-8")
+        return self.fits(len(content), place)

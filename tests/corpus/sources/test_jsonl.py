@@ -3,21 +3,25 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from slm.core.errors import DamagedError, UserError
 from slm.corpus.config import SourceConfig
 from slm.corpus.document import Document, Rejects
-from slm.corpus.sources.jsonl import read, signature
+from slm.corpus.sources import jsonl
+from slm.corpus.sources.jsonl import signature
+from tests.corpus.reading import read_all, source_of, units_of
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 
 
-def documents(path: Path, rejects: Rejects | None = None, **settings: str) -> list[Document]:
+def documents(path: Path, rejects: Rejects | None = None, **settings: Any) -> list[Document]:
     config = SourceConfig.model_validate({"kind": "jsonl", "path": str(path), "licence": "MIT", **settings})
     assert signature(config)
-    return list(read(config, rejects or Rejects()))
+    return list(read_all(config, rejects))
 
 
 def test_lines_become_documents_plain_and_packed(tmp_path: Path) -> None:
@@ -81,3 +85,84 @@ def test_a_public_benchmark_reads_through_its_gzip() -> None:
     assert len(found) == 164
     assert found[0].id == "jsonl/HumanEval/0"
     assert "def has_close_elements" in found[0].text
+
+
+@pytest.mark.parametrize("unit_bytes", [1, 7, 40, 64, 1_000, 10_000])
+def test_ranges_give_every_line_once_whatever_their_size(tmp_path: Path, unit_bytes: int) -> None:
+    lines = [json.dumps({"text": "x" * (number * 7 % 50) + str(number), "key": number}) for number in range(60)]
+    lines[10:10] = ["", "  "]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    config, rejects = source_of("jsonl", tmp_path, id_column="key"), Rejects()
+    found = list(read_all(config, rejects, unit_bytes))
+    assert found == documents(tmp_path, id_column="key")
+    assert len(found) == 60
+    assert rejects.counts == {"empty": 2}
+    without = list(read_all(source_of("jsonl", tmp_path), None, unit_bytes))
+    assert len({document.id for document in without}) == 60
+    assert without[0].id == "jsonl/a.jsonl:1"
+
+
+def test_a_line_of_a_later_range_is_named_by_its_byte(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": "two"}\nnot json\n')
+    config = source_of("jsonl", tmp_path)
+    assert [d.id for d in read_all(source_of("jsonl", tmp_path), Rejects("skip"), 10)] == [
+        "jsonl/a.jsonl:1", "jsonl/a.jsonl:@16",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"a.jsonl from byte 32: not JSON .*on_bad_text=skip"):
+        list(read_all(config, None, 10))
+
+
+def test_what_cannot_be_used_is_counted_with_its_place_and_the_rest_is_kept(tmp_path: Path) -> None:
+    lines = ['{"text": "one"}', "{", "[1]", '{"body": "x"}', '{"text": 5}', '{"text": null}', '{"text": "\\ud83d"}',
+             '{"text": "' + "x" * 3_000 + '"}', "[" * 100_000, '{"text": "two"}']  # fmt: skip
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    rejects = Rejects("skip", limit_bytes=1_000)
+    found = list(read_all(source_of("jsonl", tmp_path), rejects))
+    assert [document.text for document in found] == ["one", "", "two"]
+    assert rejects.counts == {"not JSON": 3, "no column": 1, "not text": 1, "not UTF-8": 1, "too long": 1}
+    assert rejects.places["no column"] == [f"{tmp_path}/a.jsonl:4"]
+
+
+def test_a_line_too_long_for_any_document_is_passed_over_without_being_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jsonl, "LINE_MORE_BYTES", 100)
+    long = json.dumps({"text": "x" * 3_000_000})
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "one"}}\n{long}\n{{"text": "two"}}\n{long}')
+    rejects = Rejects("skip", limit_bytes=1_000)
+    assert [d.text for d in read_all(source_of("jsonl", tmp_path), rejects)] == ["one", "two"]
+    assert rejects.counts == {"too long": 2}
+    with pytest.raises(UserError, match=r"a.jsonl:2: a document of 3,000,013 bytes, over corpus.max_document_bytes"):
+        list(read_all(source_of("jsonl", tmp_path), Rejects(limit_bytes=1_000)))
+
+
+@pytest.mark.parametrize("harm", ["none", "truncated", "not zstd"])
+def test_zstd_is_read_and_its_damage_named_or_counted(tmp_path: Path, harm: str) -> None:
+    content = "".join(json.dumps({"text": f"line {n * n}"}) + "\n" for n in range(20_000)).encode()
+    packed = bytearray(pa.compress(content, codec="zstd", asbytes=True))
+    if harm == "truncated":
+        del packed[len(packed) // 2 :]
+    elif harm == "not zstd":
+        packed[:] = content
+    (tmp_path / "a.jsonl.zst").write_bytes(packed)
+    if harm == "none":
+        assert [document.text for document in documents(tmp_path)][::10_000] == ["line 0", "line 100000000"]
+        return
+    with pytest.raises(UserError, match=r"a.jsonl.zst is not whole as zst after [\d,]+ unpacked bytes"):
+        documents(tmp_path)
+    rejects = Rejects("skip")
+    assert len(documents(tmp_path, rejects)) < 20_000
+    assert rejects.counts["damaged file"] == 1
+
+
+def test_further_columns_are_kept_with_a_document(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one", "url": "u", "generator": null}\n')
+    (found,) = documents(tmp_path, metadata_columns=["url", "generator", "filter"])
+    assert found.metadata == {"file": "a.jsonl", "url": "u"}
+
+
+def test_a_units_version_follows_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n')
+    before = units_of(source_of("jsonl", tmp_path))
+    (tmp_path / "a.jsonl").write_text('{"text": "two!"}\n')
+    assert units_of(source_of("jsonl", tmp_path))[0].pieces[0].version != before[0].pieces[0].version

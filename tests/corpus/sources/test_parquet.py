@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,12 +11,13 @@ from slm.core.errors import DamagedError, UserError
 from slm.corpus.config import SourceConfig
 from slm.corpus.document import Document, Rejects
 from slm.corpus.sources import parquet
+from tests.corpus.reading import read_all, source_of, units_of
 
 
-def documents(path: Path, rejects: Rejects | None = None, **settings: str) -> list[Document]:
+def documents(path: Path, rejects: Rejects | None = None, **settings: Any) -> list[Document]:
     config = SourceConfig.model_validate({"kind": "parquet", "path": str(path), "licence": "MIT", **settings})
     assert parquet.signature(config)
-    return list(parquet.read(config, rejects or Rejects()))
+    return list(read_all(config, rejects))
 
 
 def test_rows_become_documents_across_batches(tmp_path: Path) -> None:
@@ -69,3 +71,51 @@ def test_a_broken_footer_and_a_broken_page_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(whole[:40] + bytes(4_000) + whole[4_040:])
     with pytest.raises(DamagedError, match=r"a.parquet is not readable as Parquet"):
         documents(tmp_path)
+
+
+@pytest.mark.parametrize("unit_bytes", [1, 4_000, 1 << 20])
+def test_row_groups_give_every_row_once_under_its_number_in_the_file(tmp_path: Path, unit_bytes: int) -> None:
+    for name in ("a", "b"):
+        table = pa.table({"text": [f"{name} row {n} {n * n}" for n in range(1_000)], "n": list(range(1_000))})
+        pq.write_table(table, tmp_path / f"{name}.parquet", row_group_size=90, compression="none")
+    config = source_of("parquet", tmp_path)
+    assert len(units_of(config, unit_bytes)) == {1: 24, 4_000: 12, 1 << 20: 1}[unit_bytes]
+    found = list(read_all(config, None, unit_bytes))
+    assert [d.id for d in found] == [f"parquet/{name}.parquet:{n}" for name in ("a", "b") for n in range(1_000)]
+    assert found[1_500].text == "b row 500 250000"
+
+
+def test_unusable_rows_and_files_are_counted_and_the_rest_is_kept(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["one", None, "x" * 2_000, "two"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"body": ["one", "two", "three"]}), tmp_path / "b.parquet")
+    (tmp_path / "c.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-20])
+    rejects = Rejects("skip", limit_bytes=1_000)
+    assert [document.text for document in documents(tmp_path, rejects)] == ["one", "", "two"]
+    assert rejects.counts == {"too long": 1, "no column": 3, "damaged file": 1}
+    assert rejects.places["too long"] == [f"{tmp_path}/a.parquet row 2"]
+    assert rejects.places["damaged file"] == [f"{tmp_path}/c.parquet"]
+    with pytest.raises(UserError, match=r"a.parquet row 2: a document of 2,000 bytes, over corpus.max_document_bytes"):
+        list(read_all(source_of("parquet", tmp_path), Rejects(limit_bytes=1_000)))
+
+
+def test_further_columns_are_kept_and_a_missing_one_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["one"], "score": [0.5], "url": [None]}), tmp_path / "a.parquet")
+    (found,) = documents(tmp_path, metadata_columns=["score", "url"])
+    assert found.metadata == {"file": "a.parquet", "score": "0.5"}
+    with pytest.raises(UserError, match="no column host; name one of text, score, url with metadata_columns"):
+        documents(tmp_path, metadata_columns=["host"])
+
+
+def test_long_rows_are_read_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(pa.table({"text": [f"{n}" * 10_000 for n in range(100)]}), tmp_path / "a.parquet")
+    sizes = []
+    original = pq.ParquetFile.iter_batches
+
+    def watched(self, batch_size, **more):
+        sizes.append(batch_size)
+        return original(self, batch_size, **more)
+
+    monkeypatch.setattr(parquet, "BATCH_BYTES", 50_000)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
+    assert len(documents(tmp_path)) == 100
+    assert sizes[0] < 100

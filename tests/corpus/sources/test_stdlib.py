@@ -13,7 +13,8 @@ import pytest
 from slm.corpus.config import SourceConfig
 from slm.corpus.document import Document, Rejects
 from slm.corpus.sources import stdlib
-from slm.corpus.sources.stdlib import is_table, read, signature
+from slm.corpus.sources.stdlib import is_table, signature
+from tests.corpus.reading import read_all
 
 CONFIG = SourceConfig(kind="stdlib")
 
@@ -21,7 +22,7 @@ CONFIG = SourceConfig(kind="stdlib")
 @pytest.fixture(scope="module")
 def whole() -> tuple[list[Document], Counter[str]]:
     rejects = Rejects()
-    return list(read(CONFIG, rejects)), rejects.counts
+    return list(read_all(CONFIG, rejects)), rejects.counts
 
 
 def test_modules_are_read_as_they_are_and_prose_follows(whole: tuple[list[Document], Counter[str]]) -> None:
@@ -68,18 +69,18 @@ def test_no_text_holds_an_address_or_a_path_of_this_machine(whole: tuple[list[Do
 
 
 def test_reading_twice_gives_the_same(whole: tuple[list[Document], Counter[str]]) -> None:
-    assert list(read(CONFIG, Rejects())) == whole[0]
+    assert list(read_all(CONFIG)) == whole[0]
 
 
 def test_max_documents_takes_an_even_spread_in_order(whole: tuple[list[Document], Counter[str]]) -> None:
-    some = list(read(SourceConfig(kind="stdlib", max_documents=60), Rejects()))
+    some = list(read_all(SourceConfig(kind="stdlib", max_documents=60)))
     assert len(some) == 60
     positions = [whole[0].index(document) for document in some]
     assert positions == sorted(positions)
     assert {document.metadata["domain"] for document in some} == {"code", "prose"}
     halves = Counter(position > len(whole[0]) // 2 for position in positions)
     assert min(halves.values()) > 15
-    fewer = list(read(SourceConfig(kind="stdlib", max_documents=30), Rejects()))
+    fewer = list(read_all(SourceConfig(kind="stdlib", max_documents=30)))
     assert {document.id for document in fewer} < {document.id for document in some}
 
 
@@ -92,7 +93,7 @@ def test_a_library_without_pydoc_topics_still_reads(monkeypatch: pytest.MonkeyPa
         return original(name, package)
 
     monkeypatch.setattr(stdlib.importlib, "import_module", trimmed)
-    ids = [document.id for document in read(CONFIG, Rejects())]
+    ids = [document.id for document in read_all(CONFIG)]
     assert "stdlib/json/decoder.py" in ids
     assert not [name for name in ids if "pydoc_topics" in name]
 

@@ -1,34 +1,46 @@
 """Datasets of the Hugging Face hub, or any path `datasets.load_dataset` takes, streamed.
 
-Nothing is stored but what the corpus keeps, and reading begins at once. The price: a broken connection that
-outlasts the library's own retries ends the stage, and the next try reads from the start.
+Nothing is stored but what the corpus keeps, and reading begins at once. A unit is one shard of the stream, mostly a
+file of the dataset. A connection that breaks, beyond the library's own retries, is opened again at the row where it
+broke, `ATTEMPTS` times in a row without a new one.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from slm.core.errors import UserError
+from slm.core.store import may_pass
 from slm.corpus.config import SourceConfig
 from slm.corpus.document import Document, Rejects
+from slm.corpus.units import Piece, Unit
+
+ATTEMPTS = 5
+FIRST_WAIT_SECONDS = 1.0
 
 
-def read(config: SourceConfig, rejects: Rejects) -> Iterator[Document]:
+def pieces(config: SourceConfig, unit_bytes: int) -> Iterator[Piece]:
+    """The shards of the stream; `row` is how many there are. How large they are, nobody knows before reading."""
+    shards = _opened(config).num_shards
+    for number in range(shards):
+        yield Piece(config.split, "", number, number + 1, shards, bytes=unit_bytes, version=config.revision or "newest")
+
+
+def read(config: SourceConfig, unit: Unit, rejects: Rejects) -> Iterator[Document]:
     """One document a row of the dataset's split."""
-    for number, row in enumerate(_rows(config)):
-        for key, name in (("text_column", config.text_column), ("id_column", config.id_column)):
-            if name and name not in row:
-                raise UserError(f"{config.path} has no column {name}; name one of {', '.join(row)} with {key}")
-        text = row[config.text_column]
-        if text is not None and not isinstance(text, str):
-            raise UserError(
-                f"{config.path}: column {config.text_column} holds {type(text).__name__}, not text; name another with "
-                f"text_column (there are {', '.join(row)})"
-            )
-        if rejects.encodable(text or "", f"{config.path} row {number:,}"):
-            identity = str(row[config.id_column]) if config.id_column else f"{config.split}:{number}"
-            yield Document.of(config, identity, text or "")
+    for piece in unit.pieces:
+        prefix = piece.name if piece.row == 1 else f"{piece.name}-{piece.first:05d}"
+        for number, row in enumerate(_rows(config, piece)):
+            place = f"{config.path} {prefix} row {number:,}"
+            if not _has_columns(config, row, place, rejects):
+                continue
+            text = row[config.text_column] or ""
+            if rejects.usable(text, place):
+                identity = str(row[config.id_column]) if config.id_column else f"{prefix}:{number}"
+                more = {name: str(row[name]) for name in config.metadata_columns if row.get(name) is not None}
+                yield Document.of(config, identity, text, **more)
 
 
 def signature(config: SourceConfig) -> dict[str, Any]:
@@ -38,18 +50,55 @@ def signature(config: SourceConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _rows(config: SourceConfig) -> Iterator[dict[str, Any]]:
+def _has_columns(config: SourceConfig, row: dict[str, Any], place: str, rejects: Rejects) -> bool:
+    for key, name in (("text_column", config.text_column), ("id_column", config.id_column)):
+        if name and name not in row:
+            rejects.bad("no column", place, f"has no column {name}", f"name one of {', '.join(row)} with {key}")
+            return False
+    text = row[config.text_column]
+    if text is not None and not isinstance(text, str):
+        rejects.bad(
+            "not text", place, f"column {config.text_column} holds {type(text).__name__}, not text",
+            f"name another with text_column (there are {', '.join(row)})",
+        )  # fmt: skip
+        return False
+    return True
+
+
+def _rows(config: SourceConfig, piece: Piece) -> Iterator[dict[str, Any]]:
+    import httpx
+
+    done = failures = 0
+    while True:
+        try:
+            stream = _opened(config).shard(num_shards=piece.row, index=piece.first)
+            for row in stream.skip(done) if done else stream:
+                yield row
+                done, failures = done + 1, 0
+            return
+        except (OSError, ValueError, httpx.HTTPError) as error:
+            failures += 1
+            if failures >= ATTEMPTS or not (may_pass(error) or isinstance(error, httpx.TransportError)):
+                raise _unreadable(config, error, f" from row {done:,} of shard {piece.first} on") from error
+            time.sleep(FIRST_WAIT_SECONDS * 2 ** (failures - 1))
+
+
+def _opened(config: SourceConfig) -> Any:
     import datasets
     import httpx
 
     try:
-        yield from datasets.load_dataset(
+        return datasets.load_dataset(
             config.path, config.subset or None, split=config.split, revision=config.revision or None, streaming=True
         )
     except (OSError, ValueError, httpx.HTTPError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"corpus.sources: {config.label} cannot be read from the hub dataset {config.path} "
-            f"(subset {config.subset or 'default'}, split {config.split}): {type(error).__name__}, {reason}; check "
-            "names and network, or use a source on disk (kind: parquet, jsonl or text)"
-        ) from error
+        raise _unreadable(config, error, "") from error
+
+
+def _unreadable(config: SourceConfig, error: Exception, where: str) -> UserError:
+    reason = " ".join(str(error).split())[:200]
+    return UserError(
+        f"corpus.sources: {config.label} cannot be read from the hub dataset {config.path} "
+        f"(subset {config.subset or 'default'}, split {config.split}){where}: {type(error).__name__}, {reason}; check "
+        "names and network, or use a source on disk (kind: parquet, jsonl or text)"
+    )

@@ -1,43 +1,71 @@
-"""JSON Lines, plain or gzip: one object a line, the text in `text_column`, read line by line."""
+"""JSON Lines, plain, gzip or zstd: one object a line, the text in `text_column`, read line by line.
+
+A plain file falls into ranges of bytes; a line belongs to the range in which it begins. Lines are numbered in the
+first range of a file and known by their byte in later ones, since counting them would mean reading what is before.
+"""
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO, cast
+from typing import Any, NamedTuple
 
-from slm.core.errors import DamagedError, UserError
 from slm.corpus.config import SourceConfig
 from slm.corpus.document import Document, Rejects
-from slm.corpus.sources.files import Found, files_signature, find_files
+from slm.corpus.sources.files import PACKED, files_signature, find_files, is_damage, unpacked
+from slm.corpus.units import Piece, Unit
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json.gz")
+SUFFIXES = (
+    ".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".ndjson.gz", ".ndjson.zst", ".json.gz", ".json.zst",
+)  # fmt: skip
+LINE_GROWTH, LINE_MORE_BYTES = 2, 1 << 20
+"""A line may be so many times as long as the longest document (escapes), and so much more (other columns)."""
 
 
-def read(config: SourceConfig, rejects: Rejects) -> Iterator[Document]:
-    """One document a line; a line that is not an object, or lacks a column, is refused with file and line."""
+class Line(NamedTuple):
+    """A line, what its document is called in the file, where a person finds it, and the byte at which it begins."""
+
+    content: bytes
+    mark: str
+    place: str
+    offset: int
+
+
+def pieces(config: SourceConfig, unit_bytes: int) -> Iterator[Piece]:
+    """Ranges of bytes of plain files, packed ones whole."""
     for found in find_files(config, SUFFIXES):
-        for number, offset, line in _lines(found):
-            place = f"{found.path}:{number}"
-            content = rejects.decode(line, place, offset)
+        step = max(found.size, 1) if found.name.endswith(PACKED) else unit_bytes
+        for first in range(0, max(found.size, 1), step):
+            last = min(first + step, found.size)
+            size = found.text_bytes if found.name.endswith(PACKED) else last - first
+            yield Piece(found.name, found.address, first, last, bytes=size, version=f"{found.size} {found.version}")
+
+
+def read(config: SourceConfig, unit: Unit, rejects: Rejects) -> Iterator[Document]:
+    """One document a line; a line that is not an object, or lacks a column, is refused with file and line."""
+    for piece in unit.pieces:
+        for line in _lines(piece, rejects):
+            content = rejects.decode(line.content, line.place, line.offset)
             if content is None:
                 continue
             if not content.strip():
-                rejects.skip("empty")
+                rejects.skip("empty", line.place)
                 continue
-            row = _object(content, place)
-            text = _column(row, config.text_column, "text_column", place)
+            row = _object(content, line.place, rejects)
+            if row is None or not _has_columns(config, row, line.place, rejects):
+                continue
+            text = row[config.text_column]
+            if text is None:
+                text = ""
             if not isinstance(text, str):
-                raise UserError(
-                    f"{place}: {config.text_column} holds {type(text).__name__}, not text; correct the line, or name "
-                    f"another column with text_column (the line has {', '.join(row)})"
-                )
-            if rejects.encodable(text, place):
-                name = str(_column(row, config.id_column, "id_column", place)) if config.id_column else f":{number}"
-                identity = name if config.id_column else f"{found.name}{name}"
-                yield Document.of(config, identity, text, file=found.name)
+                rejects.bad(
+                    "not text", line.place, f"{config.text_column} holds {type(text).__name__}, not text",
+                    f"correct the line, name another column with text_column (the line has {', '.join(row)})",
+                )  # fmt: skip
+            elif rejects.usable(text, line.place):
+                identity = str(row[config.id_column]) if config.id_column else f"{piece.name}:{line.mark}"
+                more = {name: str(row[name]) for name in config.metadata_columns if row.get(name) is not None}
+                yield Document.of(config, identity, text, **{**more, "file": piece.name})
 
 
 def signature(config: SourceConfig) -> dict[str, Any]:
@@ -45,40 +73,66 @@ def signature(config: SourceConfig) -> dict[str, Any]:
     return files_signature(config, SUFFIXES)
 
 
-def _lines(found: Found) -> Iterator[tuple[int, int, bytes]]:
-    """Line number, offset in the (unpacked) file and content of each line."""
-    offset = 0
+def _lines(piece: Piece, rejects: Rejects) -> Iterator[Line]:
+    """The lines that begin in a piece; one that is too long for any document is passed over without being held."""
+    packed = piece.name.endswith(PACKED)
+    limit = rejects.limit_bytes * LINE_GROWTH + LINE_MORE_BYTES
+    offset = number = 0
     try:
-        with _opened(found) as stream:
-            for number, line in enumerate(stream, 1):
-                yield number, offset, line
-                offset += len(line)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DamagedError(
-            f"{found.path} is not whole as gzip after {offset:,} unpacked bytes ({error}); fetch the file again"
-        ) from error
+        with unpacked(piece.address) as stream:
+            if piece.first:
+                offset = stream.seek(piece.first - 1)
+                offset += _pass_over(stream)
+            while packed or offset < piece.last:
+                content = stream.readline(limit)
+                if not content:
+                    return
+                number += 1
+                place = f"{piece.address} from byte {offset:,}" if piece.first else f"{piece.address}:{number}"
+                if len(content) == limit and not content.endswith(b"\n"):
+                    length = limit + _pass_over(stream)
+                    rejects.fits(length, place)
+                else:
+                    length = len(content)
+                    yield Line(content, f"@{offset}" if piece.first else str(number), place, offset)
+                offset += length
+    except (EOFError, OSError, ValueError) as error:
+        if not is_damage(error):
+            raise
+        kind = piece.name.rpartition(".")[2] if packed else "text"
+        rejects.damaged(piece.address, f"is not whole as {kind} after {offset:,} unpacked bytes ({error})")
 
 
-def _opened(found: Found) -> BinaryIO:
-    if found.name.endswith(".gz"):
-        return cast("BinaryIO", gzip.open(found.path, "rb"))
-    return found.path.open("rb")
+def _pass_over(stream: Any) -> int:
+    """Read to the end of a line; returns the bytes passed over."""
+    passed = 0
+    while content := stream.readline(1 << 20):
+        passed += len(content)
+        if content.endswith(b"\n"):
+            break
+    return passed
 
 
-def _object(content: str, place: str) -> dict[str, Any]:
+def _object(content: str, place: str, rejects: Rejects) -> dict[str, Any] | None:
     try:
         row = json.loads(content)
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{place}: not JSON ({error.msg} at character {error.pos}, {content[:40].strip()!r}); correct or delete "
-            "the line"
-        ) from error
+        found = f"not JSON ({error.msg} at character {error.pos}, {content[:40].strip()!r})"
+        rejects.bad("not JSON", place, found, "correct or delete the line")
+        return None
+    except RecursionError:
+        rejects.bad("not JSON", place, "nested too deeply", "correct or delete the line")
+        return None
     if not isinstance(row, dict):
-        raise UserError(f"{place}: holds a {type(row).__name__}, but each line must be an object; correct the line")
+        found = f"holds a {type(row).__name__}, but each line must be an object"
+        rejects.bad("not JSON", place, found, "correct the line")
+        return None
     return row
 
 
-def _column(row: dict[str, Any], name: str, key: str, place: str) -> Any:
-    if name not in row:
-        raise UserError(f"{place}: no column {name}; name one of {', '.join(row) or 'none'} with {key}")
-    return row[name]
+def _has_columns(config: SourceConfig, row: dict[str, Any], place: str, rejects: Rejects) -> bool:
+    for key, name in (("text_column", config.text_column), ("id_column", config.id_column)):
+        if name and name not in row:
+            rejects.bad("no column", place, f"no column {name}", f"name one of {', '.join(row) or 'none'} with {key}")
+            return False
+    return True

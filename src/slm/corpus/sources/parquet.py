@@ -1,4 +1,8 @@
-"""Parquet files: the text in `text_column`, read row group by row group."""
+"""Parquet files: the text in `text_column`, read in small batches of rows; large files fall into row groups.
+
+Pages are read as they are needed instead of whole row groups, and batches are the smaller the longer the texts are,
+so that memory holds a few MB of a row group of any size.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +12,43 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slm.core.errors import DamagedError, UserError
 from slm.corpus.config import SourceConfig
 from slm.corpus.document import Document, Rejects
-from slm.corpus.sources.files import Found, files_signature, find_files
+from slm.corpus.sources.files import files_signature, find_files, is_damage, opened
+from slm.corpus.units import Piece, Unit
 
 SUFFIXES = (".parquet",)
-BATCH_ROWS = 256
+BATCH_ROWS, BATCH_BYTES = 256, 4 << 20
+BUFFER_BYTES = 1 << 20
 
 
-def read(config: SourceConfig, rejects: Rejects) -> Iterator[Document]:
-    """One document a row; a row without text counts as empty."""
+def pieces(config: SourceConfig, unit_bytes: int) -> Iterator[Piece]:
+    """Row groups, as many together as come to `unit_bytes`; a file whose footer cannot be read is one piece."""
     for found in find_files(config, SUFFIXES):
-        for row, text_value, id_value in _rows(config, found):
-            place = f"{found.path} row {row:,}"
+        version = f"{found.size} {found.version}"
+        whole = Piece(found.name, found.address, bytes=found.size, version=version)
+        try:
+            with _opened(found.address) as file:
+                yield from _groups(config, file.metadata, whole, unit_bytes)
+        except (pa.ArrowException, OSError) as error:
+            if not is_damage(error):
+                raise
+            yield whole  # whose reading then says what is wrong with it
+
+
+def read(config: SourceConfig, unit: Unit, rejects: Rejects) -> Iterator[Document]:
+    """One document a row; a row without text counts as empty."""
+    for piece in unit.pieces:
+        for row, text_value, others in _rows(config, piece, rejects):
+            place = f"{piece.address} row {row:,}"
             content = text_value.as_buffer()
+            if content is not None and not rejects.fits(content.size, place):
+                continue
             text = rejects.decode(content.to_pybytes(), place) if content is not None else ""
             if text is not None:
-                identity = str(id_value) if config.id_column else f"{found.name}:{row}"
-                yield Document.of(config, identity, text, file=found.name)
+                identity = str(others[config.id_column]) if config.id_column else f"{piece.name}:{row}"
+                more = {name: str(others[name]) for name in config.metadata_columns if others[name] is not None}
+                yield Document.of(config, identity, text, **{**more, "file": piece.name})
 
 
 def signature(config: SourceConfig) -> dict[str, Any]:
@@ -34,31 +56,70 @@ def signature(config: SourceConfig) -> dict[str, Any]:
     return files_signature(config, SUFFIXES)
 
 
-def _rows(config: SourceConfig, found: Found) -> Iterator[tuple[int, Any, Any]]:
+def _opened(address: str) -> Any:
+    """A Parquet file, read through a small buffer; a local one by Arrow itself, which is faster than through Python."""
+    return pq.ParquetFile(address if "://" not in address else opened(address), buffer_size=BUFFER_BYTES)
+
+
+def _groups(config: SourceConfig, metadata: Any, whole: Piece, unit_bytes: int) -> Iterator[Piece]:
+    pending = whole._replace(bytes=0)
     row = 0
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        columns = (group.column(index) for index in range(group.num_columns))
+        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema == config.text_column)
+        if pending.last > pending.first and pending.bytes + size > unit_bytes:
+            yield pending
+            pending = pending._replace(first=number, last=number, row=row, bytes=0)
+        pending = pending._replace(last=number + 1, bytes=pending.bytes + size)
+        row += group.num_rows
+    yield pending
+
+
+def _rows(config: SourceConfig, piece: Piece, rejects: Rejects) -> Iterator[tuple[int, Any, dict[str, Any]]]:
+    """Number, text and other columns of each row of a piece."""
+    row = piece.row
+    others = list(dict.fromkeys([*([config.id_column] if config.id_column else []), *config.metadata_columns]))
     try:
-        with pq.ParquetFile(found.path) as file:
-            _check_columns(config, found, file.schema_arrow)
-            columns = list(dict.fromkeys([config.text_column, config.id_column or config.text_column]))
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
-                identities = batch.column(columns[-1])
-                for index, text_value in enumerate(batch.column(columns[0])):
-                    yield row, text_value, identities[index].as_py() if config.id_column else None
+        with _opened(piece.address) as file:
+            if not _has_columns(config, piece, file, rejects):
+                return
+            size = max(1, piece.bytes // max(1, sum(_group_rows(file, piece))))
+            batches = file.iter_batches(
+                batch_size=max(1, min(BATCH_ROWS, BATCH_BYTES // size)),
+                row_groups=list(range(piece.first, piece.last)),
+                columns=list(dict.fromkeys([config.text_column, *others])),
+            )
+            for batch in batches:
+                columns = {name: batch.column(name) for name in others}
+                for index, text_value in enumerate(batch.column(config.text_column)):
+                    yield row, text_value, {name: column[index].as_py() for name, column in columns.items()}
                     row += 1
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DamagedError(
-            f"{found.path} is not readable as Parquet from row {row:,} on ({str(error).splitlines()[0]}); fetch or "
-            "write the file again"
-        ) from error
+    except (pa.ArrowException, OSError) as error:
+        if not is_damage(error):
+            raise
+        rejects.damaged(piece.address, f"is not readable as Parquet from row {row:,} on ({str(error).splitlines()[0]})")
 
 
-def _check_columns(config: SourceConfig, found: Found, schema: pa.Schema) -> None:
-    for key, name in (("text_column", config.text_column), ("id_column", config.id_column)):
+def _group_rows(file: Any, piece: Piece) -> list[int]:
+    return [file.metadata.row_group(number).num_rows for number in range(piece.first, piece.last)]
+
+
+def _has_columns(config: SourceConfig, piece: Piece, file: Any, rejects: Rejects) -> bool:
+    schema = file.schema_arrow
+    wanted = [("text_column", config.text_column), ("id_column", config.id_column)]
+    wanted += [("metadata_columns", name) for name in config.metadata_columns]
+    problem = way_out = ""
+    for key, name in wanted:
         if name and name not in schema.names:
-            raise UserError(f"{found.path}: no column {name}; name one of {', '.join(schema.names)} with {key}")
-    kind = schema.field(config.text_column).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise UserError(
-            f"{found.path}: column {config.text_column} holds {kind}, not text; name another with text_column (there "
-            f"are {', '.join(schema.names)})"
-        )
+            problem, way_out = f"no column {name}", f"name one of {', '.join(schema.names)} with {key}"
+            break
+    else:
+        kind = schema.field(config.text_column).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            problem = f"column {config.text_column} holds {kind}, not text"
+            way_out = f"name another with text_column (there are {', '.join(schema.names)})"
+    if problem:
+        rejects.bad("no column", piece.address, problem, way_out)
+        rejects.counts["no column"] += sum(_group_rows(file, piece)) - 1
+    return not problem

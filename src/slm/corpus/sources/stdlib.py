@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import json
 import platform
 import re
 import sysconfig
@@ -27,6 +28,7 @@ from typing import Any
 from slm.corpus.config import SourceConfig
 from slm.corpus.document import Document, Rejects
 from slm.corpus.sources.docstrings import module_names, module_prose
+from slm.corpus.units import Piece, Unit
 
 EXCLUDED_FOLDERS = frozenset(
     {"test", "tests", "idle_test", "site-packages", "dist-packages", "_bundled", "pydoc_data", "__pycache__"}
@@ -39,8 +41,16 @@ TELLING_LINE = 30
 REPEATED_SHARE = 0.5
 
 
-def read(config: SourceConfig, rejects: Rejects) -> Iterator[Document]:
+def pieces(config: SourceConfig, unit_bytes: int) -> Iterator[Piece]:
+    """The library as one piece of about 10 MB: what repeats earlier documents is known only after reading those."""
+    del unit_bytes
+    facts = signature(config)
+    yield Piece(config.label, bytes=facts["bytes"], version=json.dumps(facts, sort_keys=True))
+
+
+def read(config: SourceConfig, unit: Unit, rejects: Rejects) -> Iterator[Document]:
     """All documents, or `max_documents` of them, spread evenly over modules and prose by a hash."""
+    del unit
     documents = list(_documents(config, rejects))
     if config.max_documents:
         # Another hash than the split's, or a small selection would be mostly held-out documents.

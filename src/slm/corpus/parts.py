@@ -1,0 +1,272 @@
+"""All units of a part, made by this process, by several, or on a Ray cluster.
+
+In: the plan. Out: a finished folder for each unit of the part. Everybody calls `make_part` with a number and a
+total: part i of n makes units i, i + n, i + 2n, ... that are not there yet. Workers divide a part once more in the
+same way. So a killed part goes on at the first unit that is missing, and nobody has to know of anybody else.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from slm.core.console import Progress, duration, speak
+from slm.core.errors import UserError, is_disk_full
+from slm.corpus.config import CorpusConfig
+from slm.corpus.units import Unit
+from slm.corpus.work import is_finished, make_unit, read_facts, remove_abandoned
+
+TOLD_EVERY_SECONDS = 0.5
+MEGABYTE = 1_000_000
+
+
+class Part(NamedTuple):
+    """Every `total`-th unit of a plan, from number `number` on, and where they are put."""
+
+    config: CorpusConfig
+    units: Sequence[Unit]
+    root: Path
+    number: int = 0
+    total: int = 1
+
+    def mine(self) -> Sequence[Unit]:
+        """The units of this part."""
+        return self.units[self.number :: self.total]
+
+    def divided(self, workers: int) -> list[Part]:
+        """The same work as parts for so many workers, none of them without a unit."""
+        count = max(1, min(workers, len(self.mine())))
+        return [self._replace(number=self.number + self.total * n, total=self.total * count) for n in range(count)]
+
+
+Told = Callable[[int, int], None]
+"""Is told the documents read and the bytes of units done since the start, every now and then."""
+
+
+def make_units(part: Part) -> None:
+    """Make every unit of a part that is not there; `UserError` where a source or a worker fails."""
+    config = part.config
+    part.root.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(part.root)
+    missing = [unit for unit in part.mine() if not is_finished(part.root, unit)]
+    if not missing:
+        return
+    done = sum(unit.bytes for unit in part.mine()) - sum(unit.bytes for unit in missing)
+    workers = part._replace(units=missing, number=0, total=1).divided(config.workers)
+    with Meter(sum(unit.bytes for unit in part.mine()), done) as meter:
+        if config.executor == "ray":
+            _by_ray(part, workers, meter)
+        elif len(workers) == 1:
+            make_part(part, workers[0], lambda documents, num_bytes: meter.tell(0, documents, num_bytes))
+        else:
+            _by_processes(part, workers, meter)
+
+
+def make_part(whole: Part, part: Part, told: Told) -> None:
+    """Make the units of one part; what `whole` shows not to be needed is passed over."""
+    needed = Needed(whole)
+    documents = num_bytes = 0
+    for unit in part.mine():
+        if needed(unit) and not is_finished(part.root, unit):
+            before = documents, num_bytes
+
+            def tick(inside: int, read: int, before: tuple[int, int] = before, unit: Unit = unit) -> None:
+                told(before[0] + inside, before[1] + min(read, unit.bytes))
+
+            make_unit(part.config, unit, part.root, tick)
+            documents += sum(read_facts(part.root, unit)["skipped"].values()) + needed.documents(unit)
+        num_bytes += unit.bytes
+        told(documents, num_bytes)
+
+
+class Needed:
+    """Whether a unit has to be made: not where the finished ones before it hold all that a source may give."""
+
+    def __init__(self, part: Part) -> None:
+        self._part = part
+        self._documents: dict[int, int] = {}
+        self._firsts: dict[int, int] = {}
+        for unit in part.units:
+            self._firsts.setdefault(unit.source, unit.number)
+
+    def __call__(self, unit: Unit) -> bool:
+        limit = self._part.config.sources[unit.source].max_documents
+        if not limit:
+            return True
+        first = self._firsts[unit.source]
+        before = (other for other in self._part.units if first <= other.number < unit.number)
+        return sum(self.documents(other) for other in before) < limit
+
+    def documents(self, unit: Unit) -> int:
+        """Documents of a unit; 0 while it is not finished."""
+        if unit.number not in self._documents:
+            if not is_finished(self._part.root, unit):
+                return 0
+            self._documents[unit.number] = read_facts(self._part.root, unit)["documents"]
+        return self._documents[unit.number]
+
+
+class Meter:
+    """Progress of all workers together: megabytes of units, documents, and documents a second."""
+
+    def __init__(self, total_bytes: int, done_bytes: int) -> None:
+        self._start, self._told = done_bytes, done_bytes // MEGABYTE
+        self._began = time.monotonic()
+        self._state: dict[int, tuple[int, int]] = {}
+        self._progress = Progress("corpus", total_bytes // MEGABYTE or None, "MB", self._told)
+
+    def __enter__(self) -> Meter:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._progress.__exit__(*error)
+
+    def tell(self, worker: int, documents: int, num_bytes: int) -> None:
+        """What a worker has done since its start."""
+        self._state[worker] = documents, num_bytes
+        read = sum(state[0] for state in self._state.values())
+        megabytes = (self._start + sum(state[1] for state in self._state.values())) // MEGABYTE
+        rate = read / max(time.monotonic() - self._began, 1e-9)
+        self._progress.advance(max(megabytes - self._told, 0), f"{read:,} documents, {rate:,.0f} documents/s")
+        self._told = max(megabytes, self._told)
+
+
+def _by_processes(whole: Part, parts: Sequence[Part], meter: Meter) -> None:
+    """One process a part; none is left when this returns or raises."""
+    context = multiprocessing.get_context("spawn")
+    links: dict[Any, int] = {}
+    workers = []
+    try:
+        for number, part in enumerate(parts):
+            receiving, sending = context.Pipe(duplex=False)
+            worker = context.Process(target=_work, args=(whole, part, sending), daemon=True)
+            worker.start()
+            sending.close()
+            links[receiving] = number
+            workers.append(worker)
+        while links:
+            for link in wait(list(links)):
+                _hear(link, links, workers, meter)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.join()
+        remove_abandoned(whole.root)
+
+
+def _hear(link: Any, links: dict[Any, int], workers: Sequence[Any], meter: Meter) -> None:
+    """Take one message of a worker, or its end."""
+    number = links[link]
+    try:
+        message = link.recv()
+    except EOFError:
+        worker = workers[number]
+        worker.join()
+        del links[link]
+        if worker.exitcode:
+            raise UserError(_ended(worker.pid, worker.exitcode)) from None
+        return
+    if isinstance(message, str):
+        raise UserError(message)
+    meter.tell(number, *message)
+
+
+def _ended(process: int, status: int) -> str:
+    how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with status {status}"
+    return (
+        f"process {process}, one of corpus.workers, {how}; finished units are kept, so run the same command again, "
+        "with fewer workers if memory ran out"
+    )
+
+
+def _work(whole: Part, part: Part, link: Connection) -> None:
+    """What a worker process does: its part, until it is done, fails, or the process that started it is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends its workers
+    speak(False)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    last = [0.0]
+
+    def told(documents: int, num_bytes: int) -> None:
+        if time.monotonic() - last[0] >= TOLD_EVERY_SECONDS:
+            last[0] = time.monotonic()
+            link.send((documents, num_bytes))
+
+    message = _message_of(whole, part, told)
+    if message:
+        link.send(message)
+    link.close()
+
+
+def _message_of(whole: Part, part: Part, told: Told) -> str:
+    """Make a part; what a person can mend comes back as its sentence, since not every error can be sent."""
+    try:
+        make_part(whole, part, told)
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        return (
+            f"No space left on device while units were written to {part.root}; free some space and run the same "
+            "command again: finished units are kept"
+        )
+    return ""
+
+
+def _say_nothing(documents: int, num_bytes: int) -> None:
+    """A task on another machine has nobody to tell."""
+    del documents, num_bytes
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _by_ray(whole: Part, parts: Sequence[Part], meter: Meter) -> None:
+    """One task a part on the Ray cluster that RAY_ADDRESS names, or on one started here for as long as it takes."""
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(
+            "corpus.executor=ray needs Ray, which is not installed; pip install '.[ray]', or choose processes"
+        ) from error
+    started = not ray.is_initialized()
+    if started:
+        ray.init(log_to_driver=False, include_dashboard=False)
+    began = time.monotonic()
+    try:
+        task = ray.remote(num_cpus=1, max_retries=3)(_ray_part)
+        pending = {task.remote(whole, part): number for number, part in enumerate(parts)}
+        while pending:
+            finished, _ = ray.wait(list(pending), num_returns=1)
+            for reference in finished:
+                number = pending.pop(reference)
+                message = ray.get(reference)
+                if message:
+                    raise UserError(message)
+                meter.tell(number, 0, sum(unit.bytes for unit in parts[number].mine()))
+    except ray.exceptions.RayError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"a task of corpus.executor=ray failed after {duration(time.monotonic() - began)} ({reason}); finished "
+            "units are kept, so run the same command again"
+        ) from error
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _ray_part(whole: Part, part: Part) -> str:
+    speak(False)
+    return _message_of(whole, part, _say_nothing)

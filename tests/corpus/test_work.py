@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from slm.core.errors import DamagedError, UserError
+from slm.corpus import work
+from slm.corpus.buckets import digest
+from slm.corpus.config import CorpusConfig
+from slm.corpus.decontamination.check import Decontaminator
+from slm.corpus.document import Dropped
+from slm.corpus.units import Unit, plan
+from slm.corpus.work import is_finished, make_unit, read_facts, read_unit, remove_abandoned
+from slm.recipe import Recipe
+
+
+def one(recipe_of: Callable[..., Recipe], path: Path, **settings: object) -> tuple[CorpusConfig, Unit]:
+    (settings_of_source := {"kind": "jsonl", "path": str(path), "licence": "MIT"}).update(settings.pop("source", {}))
+    config = recipe_of(settings_of_source, **settings).corpus
+    (unit,) = plan(config)
+    return config, unit
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    texts = ["one", "", "Cafe\u0301", "says <|user|> twice <|user|>", " \n", "last"]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def test_a_unit_holds_what_stays_and_counts_the_rest(
+    recipe_of: Callable[..., Recipe], lines: Path, tmp_path: Path
+) -> None:
+    config, unit = one(recipe_of, lines, steps=[{"name": "nfc"}])
+    make_unit(config, unit, tmp_path / "units")
+    assert is_finished(tmp_path / "units", unit)
+    documents = list(read_unit(tmp_path / "units", unit))
+    assert [document.text for document in documents] == ["one", "Caf\u00e9", "says <|user|> twice <|user|>", "last"]
+    facts = read_facts(tmp_path / "units", unit)
+    assert facts["documents"] == 4
+    assert facts["bytes"] == sum(len(document.text.encode()) for document in documents)
+    assert facts["skipped"] == {"empty": 2}
+    assert facts["control_text"] == 1
+    ids = (tmp_path / "units" / unit.key / work.IDS).read_bytes()
+    assert ids == b"".join(digest(document.id) for document in documents)
+    assert [path.name for path in (tmp_path / "units").iterdir()] == [unit.key]
+
+
+def test_text_that_imitates_control_tokens_is_left_out_or_refused(
+    recipe_of: Callable[..., Recipe], lines: Path, tmp_path: Path
+) -> None:
+    config, unit = one(recipe_of, lines, on_control_text="skip")
+    make_unit(config, unit, tmp_path / "units")
+    facts = read_facts(tmp_path / "units", unit)
+    assert facts["skipped"] == {"empty": 2, "imitates control tokens": 1}
+    assert [record["note"] for record in facts["samples"] if record["note"]] == ["<|user|>"]
+    config, unit = one(recipe_of, lines, on_control_text="refuse")
+    with pytest.raises(UserError, match=r"a.jsonl:4 .*'<\|user\|>' at character 5 imitates a control token"):
+        make_unit(config, unit, tmp_path / "units")
+
+
+def test_what_the_evaluations_hold_is_left_out_under_their_name(
+    recipe_of: Callable[..., Recipe], lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(self: Decontaminator, document: object) -> Dropped | None:
+        if getattr(document, "text", "") != "last":
+            return None
+        self.tally["gsm8k/17"] += 1
+        return Dropped("in gsm8k", "item 17")
+
+    monkeypatch.setattr(Decontaminator, "__call__", check)
+    config, unit = one(recipe_of, lines)
+    make_unit(config, unit, tmp_path / "units")
+    facts = read_facts(tmp_path / "units", unit)
+    assert facts["decontamination"] == {"gsm8k/17": 1}
+    assert facts["skipped"]["in gsm8k"] == 1
+    assert facts["samples"][-1]["note"] == "item 17"
+
+
+def test_a_unit_stops_at_the_most_documents_of_its_source(
+    recipe_of: Callable[..., Recipe], lines: Path, tmp_path: Path
+) -> None:
+    config, unit = one(recipe_of, lines, source={"max_documents": 2})
+    make_unit(config, unit, tmp_path / "units")
+    assert [document.text for document in read_unit(tmp_path / "units", unit)] == ["one", "Cafe\u0301"]
+
+
+@pytest.mark.parametrize("harm", ["shorter", "facts", "gone", "flipped"])
+def test_a_damaged_unit_is_made_again_or_named(
+    recipe_of: Callable[..., Recipe], lines: Path, tmp_path: Path, harm: str
+) -> None:
+    config, unit = one(recipe_of, lines)
+    make_unit(config, unit, tmp_path)
+    folder = tmp_path / unit.key
+    table = folder / "documents-00000.parquet"
+    content = table.read_bytes()
+    if harm == "shorter":
+        table.write_bytes(content[:-1])
+    elif harm == "facts":
+        (folder / work.FACTS).write_text("{")
+    elif harm == "gone":
+        (folder / work.IDS).unlink()
+    else:
+        table.write_bytes(content[:40] + bytes([content[40] ^ 1]) + content[41:])
+        assert is_finished(tmp_path, unit)
+        with pytest.raises(DamagedError, match=rf"{unit.key}/documents-00000.parquet is damaged.*delete .*{unit.key}"):
+            read_unit(tmp_path, unit)
+        return
+    assert not is_finished(tmp_path, unit)
+    make_unit(config, unit, tmp_path)
+    assert table.read_bytes() == content
+
+
+def test_a_failing_unit_leaves_nothing(recipe_of: Callable[..., Recipe], lines: Path, tmp_path: Path) -> None:
+    config, unit = one(recipe_of, lines)
+    lines.unlink()
+    with pytest.raises(UserError, match=r"jsonl cannot be read \(a.jsonl: .*No such file.*put the file back"):
+        make_unit(config, unit, tmp_path / "units")
+    assert list((tmp_path / "units").iterdir()) == []
+
+
+def test_two_that_make_the_same_unit_do_no_harm(
+    recipe_of: Callable[..., Recipe], lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, unit = one(recipe_of, lines)
+    monkeypatch.setattr(work, "is_finished", lambda *_: False)
+    make_unit(config, unit, tmp_path / "units")
+    make_unit(config, unit, tmp_path / "units")
+    monkeypatch.undo()
+    assert is_finished(tmp_path / "units", unit)
+    assert [path.name for path in (tmp_path / "units").iterdir()] == [unit.key]
+
+
+def test_only_what_is_abandoned_is_removed(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    gone, host = int(done.stdout), socket.gethostname()
+    for name in (f"a.tmp-{host}-{gone}", f"b.tmp-{host}-{os.getpid()}", f"c.tmp-elsewhere-{gone}", "d"):
+        (tmp_path / name).mkdir()
+    remove_abandoned(tmp_path)
+    assert sorted(path.name[0] for path in tmp_path.iterdir()) == ["b", "c", "d"]
