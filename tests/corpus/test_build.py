@@ -13,6 +13,7 @@ from slm.core.artifact import Artifact
 from slm.core.errors import UserError
 from slm.corpus import read_documents
 from slm.corpus.build import split_of
+from slm.corpus.decontamination.report import clean_items
 
 Corpus = Callable[..., Artifact]
 
@@ -104,15 +105,14 @@ def ids_of(corpus: Artifact) -> list[str]:
     return sorted(d.id for split in ("train", "validation") for d in read_documents(corpus, split))
 
 
-def test_the_first_of_equal_documents_stays_across_units(corpus_of: Corpus, tmp_path: Path) -> None:
+def test_one_of_equal_documents_stays_whatever_the_units(corpus_of: Corpus, tmp_path: Path) -> None:
     item = lines(tmp_path / "a.jsonl", *(f"text {number % 37} " + "x" * 80 for number in range(200)))
     small, large = corpus_of(item, unit_bytes=1_000, run="small"), corpus_of(item, run="large")
     assert small.counts["skipped"] == large.counts["skipped"] == {"duplicate": 163}
     for corpus in (small, large):
         texts = [d.text for split in ("train", "validation") for d in read_documents(corpus, split)]
         assert sorted(texts) == sorted(f"text {number} " + "x" * 80 for number in range(37))
-    assert ids_of(large) == sorted(f"jsonl/a.jsonl:{number + 1}" for number in range(37))
-    kept = corpus_of(item, run="kept", duplicates={"exact": False})
+    kept = corpus_of(item, run="kept", duplicates={"exact": False, "near": False})
     assert kept.counts["skipped"] == {}
     assert kept.counts["sources"]["jsonl"]["documents"] == 200
 
@@ -150,11 +150,11 @@ def test_samples_of_what_was_left_out_are_kept(corpus_of: Corpus, folder: Path) 
     (folder / "43.txt").write_text(" ")
     corpus = corpus_of(text_source(folder))
     records = [json.loads(line) for line in corpus.file("dropped.jsonl").read_text().splitlines()]
-    assert [(record["reason"], record["id"]) for record in records] == [
-        ("duplicate", "text/42.txt"), ("empty", "text/43.txt"),
-    ]  # fmt: skip
+    assert [record["reason"] for record in records] == ["duplicate", "empty"]
     assert records[0]["text"] == "text number 7\n"
-    assert records[0]["note"] == "of row 7 in unit 0"
+    notes = {"text/42.txt": "of row 7 in unit 0", "text/07.txt": "of row 40 in unit 0"}
+    assert records[0]["note"] == notes[records[0]["id"]]
+    assert records[1]["id"] == "text/43.txt"
 
 
 def test_nothing_is_lost_what_is_read_is_kept_or_counted(corpus_of: Corpus, tmp_path: Path) -> None:
@@ -182,3 +182,71 @@ def test_the_mixture_stands_in_the_manifest_as_yaml(corpus_of: Corpus, folder: P
         record = corpus.counts["sources"][entry["source"]]
         assert entry["documents"] == record["documents"]
         assert entry["share_of_bytes"] == pytest.approx(record["bytes"] / total, abs=1e-6)
+
+
+def near_duplicates(count: int) -> list[str]:
+    """Pairs of texts that differ in one word of 60."""
+    pairs = []
+    for number in range(count):
+        words = [f"w{number}x{place}" for place in range(60)]
+        pairs += [" ".join(words), " ".join([*words[:30], "other", *words[31:]])]
+    return pairs
+
+
+def test_near_duplicates_are_left_out_alike_by_any_number_of_parts(corpus_of: Corpus, tmp_path: Path) -> None:
+    item = lines(tmp_path / "a.jsonl", *near_duplicates(40))
+    whole = corpus_of(item, unit_bytes=2_000, duplicates={"threshold": 0.7})
+    found = whole.counts["duplicates"]
+    assert whole.counts["skipped"] == {"near duplicate": found["near"]}
+    assert 38 <= found["near"] <= 40
+    assert found["scheme"]["algorithm"] == "rensa R-MinHash"
+    assert list(found["similarities"]) == ["0.80"]
+    for workers in range(2, 5):
+        again = corpus_of(item, unit_bytes=2_000, duplicates={"threshold": 0.7}, workers=workers, run=str(workers))
+        assert again.fingerprint == whole.fingerprint
+    everything = corpus_of(item, duplicates={"near": False}, run="all")
+    assert everything.counts["sources"]["jsonl"]["documents"] == 80
+
+
+def test_paragraphs_that_repeat_are_cut(corpus_of: Corpus, tmp_path: Path) -> None:
+    footer = "all rights are reserved by all of us"
+    texts = [f"text number {number} alone\n\n{footer}" for number in range(50)]
+    item = lines(tmp_path / "a.jsonl", *texts, footer)
+    corpus = corpus_of(item, duplicates={"paragraphs": True, "min_paragraph_words": 4})
+    found = [d.text for split in ("train", "validation") for d in read_documents(corpus, split)]
+    assert sum(footer in text for text in found) == 1
+    assert sum(text.startswith("text number") for text in found) == 50
+    assert corpus.counts["duplicates"]["paragraphs"] == 50
+    alone = len(found) == 51
+    assert corpus.counts["skipped"] == ({} if alone else {"duplicate paragraphs": 1})
+
+
+def test_documents_with_evaluation_items_are_left_out_and_reported(corpus_of: Corpus, tmp_path: Path) -> None:
+    questions = [" ".join(f"question{number}word{place}" for place in range(15)) for number in range(3)]
+    (tmp_path / "exam.txt").write_text("\n".join([*questions, "too short"]))
+    texts = [f"document number {number} of many" for number in range(40)]
+    texts[7] = f"before\n{questions[1].upper()} after"
+    item = {**lines(tmp_path / "a.jsonl", *texts), "id_column": ""}
+    against = {"against": [{"name": "exam", "path": str(tmp_path / "exam.txt")}]}
+    corpus = corpus_of(item, decontamination=against, unit_bytes=1_000)
+    assert corpus.counts["skipped"] == {"contaminated": 1}
+    assert corpus.counts["decontamination"] == {
+        "checked": 40, "dropped": 1, "cut": 0, "entries": 9,
+        "evaluations": {"exam": {"items": 4, "unchecked": 1, "found": 1}},
+    }  # fmt: skip
+    report = json.loads(corpus.file("contamination.json").read_text())["evaluations"]["exam"]
+    assert report["clean_items"] == ["1", "3"]
+    assert report["hits"]["2"]["example"]["document"] == "jsonl/a.jsonl:8"
+    assert clean_items(corpus, "exam") == {"1", "3"}
+    (tmp_path / "exam.txt").write_text("\n".join(questions[:1]))
+    with pytest.raises(UserError, match=r"decontamination"):
+        corpus_of(item, decontamination=against, unit_bytes=1_000)
+
+
+def test_synthetic_text_says_what_wrote_it(corpus_of: Corpus, tmp_path: Path) -> None:
+    made = {"generator": "a model", "version": "3", "filter": "none"}
+    item = lines(tmp_path / "a.jsonl", *(f"text {number}" for number in range(40)))
+    corpus = corpus_of({**item, "synthetic": made})
+    expected = {"synthetic_generator": "a model", "synthetic_version": "3", "synthetic_filter": "none"}
+    assert all(expected.items() <= d.metadata.items() for d in read_documents(corpus, "train"))
+    assert corpus.counts["sources"]["jsonl"]["synthetic"] == made

@@ -57,7 +57,7 @@ def test_a_key_follows_what_shapes_the_unit_and_nothing_else(
         keys(on_bad_text="skip"),
         keys(on_control_text="skip"),
         keys(max_document_bytes=2_000),
-        keys(duplicates={"exact": False}),
+        keys(duplicates={"near": False}),
     ]
     (folder / "07.txt").write_text("other")
     others.append(keys())

@@ -14,8 +14,6 @@ from slm.core.errors import DamagedError, UserError
 from slm.corpus import work
 from slm.corpus.buckets import digest
 from slm.corpus.config import CorpusConfig
-from slm.corpus.decontamination.check import Decontaminator
-from slm.corpus.document import Dropped
 from slm.corpus.units import Unit, plan
 from slm.corpus.work import is_finished, make_unit, read_facts, read_unit, remove_abandoned
 from slm.recipe import Recipe
@@ -68,21 +66,16 @@ def test_text_that_imitates_control_tokens_is_left_out_or_refused(
 
 
 def test_what_the_evaluations_hold_is_left_out_under_their_name(
-    recipe_of: Callable[..., Recipe], lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe_of: Callable[..., Recipe], lines: Path, tmp_path: Path
 ) -> None:
-    def check(self: Decontaminator, document: object) -> Dropped | None:
-        if getattr(document, "text", "") != "last":
-            return None
-        self.tally["gsm8k/17"] += 1
-        return Dropped("in gsm8k", "item 17")
-
-    monkeypatch.setattr(Decontaminator, "__call__", check)
-    config, unit = one(recipe_of, lines)
+    (tmp_path / "items.txt").write_text("last\n")
+    against = {"name": "exam", "path": str(tmp_path / "items.txt")}
+    config, unit = one(recipe_of, lines, decontamination={"against": [against], "ngram_words": 2, "min_words": 1})
     make_unit(config, unit, tmp_path / "units")
     facts = read_facts(tmp_path / "units", unit)
-    assert facts["decontamination"] == {"gsm8k/17": 1}
-    assert facts["skipped"]["in gsm8k"] == 1
-    assert facts["samples"][-1]["note"] == "item 17"
+    assert facts["decontamination"]["hits"]["exam"]["1"]["documents"] == 1
+    assert facts["skipped"]["contaminated"] == 1
+    assert [record["note"] for record in facts["samples"] if record["note"]] == ["exam 1"]
 
 
 def test_a_unit_stops_at_the_most_documents_of_its_source(

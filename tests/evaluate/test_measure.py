@@ -13,7 +13,14 @@ import pytest
 import slm.corpus
 import slm.evaluate
 import slm.shards
+from slm.core.artifact import Spec, make
 from slm.core.errors import UserError
+from slm.corpus.decontamination.benchmarks import Item
+from slm.corpus.decontamination.config import GOLDEN, DecontaminationConfig
+from slm.corpus.decontamination.index import Index
+from slm.corpus.decontamination.report import Findings, write_report
+from slm.evaluate.golden import Outcome
+from slm.evaluate.measure import clean_subset
 from slm.evaluate.score import score
 from slm.model.load import load_model
 from slm.recipe import Recipe
@@ -146,3 +153,25 @@ def test_a_corpus_without_held_out_documents_is_refused(on_trained, monkeypatch)
 
 def texts(recipe: Recipe) -> list[str]:
     return [document.text for document in slm.corpus.read_documents(recipe.artifact("corpus"), "validation")]
+
+
+def test_golden_prompts_that_the_corpus_held_are_left_out_of_the_clean_subset(tmp_path):
+    ids = ["held", "clean", "failed", "short"]
+    texts = [" ".join(f"{name}{number}" for number in range(13)) for name in ids[:3]]
+    index = Index(
+        [(GOLDEN, [Item(*one) for one in zip(ids, [(text,) for text in [*texts, "short"]], strict=True)])], 13, 8
+    )
+    found = Findings()
+    found.add(GOLDEN, "held", "document", 0, "text")
+
+    def build(draft, with_report):
+        (draft.path / "text").write_text("")
+        if with_report:
+            write_report(draft.path, index, found)
+
+    outcomes = [Outcome(name, "", name != "failed", "", "") for name in ids]
+    spec = Spec("corpus", DecontaminationConfig())
+    corpus = make(tmp_path / "with", spec, lambda draft: build(draft, True))
+    assert clean_subset(corpus, outcomes) == {"passed": 1, "failed": 1}
+    unchecked = make(tmp_path / "without", spec, lambda draft: build(draft, False))
+    assert clean_subset(unchecked, outcomes) is None

@@ -72,6 +72,12 @@ def test_golden_prompts_show_what_was_found(run: Run) -> None:
     assert rows[2][2:4] == ("FAILED", "a match of ':' in 8 greedy tokens")
 
 
+def test_golden_prompts_that_the_corpus_did_not_hold_are_told_apart(run: Run) -> None:
+    assert "no document" not in sections.golden(run).lead
+    run.results["golden"]["clean"] = {"passed": 1, "failed": 1}
+    assert sections.golden(run).lead.endswith("Of those that no document of the corpus held, 1 of 2 passed.")
+
+
 def test_text_of_one_kind_is_not_told_apart(run: Run) -> None:
     assert [row[0] for row in sections.result(run).tables[0].rows] == ["stdlib", "code", "prose"]
     one = {**run.results, "domains": {"code": run.results["domains"]["code"]}}

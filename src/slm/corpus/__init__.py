@@ -52,7 +52,7 @@ def run(recipe: Recipe) -> Artifact | None:
 
     if recipe.artifacts.corpus:
         return recipe.artifact("corpus")
-    config, root = recipe.corpus, units_folder(recipe)
+    config, root = _with_evaluations(recipe), units_folder(recipe)
     if config.part:
         make_part(config, root)
         return None
@@ -70,6 +70,13 @@ def run(recipe: Recipe) -> Artifact | None:
 
         tidy(config, root)
     return artifact
+
+
+def _with_evaluations(recipe: Recipe) -> CorpusConfig:
+    """The corpus section, with every file of evaluation items that the recipe names to be kept clean of."""
+    from slm.corpus.decontamination.check import with_golden
+
+    return with_golden(recipe.corpus, recipe.evaluate.golden)
 
 
 def units_folder(recipe: Recipe) -> Path:

@@ -19,7 +19,6 @@ import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,11 @@ from slm.core.console import Progress, size
 from slm.core.errors import UserError
 from slm.corpus.buckets import Repeats, read_digests, repeats
 from slm.corpus.config import CorpusConfig
+from slm.corpus.decontamination.check import read_index
+from slm.corpus.decontamination.report import Findings, write_report
 from slm.corpus.document import SPLITS, Document, Drop, Split, UnitFolder
-from slm.corpus.duplicates.find import find
+from slm.corpus.duplicates.find import InUnitOrder, Repeated, find
+from slm.corpus.duplicates.paragraphs import without_paragraphs
 from slm.corpus.parts import Part, make_units
 from slm.corpus.samples import Samples
 from slm.corpus.tables import DocumentWriter, read_tables
@@ -77,7 +79,7 @@ class Tally:
     skipped: dict[str, Counter[str]] = field(default_factory=dict)
     places: dict[str, list[str]] = field(default_factory=dict)
     cleaning: Counter[str] = field(default_factory=Counter)
-    decontamination: Counter[str] = field(default_factory=Counter)
+    decontamination: Findings = field(default_factory=Findings)
     control_text: int = 0
     renumbered: int = 0
     samples: Samples = field(default_factory=Samples)
@@ -92,7 +94,7 @@ class Tally:
             known = self.places.setdefault(reason, [])
             known += places[: 10 - len(known)]
         self.cleaning.update(facts["cleaning"])
-        self.decontamination.update(facts["decontamination"])
+        self.decontamination = Findings.together([self.decontamination, Findings(**facts["decontamination"])])
         self.control_text += facts["control_text"]
         self.samples.merge(facts["samples"])
 
@@ -110,6 +112,7 @@ class Tally:
                 item.label: {
                     "documents": self.kept[item.label], "bytes": self.bytes[item.label],
                     "licence": item.licence_or_default, "origin": item.origin_or_default,
+                    **({"synthetic": item.synthetic.identity()} if item.synthetic else {}),
                 }
                 for item in config.sources
             },
@@ -119,7 +122,6 @@ class Tally:
         more = {
             "places": self.places,
             "cleaning": dict(sorted(self.cleaning.items())),
-            "decontamination": dict(sorted(self.decontamination.items())),
             "control_text": self.control_text,
             "renumbered_ids": self.renumbered,
         }
@@ -134,21 +136,22 @@ def merge(config: CorpusConfig, units: Sequence[Unit], folder: Path, root: Path)
     total = sum(taken for _, taken in chosen)
     scratch = root / f"scratch.tmp-{socket.gethostname()}-{os.getpid()}"
     try:
-        drops, ids = _across(config, chosen, root, scratch)
-        following = groupby(drops, key=lambda drop: drop.unit)
-        ahead = next(following, None)
+        repeated, ids = _across(config, chosen, root, scratch)
+        drops, cuts = InUnitOrder(repeated.drops), InUnitOrder(repeated.cuts)
         with writers["train"], writers["validation"], Progress("corpus: merging", total, "documents") as progress:
             for number, (unit, taken) in enumerate(chosen):
-                mine: dict[int, Drop] = {}
-                if ahead is not None and ahead[0] == number:
-                    mine = {drop.row: drop for drop in ahead[1]}
-                    ahead = next(following, None)
+                mine, cut = drops.of_unit(number), cuts.of_unit(number)
                 copies = {repeat.row: repeat.copy for repeat in ids.of_unit(number)}
                 for row, document in zip(range(taken), read_unit(root, unit), strict=False):
                     progress.advance(1, size(writers["train"].bytes + writers["validation"].bytes))
                     if row in mine:
                         tally.drop(document, mine[row])
                         continue
+                    if row in cut:
+                        document = replace(document, text=without_paragraphs(document.text, cut[row].paragraphs))
+                        if not document.text or document.text.isspace():
+                            tally.drop(document, Drop(number, row, "duplicate paragraphs", "nothing else was in it"))
+                            continue
                     if row in copies:
                         document = _renumbered(config, document, copies[row], unit)
                         tally.renumbered += 1
@@ -163,8 +166,12 @@ def merge(config: CorpusConfig, units: Sequence[Unit], folder: Path, root: Path)
     sides: dict[str, Any] = {
         split: {"documents": writer.documents, "bytes": writer.bytes} for split, writer in writers.items()
     }
-    counts = tally.counts(config)
-    return {**sides, **counts, "mixture": mixture(counts["sources"])}
+    counts = {**sides, **tally.counts(config)}
+    if repeated.figures is not None:
+        counts["duplicates"] = repeated.figures.record()
+    if config.decontamination.against:
+        counts["decontamination"] = write_report(folder, read_index(config.decontamination), tally.decontamination)
+    return {**counts, "mixture": mixture(counts["sources"])}
 
 
 def mixture(sources: Mapping[str, Mapping[str, Any]]) -> str:
@@ -197,9 +204,9 @@ def _chosen(config: CorpusConfig, units: Sequence[Unit], root: Path, tally: Tall
 
 def _across(
     config: CorpusConfig, chosen: Sequence[tuple[Unit, int]], root: Path, scratch: Path
-) -> tuple[Iterator[Drop], Repeats]:
+) -> tuple[Repeated, Repeats]:
     """What is known only over all units: duplicates, and ids that stand twice."""
-    folders = [UnitFolder(root / unit.key, taken) for unit, taken in chosen]
+    folders = [UnitFolder(root / unit.key, taken, unit.source) for unit, taken in chosen]
     (scratch / "duplicates").mkdir(parents=True)
     digests = (read_digests(folder.path / IDS, folder.documents) for folder in folders)
     ids = repeats(digests, sum(taken for _, taken in chosen), scratch / "ids")

@@ -25,6 +25,25 @@ KEYS_OF_KIND: dict[str, frozenset[str]] = {
 """Which settings, beyond those that every source has, mean something to which kind."""
 
 
+class SyntheticConfig(Config):
+    """What made a source's text, where no person wrote it; recorded with each document."""
+
+    generator: str = Field(min_length=1)
+    """The model or program that wrote the text."""
+    version: str = Field(min_length=1)
+    """Its version, or the commit of its weights."""
+    filter: str = Field(min_length=1)
+    """What was thrown away of its output, and how; `none` if nothing was."""
+
+    def record(self) -> dict[str, str]:
+        """What a document's metadata say."""
+        return {
+            "synthetic_generator": self.generator,
+            "synthetic_version": self.version,
+            "synthetic_filter": self.filter,
+        }
+
+
 class SourceConfig(Config):
     """One source of documents."""
 
@@ -54,6 +73,8 @@ class SourceConfig(Config):
     """SPDX identifier, or `unknown` if nobody can tell; required of every source but `stdlib`."""
     origin: str = ""
     """Where the text was taken from, for the record; by default the path."""
+    synthetic: SyntheticConfig | None = None
+    """What wrote the text, if no person did; such text is always checked against the evaluations."""
     max_documents: int = Field(0, ge=0)
     """Take the first so many documents that cleaning leaves (stdlib: an even spread of as many); 0 takes all."""
 

@@ -37,6 +37,7 @@ class Document:
     def of(config: SourceConfig, place: str, text: str, **metadata: str) -> Document:
         """A source's document; `place` names it within the source and so makes its id."""
         label = config.label
+        metadata |= config.synthetic.record() if config.synthetic else {}
         return Document(text, f"{label}/{place}", label, config.licence_or_default, config.origin_or_default, metadata)
 
 
@@ -57,11 +58,21 @@ class Drop(NamedTuple):
     note: str = ""
 
 
+class Cut(NamedTuple):
+    """Paragraphs that are cut out of a document after all units were made: the unit's number, the row, which."""
+
+    unit: int
+    row: int
+    paragraphs: frozenset[int]
+
+
 class UnitFolder(NamedTuple):
     """A finished unit as the passes over the whole corpus see it: the first `documents` rows of its files count."""
 
     path: Path
     documents: int
+    source: int
+    """The place of its source in the recipe."""
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ import re
 import shutil
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def _write(config: CorpusConfig, unit: Unit, folder: Path, tick: Tick | None) ->
     """Write the files of a unit; returns its facts."""
     item = config.sources[unit.source]
     rejects = Rejects(config.on_bad_text, config.max_document_bytes)
-    cleaner, decontaminator = Cleaner(config.steps), Decontaminator(config.decontamination)
+    cleaner, decontaminator = Cleaner(config.steps), Decontaminator.of(config.decontamination, item)
     signer, samples, ids = Signer(config.duplicates), Samples(), bytearray()
     control = read = read_bytes = 0
     with DocumentWriter(folder, STEM) as writer:
@@ -108,18 +108,18 @@ def _write(config: CorpusConfig, unit: Unit, folder: Path, tick: Tick | None) ->
             read_bytes += len(document.text)
             if tick is not None and read % TICK_DOCUMENTS == 0:
                 tick(read, read_bytes)
-            cleaned = _cleaned(document, cleaner, decontaminator)
-            if isinstance(cleaned, Document) and CONTROL_TEXT.search(cleaned.text):
-                control += 1
-                cleaned = _with_control_text(config, cleaned)
-            if isinstance(cleaned, Dropped):
-                rejects.skip(cleaned.reason)
-                samples.add(cleaned.reason, document, cleaned.note)
-                continue
-            writer.write(cleaned)
-            signer.add(cleaned)
-            ids += digest(cleaned.id)
-            if writer.documents == item.max_documents:
+            for cleaned in _cleaned(document, cleaner, decontaminator):
+                if isinstance(cleaned, Document) and CONTROL_TEXT.search(cleaned.text):
+                    control += 1
+                    cleaned = _with_control_text(config, cleaned)
+                if isinstance(cleaned, Dropped):
+                    rejects.skip(cleaned.reason)
+                    samples.add(cleaned.reason, document, cleaned.note)
+                    continue
+                writer.write(cleaned)
+                signer.add(cleaned)
+                ids += digest(cleaned.id)
+            if 0 < item.max_documents <= writer.documents:
                 break
     signer.write(folder)
     (folder / IDS).write_bytes(ids)
@@ -131,20 +131,21 @@ def _write(config: CorpusConfig, unit: Unit, folder: Path, tick: Tick | None) ->
         "places": dict(sorted(rejects.places.items())),
         "samples": samples.records(),
         "cleaning": _sorted(cleaner.tally),
-        "decontamination": _sorted(decontaminator.tally),
+        "decontamination": decontaminator.found.record(),
         "control_text": control,
     }
 
 
-def _cleaned(document: Document, cleaner: Cleaner, decontaminator: Decontaminator) -> Document | Dropped:
+def _cleaned(document: Document, cleaner: Cleaner, decontaminator: Decontaminator) -> Sequence[Document | Dropped]:
+    """What becomes of a document: one that is cleaned, pieces of it, or the reason why it is left out."""
     if not document.text or document.text.isspace():
-        return Dropped("empty")
+        return [Dropped("empty")]
     cleaned = cleaner(document)
     if isinstance(cleaned, Dropped):
-        return cleaned
+        return [cleaned]
     if not cleaned.text or cleaned.text.isspace():
-        return Dropped("empty", "after cleaning")
-    return decontaminator(cleaned) or cleaned
+        return [Dropped("empty", "after cleaning")]
+    return decontaminator(cleaned)
 
 
 def _with_control_text(config: CorpusConfig, document: Document) -> Document | Dropped:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,11 @@ from slm.core.console import Progress, say, table
 from slm.core.errors import UserError
 from slm.core.seeds import derive
 from slm.corpus import Document, read_documents
+from slm.corpus.decontamination.config import GOLDEN
+from slm.corpus.decontamination.report import clean_items
 from slm.evaluate.baselines import XzMeter, count_targets, gzip_bytes, unigram_nats
 from slm.evaluate.config import EvaluateConfig
-from slm.evaluate.golden import check, read_golden
+from slm.evaluate.golden import Outcome, check, read_golden
 from slm.evaluate.intervals import ratio_interval
 from slm.evaluate.score import score
 from slm.model.load import load_model
@@ -65,6 +67,7 @@ def measure(recipe: Recipe, parents: Mapping[str, Artifact], golden: Path | None
     unigram = unigram_nats(count_targets(ShardReader(parents["shards"], "train")), held_out_V)
     outcomes = check(model, tokenizer, prompts)
     passed = sum(outcome.passed for outcome in outcomes)
+    clean = clean_subset(corpus, outcomes)
     results = {
         "validation": validation,
         "baselines": {
@@ -74,12 +77,29 @@ def measure(recipe: Recipe, parents: Mapping[str, Artifact], golden: Path | None
         },
         "sources": _groups(columns, "source"),
         "domains": _groups(columns, "domain"),
-        "golden": {"passed": passed, "failed": len(outcomes) - passed, "items": [asdict(item) for item in outcomes]},
+        "golden": {
+            "passed": passed,
+            "failed": len(outcomes) - passed,
+            "clean": clean,
+            "items": [asdict(item) for item in outcomes],
+        },
     }
     _write(draft.path, results, columns)
     draft.counts.update({name: value for name, value in validation.items() if name != "interval_95"})
     draft.counts.update(results["baselines"], golden_passed=passed, golden_failed=len(outcomes) - passed)
     _print(results)
+
+
+def clean_subset(corpus: Artifact, outcomes: Sequence[Outcome]) -> dict[str, int] | None:
+    """Of the golden prompts that no document read for `corpus` held, how many passed and failed.
+
+    None if the corpus was not kept clean of golden prompts: none was named when it was made, or all were too short.
+    """
+    names = clean_items(corpus, GOLDEN)
+    if names is None:
+        return None
+    passed = [outcome.passed for outcome in outcomes if outcome.name in names]
+    return {"passed": sum(passed), "failed": len(passed) - sum(passed)}
 
 
 def _load(checkpoint: Artifact, tokenizer: Tokenizer, config: EvaluateConfig) -> Transformer:
@@ -227,3 +247,6 @@ def _print(results: dict[str, Any]) -> None:
     say(f"evaluate: perplexity {validation['perplexity']:.2f} a token, {validation['nats_per_token']:.4f} nats")
     if golden["items"]:
         say(f"evaluate: {golden['passed']} of {len(golden['items'])} golden prompts passed")
+        if golden["clean"] is not None:
+            passed, failed = golden["clean"].values()
+            say(f"evaluate: of those that no document of the corpus held, {passed} of {passed + failed} passed")

@@ -218,6 +218,10 @@ def golden(run: Run) -> Section:
         section.lead = "No golden prompts were checked; evaluate.golden names a table of them."
         return section
     section.lead = f"{table['passed']} of {table['passed'] + table['failed']} golden prompts passed."
+    clean = table.get("clean")
+    if clean:
+        total = clean["passed"] + clean["failed"]
+        section.lead += f" Of those that no document of the corpus held, {clean['passed']} of {total} passed."
     section.tables = [
         Table(
             "",

@@ -1,32 +1,139 @@
-"""Whether a document holds an item of an evaluation.
+"""Which evaluation items a document holds, and what is left of it.
 
-In: a document after cleaning. Out: None if it may stay, else `Dropped` with the reason (the task) and a note
-(the item). The check sees one document at a time; `tally` counts what was found by task and item.
+In: documents after cleaning. Out: each as it was, or nothing (`drop`), or its pieces around the cuts (`cut`); and in
+`found` what was found, by evaluation and item. Documents are seen one batch at a time; the order of documents and
+their division among processes change nothing but which example stands first.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import dataclasses
+import functools
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from slm.corpus.decontamination.config import DecontaminationConfig
+from slm.core.errors import UserError
+from slm.corpus.config import CorpusConfig, SourceConfig
+from slm.corpus.decontamination.benchmarks import read_items
+from slm.corpus.decontamination.config import GOLDEN, BenchmarkConfig, DecontaminationConfig
+from slm.corpus.decontamination.index import Hit, Index
+from slm.corpus.decontamination.report import Findings
 from slm.corpus.document import Document, Dropped
+from slm.corpus.words import joined_words
+
+EXCERPT_CHARACTERS = 160
+NAMED_ITEMS = 5
+_token = re.compile(r"\S+")
 
 
-class Decontaminator:
-    """The check against the evaluations that `config` names; without any, every document stays."""
+def read_index(config: DecontaminationConfig) -> Index:
+    """The index of all evaluations that `config` names; read once a process unless a file changes."""
+    return _index_of(config, tuple(_stamp(Path(one.path).expanduser()) for one in config.against))
 
-    def __init__(self, config: DecontaminationConfig) -> None:
-        self.config = config
-        self.tally: Counter[str] = Counter()
 
-    def __call__(self, document: Document) -> Dropped | None:
-        """Why the document is left out, or None."""
-        del document
-        return None
+def with_golden(config: CorpusConfig, golden: str) -> CorpusConfig:
+    """The settings with the recipe's golden prompts among the evaluations, if one is long enough to be looked for."""
+    if not golden:
+        return config
+    if not Path(golden).is_file():
+        raise UserError(f"evaluate.golden ({golden}) is not a file; correct the path, or leave it empty to skip it")
+    mine = BenchmarkConfig(name=GOLDEN, path=golden, fields=("prompt",), id_field="name")
+    checks = config.decontamination
+    if not len(read_index(checks.model_copy(update={"against": (mine,)}))):
+        return config
+    more = checks.model_copy(update={"against": (*checks.against, mine)})
+    return config.model_copy(update={"decontamination": more})
 
 
 def identity(config: DecontaminationConfig) -> dict[str, Any]:
-    """What shapes the result beside the settings, such as the sha256 of the evaluation files; asked at every start."""
-    del config
-    return {}
+    """What shapes the result beside the settings: the content of the evaluation files; asked at every start."""
+    return {"index": read_index(config).digest()} if config.against else {}
+
+
+@functools.lru_cache(maxsize=2)
+def _index_of(config: DecontaminationConfig, stamps: tuple[tuple[int, int], ...]) -> Index:
+    del stamps  # part of the key
+    return Index(((one.name, read_items(one)) for one in config.against), config.ngram_words, config.min_words)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    return (path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else (0, 0)
+
+
+class Decontaminator:
+    """The check against an index; counts what it finds in `found`."""
+
+    def __init__(self, config: DecontaminationConfig, index: Index) -> None:
+        self._config, self._index = config, index
+        self.found = Findings()
+
+    @staticmethod
+    def of(config: DecontaminationConfig, source: SourceConfig) -> Decontaminator:
+        """The check of a source's documents; where it is off, it is off for text that people wrote alone."""
+        against = config.enabled or source.synthetic is not None
+        return Decontaminator(config, read_index(config) if against else Index((), 1, 1))
+
+    def __call__(self, document: Document) -> Sequence[Document | Dropped]:
+        """What is left of a document, or why nothing is."""
+        return self.clean([document])[0]
+
+    def clean(self, documents: Sequence[Document]) -> list[Sequence[Document | Dropped]]:
+        """What is left of each document: itself, pieces with ids such as `source/file#2`, or why nothing is."""
+        if not len(self._index):
+            return [[document] for document in documents]
+        hits_by_document: dict[int, list[Hit]] = {}
+        for hit in self._index.hits([document.text for document in documents]):
+            hits_by_document.setdefault(hit.document, []).append(hit)
+        self.found.documents += len(documents)
+        return [
+            self._treat(document, hits_by_document[number]) if number in hits_by_document else [document]
+            for number, document in enumerate(documents)
+        ]
+
+    def _treat(self, document: Document, hits: list[Hit]) -> Sequence[Document | Dropped]:
+        spans = word_spans(document.text)
+        places = [(spans[hit.first][0], spans[hit.first + hit.words - 1][1]) for hit in hits]
+        first: dict[int, tuple[int, int]] = {}
+        for hit, place in zip(hits, places, strict=True):
+            first.setdefault(hit.item, place)
+        for item, (begin, end) in first.items():
+            excerpt = document.text[begin : min(end, begin + EXCERPT_CHARACTERS)]
+            self.found.add(*self._index.name_of(item), document.id, begin, excerpt)
+        pieces = [] if self._config.action == "drop" else list(self._pieces(document, merged(places)))
+        if pieces:
+            self.found.cut += 1
+            return pieces
+        self.found.dropped += 1
+        names = [" ".join(self._index.name_of(item)) for item in first]
+        return [Dropped("contaminated", ", ".join(names[:NAMED_ITEMS]) + (" ..." if names[NAMED_ITEMS:] else ""))]
+
+    def _pieces(self, document: Document, places: list[tuple[int, int]]) -> Iterator[Document]:
+        config = self._config
+        if len(places) > config.max_cuts:
+            return
+        margin, begin, number = config.cut_characters, 0, 0
+        for first, last in [*places, (len(document.text) + margin, 0)]:
+            piece = document.text[begin : max(begin, first - margin)]
+            begin = last + margin
+            if len(piece) >= config.min_piece_characters and not piece.isspace():
+                number += 1
+                metadata = {**document.metadata, "cut_from": document.id}
+                yield dataclasses.replace(document, text=piece, id=f"{document.id}#{number}", metadata=metadata)
+
+
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Where each of `joined_words(text)` stands; those of one token between white space share its place."""
+    return [match.span() for match in _token.finditer(text) for _ in joined_words(match.group())]
+
+
+def merged(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Overlapping places as one, in order."""
+    result: list[tuple[int, int]] = []
+    for begin, end in sorted(places):
+        if result and begin <= result[-1][1]:
+            result[-1] = (result[-1][0], max(end, result[-1][1]))
+        else:
+            result.append((begin, end))
+    return result
