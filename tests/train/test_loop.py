@@ -304,7 +304,7 @@ def test_going_on_in_another_precision_is_refused(make_recipe, monkeypatch, trai
     checkpoint = step_folders(recipe.folder("train"))[0]
     trained = json.loads((checkpoint / "manifest.json").read_text())["counts"]["precision"]
     other = "fp32" if trained == "bf16" else "bf16"
-    monkeypatch.setattr(loop, "resolve_precision", lambda *_: other)
+    monkeypatch.setattr("slm.train.precision.resolve_precision", lambda *_: other)
     with pytest.raises(UserError, match=rf"was trained in {trained}.*set train\.precision={trained}"):
         slm.train.run(recipe)
 
