@@ -93,7 +93,7 @@ def test_what_nobody_recorded_is_called_so(recipe: Recipe) -> None:
     shown = make_card(recipe).file("card.md").read_text(encoding="utf-8")
     assert "| books | 40 | 4.0 kB | not recorded | CC0-1.0 | a shelf |" in shown
     assert "| not recorded | 40 |" in shown  # no language
-    assert "How near duplicates were looked for is not recorded." in shown
+    assert "- exact: yes" in shown
     assert shown.count("This stage was not run.") == 2  # tokenizer, shards
     bare = corpus_of(recipe.model_copy(update={"run": "bare"}), skipped={})
     run = Run(recipe, {"corpus": bare}, [], [], [], [], [])

@@ -191,8 +191,6 @@ def duplicates(run: Run) -> Section:
     section.facts = [Fact(f"{reason}s left out", f"{count:,}") for reason, count in found.items()]
     section.facts += [Fact(_words(name), _shown(value)) for name, value in _flat(settings)]
     section.facts += [Fact(_words(name), _shown(value)) for name, value in _flat(counts.get("duplicates"))]
-    if settings is None:
-        section.remarks.append(f"How near duplicates were looked for is {NOT_RECORDED}.")
     return section
 
 
@@ -202,7 +200,7 @@ def contamination(run: Run) -> Section:
     counts = run.artifacts["corpus"].counts
     settings, tally = run.artifacts["corpus"].section.get("decontamination"), counts.get("decontamination")
     dropped = {reason: count for reason, count in counts["skipped"].items() if reason.startswith(CONTAMINATION)}
-    if settings is None and tally is None and not dropped:
+    if not settings and tally is None and not dropped:
         section.lead = f"Whether the text holds parts of evaluations is {NOT_RECORDED}."
         return section
     section.facts = [
