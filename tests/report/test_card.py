@@ -65,7 +65,8 @@ def test_the_card_shows_what_every_stage_recorded(recipe: Recipe) -> None:
     corpus = corpus_of(
         recipe,
         skipped_by_source={"books": {"gopher_quality/min_words": 12}, "code": {"duplicate": 5}},
-        decontamination={"gsm8k": {"items": 1_319, "found": 7}},
+        decontamination={"checked": 82, "evaluations": {"gsm8k": {"items": 1_319, "found": 7}}},
+        mixture="- source: books\n",
     )
     make_tokenizer(recipe, corpus)
     licences = {"CC0-1.0": {"documents": 38, "bytes": 1, "tokens": 3_333}}
@@ -79,7 +80,8 @@ def test_the_card_shows_what_every_stage_recorded(recipe: Recipe) -> None:
         for expected in (
             "data card", "books", "1,111", "a repository", "3,333", "4,444", "gopher_quality/min_words",
             "near duplicate",
-            "gsm8k: items", "1,319", "contaminated", "bytes per token", "21,212", "5.41M", "22 documents, 26.8 %",
+            "gsm8k", "1,319", "- source: books", "contaminated", "bytes per token", "21,212", "5.41M",
+            "22 documents, 26.8 %",
         ):  # fmt: skip
             assert expected in words, expected
     assert len(page.all("svg")) == 1
@@ -109,8 +111,9 @@ def test_contamination_is_not_recorded_or_clean_or_told_by_what_was_found(recipe
     assert section_of(other, "contamination").lead.endswith("none was met.")
     third = recipe.model_copy(update={"run": "found"})
     corpus_of(third)
-    (table,) = section_of(third, "contamination").tables
-    assert table.rows == [("left out: contaminated", "2")]
+    assert [(fact.label, fact.value) for fact in section_of(third, "contamination").facts] == [
+        ("left out: contaminated", "2")
+    ]
 
 
 def test_lengths_add_up_and_name_their_classes(recipe: Recipe) -> None:

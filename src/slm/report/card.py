@@ -203,18 +203,16 @@ def contamination(run: Run) -> Section:
     if not settings and tally is None and not dropped:
         section.lead = f"Whether the text holds parts of evaluations is {NOT_RECORDED}."
         return section
-    section.facts = [
-        Fact(_words(name), _shown(value)) for name, value in _flat(settings) if not isinstance(value, list)
-    ]
-    rows = [(name, _shown(value)) for name, value in _flat(tally)]
-    rows += [(f"left out: {reason}", f"{count:,}") for reason, count in dropped.items()]
-    if rows:
-        section.tables = [Table("Found in the text", ("what", "documents or items"), rows)]
-    section.lead = (
-        "Text that evaluations hold was looked for."
-        if rows
-        else "Text that evaluations hold was looked for; none was met."
-    )
+    found = dict(tally or {})
+    evaluations: dict[str, dict[str, int]] = found.pop("evaluations", {})
+    section.facts = [Fact(_words(name), _shown(value)) for name, value in _flat(found)]
+    section.facts += [Fact(f"left out: {reason}", f"{count:,}") for reason, count in dropped.items()]
+    if evaluations:
+        names = tuple(dict.fromkeys(name for item in evaluations.values() for name in item))
+        rows = [(one, *(_shown(item.get(name, 0)) for name in names)) for one, item in evaluations.items()]
+        section.tables = [Table("Evaluations looked for", ("evaluation", *map(_words, names)), rows)]
+    met = bool(dropped) or any(item.get("found") for item in evaluations.values())
+    section.lead = "Text that evaluations hold was looked for" + ("." if met else "; none was met.")
     return section
 
 
@@ -257,6 +255,9 @@ def mixture(run: Run) -> Section:
     section = Section("mixture", "Recipe")
     settings = yaml.safe_dump(run.artifacts["corpus"].section, sort_keys=False, allow_unicode=True, width=100)
     section.codes = [Code("The corpus section of the recipe, as recorded", settings, folded=True)]
+    shares = run.artifacts["corpus"].counts.get("mixture")
+    if shares:
+        section.codes.insert(0, Code("What the corpus consists of", str(shares), folded=True))
     shards = run.artifacts.get("shards")
     if shards is not None and shards.section["weights"]:
         weights: dict[str, float] = shards.section["weights"]

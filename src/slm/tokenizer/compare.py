@@ -68,23 +68,36 @@ def compare(words: Sequence[str]) -> None:
     for word in words:
         if word.startswith("text="):
             texts |= read_texts(word.removeprefix("text="))
-    columns, rows = tabulate(vocabularies, texts)
-    table("Bytes per token, and the share of tokens that are no whole characters", columns, rows)
+    for title, columns, rows in tabulate(vocabularies, texts):
+        table(title, columns, rows)
 
 
-def tabulate(vocabularies: Sequence[Vocabulary], texts: dict[str, list[str]]) -> tuple[list[str], list[list[object]]]:
-    """Columns and rows; with two vocabularies also by how many tokens the second differs from the first."""
-    columns = ["text", "bytes", *(f"{vocabulary.name} ({vocabulary.num_ids:,})" for vocabulary in vocabularies)]
-    columns += [f"{vocabulary.name}: no characters" for vocabulary in vocabularies]
-    pair = len(vocabularies) == 2
-    rows: list[list[object]] = []
+Grid = tuple[str, list[str], list[list[object]]]
+"""Title, columns and rows."""
+
+
+def tabulate(vocabularies: Sequence[Vocabulary], texts: dict[str, list[str]]) -> list[Grid]:
+    """Two vocabularies in one table, also by how many tokens the second differs from the first; more of them in two."""
+    names = [f"{vocabulary.name}\n{vocabulary.num_ids:,} ids" for vocabulary in vocabularies]
+    lengths: list[list[object]] = []
+    shares: list[list[object]] = []
+    changes: list[list[object]] = []
     for name, parts in texts.items():
         num_bytes = sum(len(part.encode()) for part in parts)
         found = [vocabulary.measure(parts) for vocabulary in vocabularies]
-        row: list[object] = [name, num_bytes, *(f"{num_bytes / max(tokens, 1):.3f}" for tokens, _ in found)]
-        row += [f"{100 * fragments / max(tokens, 1):.2f} %" for tokens, fragments in found]
-        rows.append([*row, f"{100 * (found[1][0] / max(found[0][0], 1) - 1):+.1f} %"] if pair else row)
-    return [*columns, f"tokens of {vocabularies[1].name}"] if pair else columns, rows
+        lengths.append([name, num_bytes, *(f"{num_bytes / max(tokens, 1):.3f}" for tokens, _ in found)])
+        shares.append([f"{100 * fragments / max(tokens, 1):.2f} %" for tokens, fragments in found])
+        changes.append([f"{100 * (found[-1][0] / max(found[0][0], 1) - 1):+.1f} %"])
+    length, share = "Bytes per token", "share of tokens that are no whole characters"
+    if len(vocabularies) > 2:
+        named = [[row[0], *cells] for row, cells in zip(lengths, shares, strict=True)]
+        return [(length, ["text", "bytes", *names], lengths), (share.capitalize(), ["text", *names], named)]
+    columns = ["text", "bytes", *names, *(f"{vocabulary.name}:\nno characters" for vocabulary in vocabularies)]
+    rows = [[*row, *cells] for row, cells in zip(lengths, shares, strict=True)]
+    if len(vocabularies) == 2:
+        columns.append(f"tokens of\n{vocabularies[1].name}")
+        rows = [[*row, *cells] for row, cells in zip(rows, changes, strict=True)]
+    return [(f"{length}, and the {share}", columns, rows)]
 
 
 def open_vocabulary(word: str) -> Vocabulary:
