@@ -14,6 +14,7 @@ Shapes: D documents, S shingles, B bands, R rows, V = B x R values.
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -80,12 +81,14 @@ def text_digest(text: str) -> bytes:
 def signatures(shingles_S: Hashes, borders_D1: NDArray[np.int64], num_values: int) -> NDArray[np.uint32]:
     """MinHash signatures (D, num_values) of sets of hashes; set d is shingles_S[borders[d]:borders[d + 1]].
 
-    Repeated hashes change nothing. One thread computes about 500,000 signatures of 112 values a second.
+    Repeated hashes change nothing. Half of the time goes into rensa's lists of Python numbers, which is the only
+    form in which it gives the values away.
     """
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(
         np.ascontiguousarray(shingles_S), borders_D1.astype(np.uint64), num_values, SEED
     )
-    return np.array(matrix.to_rows(), np.uint32).reshape(len(borders_D1) - 1, num_values)
+    content = b"".join(array("I", row) for row in matrix.to_rows())  # three times as fast as through np.array
+    return np.frombuffer(content, np.uint32).reshape(len(borders_D1) - 1, num_values)
 
 
 def band_keys(signatures_DV: NDArray[np.uint32], bands: int, rows: int) -> Hashes:
