@@ -34,6 +34,17 @@ RUNNABLE = {
     "chat": "talk to a model",
 }
 
+STAGE_WORDS = {
+    "corpus audit RUN [PAGE.html]": ("slm.corpus.cleaning.show", "show", "what was kept beside what was dropped"),
+    "corpus score GOOD BAD FOLDER": ("slm.corpus.cleaning.quality_model", "train", "a quality model from two sets"),
+    "tokenizer compare A B [text=PATH]": (
+        "slm.tokenizer.compare",
+        "compare",
+        "vocabularies side by side, ours or others'",
+    ),
+}
+"""What stages do beside their work: module, function and a word on it."""
+
 
 def main() -> None:
     """Dispatch `slm WORD ...`."""
@@ -47,8 +58,9 @@ def dispatch(arguments: list[str]) -> None:
         say(usage())
     elif word == "--version":
         say(f"slm {__version__}")
-    elif word == "tokenizer" and rest[:1] == ["compare"]:
-        importlib.import_module("slm.tokenizer.compare").compare(rest[1:])
+    elif beside := [line for line in STAGE_WORDS if line.split()[:2] == [word, *rest[:1]]]:
+        name, function, _ = STAGE_WORDS[beside[0]]
+        getattr(importlib.import_module(name), function)(rest[1:])
     elif word in RUNNABLE:
         sys.argv = [f"slm {word}", *rest]
         module = f"slm.{word}.__main__" if word in STAGES else f"slm.{word}"
@@ -76,8 +88,8 @@ def usage() -> str:
     """The help text."""
     words = {
         **{f"{name} recipe=NAME [KEY=VALUE ...]": text for name, text in RUNNABLE.items()},
+        **{line: text for line, (_, _, text) in STAGE_WORDS.items()},
         "explain recipe=NAME KEY": "a setting's meaning, value and where it came from",
-        "tokenizer compare A B [text=PATH]": "vocabularies side by side, ours or others'",
         "lineage PATH": "what a file was made from, back to the text",
         "diff A B": "what changed between two artifacts: settings, inputs, counts, files",
         "consolidate CHECKPOINT FOLDER": "the model of a checkpoint as one safetensors file",

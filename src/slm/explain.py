@@ -40,6 +40,9 @@ def _pick(value: Any, parts: Sequence[str]) -> Any:
     """The value at a dotted key; of each item, where the key leads through a list."""
     for index, part in enumerate(parts):
         if isinstance(value, tuple):
+            named = [item for item in value if getattr(item, "step", "") == part]  # items of one kind in a list of many
+            if named or (value and not hasattr(value[0], part)):
+                return [_pick(item, parts[index + 1 :]) for item in named]
             return [_pick(item, parts[index:]) for item in value]
         value = getattr(value, part, None)
     return value

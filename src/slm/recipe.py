@@ -8,6 +8,7 @@ without torch.
 from __future__ import annotations
 
 import difflib
+import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -220,17 +221,24 @@ def known_keys(config: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[s
         nested = _config_of(field.annotation)
         if nested is not None:
             yield from known_keys(nested, f"{prefix}{name}.")
+        for choice, kind in _choices_of(field.annotation).items():
+            yield from known_keys(kind, f"{prefix}{name}.{choice}.")
 
 
 def field_of(key: str) -> FieldInfo | None:
     """The declaration behind a dotted key; None where there is no such key."""
     config: type[BaseModel] | None = Recipe
+    choices: dict[str, type[BaseModel]] = {}
     field = None
     for part in key.split("."):
+        if part in choices:
+            config, choices = choices[part], {}
+            field = FieldInfo(annotation=config, description=inspect.getdoc(config))
+            continue
         if config is None or part not in config.model_fields:
             return None
         field = config.model_fields[part]
-        config = _config_of(field.annotation)
+        config, choices = _config_of(field.annotation), _choices_of(field.annotation)
     return field
 
 
@@ -284,3 +292,17 @@ def _config_of(annotation: Any) -> type[BaseModel] | None:
             if found is not None:
                 return found
     return None
+
+
+def _choices_of(annotation: Any) -> dict[str, type[BaseModel]]:
+    """The config classes of a list whose items say what they are, by the word that they say it with.
+
+    `corpus.steps.gopher_quality.min_words` is a key of such an item.
+    """
+    if typing.get_origin(annotation) in (tuple, list):
+        annotation = typing.get_args(annotation)[0]
+    if typing.get_origin(annotation) is not typing.Annotated:
+        return {}
+    union, *notes = typing.get_args(annotation)
+    tags = [note.discriminator for note in notes if isinstance(note, FieldInfo) and isinstance(note.discriminator, str)]
+    return {str(kind.model_fields[tag].default): kind for tag in tags for kind in typing.get_args(union)}

@@ -116,7 +116,7 @@ def test_units_that_did_not_change_are_used_again(recipe_of: Make, tmp_path: Pat
     assert fresh.fingerprint == changed.fingerprint
     run(recipe_of(item, unit_bytes=2_000, redo=True, validation_fraction=0.3))
     assert {path.name: path.stat().st_mtime_ns for path in units.iterdir()} == after
-    run(recipe_of(item, unit_bytes=2_000, redo=True, steps=[{"name": "nfc"}]))
+    run(recipe_of(item, unit_bytes=2_000, redo=True, steps=[{"step": "unicode", "repair": False}]))
     assert not {path.name for path in units.iterdir()} & set(after)
     run(recipe_of(item, unit_bytes=2_000, redo=True, keep_units=False))
     assert not units.exists()

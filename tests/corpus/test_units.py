@@ -53,7 +53,7 @@ def test_a_key_follows_what_shapes_the_unit_and_nothing_else(
     assert keys({**item, "name": "first"}, item)[1:] == same
     others = [
         keys({**item, "separator": "x"}),
-        keys(steps=[{"name": "nfc"}]),
+        keys(steps=[{"step": "unicode", "repair": False}]),
         keys(on_bad_text="skip"),
         keys(on_control_text="skip"),
         keys(max_document_bytes=2_000),

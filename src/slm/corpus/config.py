@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from slm.core.config import Config, neutral
-from slm.corpus.cleaning.config import StepConfig
+from slm.corpus.cleaning.config import StepConfig, UnicodeStep
 from slm.corpus.decontamination.config import DecontaminationConfig
 from slm.corpus.duplicates.config import DuplicatesConfig
 
@@ -133,8 +133,8 @@ class CorpusConfig(Config):
     """A longer document counts as text that cannot be used: it would be held in memory whole, several times."""
     unit_bytes: int = Field(64_000_000, ge=1_000)
     """About how much text is made at a time: what a kill loses at most, and what parts and workers take in turn."""
-    steps: tuple[StepConfig, ...] = ()
-    """Cleaning steps, in the order in which they run."""
+    steps: tuple[StepConfig, ...] = (UnicodeStep(),)
+    """What cleans each document, in order; `corpus=web` takes the list for web pages, [] leaves texts as they are."""
     duplicates: DuplicatesConfig = DuplicatesConfig()
     decontamination: DecontaminationConfig = DecontaminationConfig()
     part: str = neutral("", pattern=r"^([0-9]+/[1-9][0-9]*)?$")

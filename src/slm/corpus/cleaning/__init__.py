@@ -1,1 +1,5 @@
-"""Cleaning: a list of named steps, each of which changes a document or drops it with a reason."""
+"""Documents to clean documents: the list of steps in a recipe, run over each.
+
+`cleaner.Cleaner(config)(document)` is the cleaned document or `Dropped`. Every document that goes has a counted
+reason, `step/rule`, and of each reason a sample is kept for `slm corpus audit`.
+"""
