@@ -3,9 +3,9 @@
 SIGINT, SIGTERM and SIGUSR1 do nothing but set the flag. The loop looks before each step, between the batches
 of an evaluation, and between micro-batches: what is left of a step is finished if it takes less than
 `PATIENCE_SECONDS`, else the step is given up before the weights change and the cursor is put back, so a stop
-at any moment leaves a state of the unbroken run. Then it saves and leaves: status 85 for SIGTERM, SIGUSR1 and
-the deadline, which asks a scheduler to start the same command again, and 130 for Ctrl-C. A second signal
-leaves at once; every checkpoint is published atomically, so nothing that was saved is lost.
+at any moment leaves a state of the unbroken run. Then it saves and leaves with status 85, Ctrl-C (SIGINT) too: a
+scheduler may start the same command again. A second signal leaves at once, Ctrl-C then with 130; every checkpoint is
+published atomically, so nothing that was saved is lost.
 
 The deadline is `SLURM_JOB_END_TIME` or `train.deadline_minutes` from now, whichever is sooner, less what it takes
 to reach the next look and to save, both as measured in this run, and `train.deadline_margin_seconds`.
@@ -109,10 +109,8 @@ class StopRequest:
         self._looked = None  # a save is no part of the way to the next look
 
     def leave(self) -> NoReturn:
-        """Raise what the signal means: `KeyboardInterrupt` for Ctrl-C, else `Stopped`. The state may be saved."""
+        """Raise `Stopped`; the state may be saved."""
         self.leaving = True
-        if self._agreed(self._signal is signal.SIGINT):
-            raise KeyboardInterrupt
         raise Stopped(self._signal.name if self._signal else "the time ends, or another process was told to stop")
 
     def _agreed(self, wanted: bool) -> bool:
