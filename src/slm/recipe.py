@@ -176,14 +176,14 @@ def _head_may_be_tied(recipe: Recipe) -> Iterator[str]:
         )
 
 
-def _weights_name_sources(recipe: Recipe) -> Iterator[str]:
+def _shares_name_sources(recipe: Recipe) -> Iterator[str]:
     names = [source.name or source.kind for source in recipe.corpus.sources]
     for name in {name for name in names if names.count(name) > 1}:
         yield f"corpus.sources: two sources are named {name}; give each a name of its own"
-    for key, weights in (("shards", recipe.shards.weights), ("tokenizer", recipe.tokenizer.weights)):
-        if weights and set(weights) != set(names):
-            given = ", ".join(weights)
-            yield f"{key}.weights ({given}) must name exactly the sources of the corpus ({', '.join(names)})"
+    mixed = dict.fromkeys(entry.source for stage in recipe.shards.mixture for entry in stage.sources)
+    for key, given in (("shards.mixture", mixed), ("tokenizer.weights", recipe.tokenizer.weights)):
+        if given and set(given) != set(names):
+            yield f"{key} ({', '.join(given)}) must name exactly the sources of the corpus ({', '.join(names)})"
 
 
 def _context_fits(recipe: Recipe) -> Iterator[str]:
@@ -208,7 +208,7 @@ RULES: tuple[tuple[frozenset[str], Callable[[Recipe], Iterator[str]]], ...] = (
     (frozenset({"train", "shards"}), _steps_are_whole),
     (frozenset({"train", "shards"}), _rows_can_be_cut),
     (frozenset({"train", "model"}), _head_may_be_tied),
-    (frozenset({"corpus", "shards", "tokenizer"}), _weights_name_sources),
+    (frozenset({"corpus", "shards", "tokenizer"}), _shares_name_sources),
     (frozenset({"evaluate", "model", "shards"}), _context_fits),
     (frozenset({"start", "stop"}), _stages_in_order),
 )

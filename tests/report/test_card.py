@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from slm.core.artifact import Artifact, Spec, create, open_artifact
 from slm.core.errors import UserError
@@ -16,6 +17,8 @@ from slm.report.card import card_sections, duplicates, left_out, make_card
 from slm.report.gather import Run, data_artifacts, gather_data
 from slm.report.page import Section
 from slm.report.scan import Scan, scan
+from slm.shards.config import MixtureStage
+from slm.shards.mixture import describe
 from tests.report.conftest import HELD_OUT, HOSTILE, TALLY, make_tokenizer, publish
 from tests.report.test_render import Checked
 from tests.report.test_scan import row
@@ -145,12 +148,13 @@ def test_a_run_without_a_corpus_has_no_card(recipe: Recipe) -> None:
 
 def test_shares_of_the_mixture_are_shown(recipe: Recipe) -> None:
     make_tokenizer(recipe, corpus_of(recipe))
-    weighed = recipe.model_copy(
-        update={"shards": recipe.shards.model_copy(update={"weights": {"books": 3.0, "code": 1.0}})}
-    )
-    shards_of(weighed)
+    weights = {"books": 3.0, "code": 1.0}
+    stage = {"sources": [{"source": name, "weight": weight} for name, weight in weights.items()]}
+    mixture = (MixtureStage.model_validate(stage),)
+    weighed = recipe.model_copy(update={"shards": recipe.shards.model_copy(update={"mixture": mixture})})
+    shards_of(weighed, mixture=yaml.safe_dump(describe(mixture, {"books": 10, "code": 10}, 256)))
     assert [(bar.label, bar.value) for bar in section_of(weighed, "mixture").bars] == [
-        ("books", "75.0 %"), ("code", "25.0 %"),
+        ("main, from token 0: books", "75.0 %"), ("main, from token 0: code", "25.0 %"),
     ]  # fmt: skip
     assert (
         json.loads(json.dumps(CorpusConfig().resolved()))["sources"][0]["kind"]

@@ -51,6 +51,11 @@ def documents() -> Callable[..., list[np.ndarray]]:
     return build
 
 
+def weighted(weights: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The sources of a stage with these weights."""
+    return [{"source": name, "weight": weight} for name, weight in weights.items()]
+
+
 @pytest.fixture
 def make_shards(tmp_path: Path, layout: Callable[..., Layout]) -> Callable[..., Artifact]:
     """Writes an artifact from documents per source, as the stage does."""
@@ -60,6 +65,7 @@ def make_shards(tmp_path: Path, layout: Callable[..., Layout]) -> Callable[..., 
         validation: Sequence[np.ndarray] = (),
         *,
         weights: Mapping[str, float] | None = None,
+        mixture: Sequence[Mapping[str, Any]] = (),
         name: str = "shards",
         **changes: Any,
     ) -> Artifact:
@@ -81,7 +87,7 @@ def make_shards(tmp_path: Path, layout: Callable[..., Layout]) -> Callable[..., 
             packing=shape.packing,
             window_documents=shape.window_documents,
             rows_per_file=shape.rows_per_file,
-            weights=dict(weights or {}),
+            mixture=mixture or ([{"sources": weighted(weights)}] if weights else []),
         )
         return make(tmp_path / name, Spec("shards", config), write_files)
 

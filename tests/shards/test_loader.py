@@ -22,6 +22,7 @@ from slm.core.artifact import Artifact
 from slm.core.batch import IGNORED, Batch
 from slm.core.errors import DamagedError, UserError
 from slm.shards.loader import Loader, collate
+from tests.shards.conftest import weighted
 
 SETTINGS = {"batch_rows": 24, "micro_batch_rows": 2, "seed": 3}
 
@@ -124,6 +125,24 @@ def test_the_stream_has_one_hash_over_worlds_micro_batches_prefetch_and_stop_poi
             found.append(digest([loader.step() for loader in ranks]))
         assert found == expected
         assert all(loader.state_dict() == whole.state_dict() for loader in ranks)
+
+
+def test_stages_of_a_mixture_begin_at_their_token_and_a_resumed_loader_goes_on_in_them(make_shards, documents):
+    stages = [
+        {"name": "main", "tokens": 50 * 16, "sources": weighted({"a": 1, "b": 1})},
+        {"name": "anneal", "sources": weighted({"b": 1})},
+    ]
+    shards = make_shards({"a": documents(150), "b": documents(60, seed=1)}, mixture=stages, seq_len=16)
+    loader = Loader(shards, batch_rows=12, micro_batch_rows=4, seed=3)
+    states, steps = [], []
+    for _ in range(10):
+        states.append(json.loads(json.dumps(loader.state_dict())))
+        steps.append(rows_of(loader.step()))
+    assert loader.cursor.sources == {"a": 25, "b": 95}
+    for number in (3, 4, 5, 9):  # the border lies in step 4
+        resumed = Loader(shards, batch_rows=12, micro_batch_rows=2, seed=3)
+        resumed.load_state_dict(states[number])
+        assert [rows_of(resumed.step()) for _ in steps[number:]] == steps[number:]
 
 
 @pytest.mark.parametrize("weights", [{}, {"a": 0.3, "b": 0.7}])
@@ -409,7 +428,7 @@ def test_a_cursor_of_other_data_is_refused(make_shards, documents, shards, chang
     if options:
         shards = make_shards({"a": documents(150), "b": documents(60, seed=1)}, name="other", **options)
     loader = Loader(shards, **{**SETTINGS, **changed})
-    with pytest.raises(UserError, match=r"reading data plan \w{12}, but this run's is \w{12} \((seed|files|weights)"):
+    with pytest.raises(UserError, match=r"reading data plan \w{12}, but this run's is \w{12} \((seed|files|mixture)"):
         loader.load_state_dict(state)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from slm.core.errors import UserError
 from slm.core.seeds import derive
-from slm.shards.mixture import BLOCK_ROWS, apportion, mix
+from slm.shards.config import MixtureStage
+from slm.shards.mixture import BLOCK_ROWS, apportion, describe, mix, mix_stages, resolve, taken_at
 from slm.shards.order import permute
 
 RANGES = {"code": range(700), "prose": range(700, 1000), "tiny": range(1000, 1007)}
@@ -90,13 +92,70 @@ def test_seats_follow_the_largest_remainders(weights, seats):
 
 
 def test_a_share_too_small_for_a_block_is_refused():
-    with pytest.raises(UserError, match=r"shards\.weights\.tiny \(1e-05\) is less than one row in 1,024; raise it"):
+    with pytest.raises(UserError, match=r"shards\.mixture: the weight of tiny \(1e-05\) is less than one row in 1,024"):
         mix(RANGES, {"code": 1, "prose": 1, "tiny": 1e-5}, 0)
 
 
+def stage(name: str, tokens: int = 0, *, epochs: bool = False, **amounts: float) -> MixtureStage:
+    sources = [{"source": source, "epochs" if epochs else "weight": amount} for source, amount in amounts.items()]
+    return MixtureStage.model_validate({"name": name, "tokens": tokens, "sources": sources})
+
+
 def test_a_weight_for_a_source_without_rows_is_refused():
-    with pytest.raises(UserError, match=r"shards\.weights\.maths: the shards hold no row .*only code, prose, tiny"):
-        mix(RANGES, {"code": 1, "maths": 1}, 0)
+    with pytest.raises(
+        UserError, match=r"shards\.mixture\.main\.maths: the shards hold no row .*only code, prose, tiny"
+    ):
+        mix_stages(RANGES, [stage("main", code=1, maths=1)], 64, 0)
+
+
+STAGES = [stage("main", 64 * 3_000, code=0.5, prose=0.5), stage("middle", epochs=True, tiny=3, prose=0.5),
+          stage("anneal", tiny=0.1, code=0.9)]  # fmt: skip
+
+
+def test_one_stage_is_the_mixture_of_its_weights_and_none_is_every_row_once():
+    assert mix_stages(RANGES, [], 64, 7).rows(0, 2_000).tolist() == mix(RANGES, {}, 7).rows(0, 2_000).tolist()
+    one = mix_stages(RANGES, [stage("main", **WEIGHTS)], 64, 7)
+    assert one.rows(500, 3_000).tolist() == mix(RANGES, WEIGHTS, 7).rows(500, 3_000).tolist()
+
+
+def test_stages_follow_each_other_and_go_on_in_each_source():
+    staged = mix_stages(RANGES, STAGES, 64, 7)
+    rows = staged.rows(0, 10_000)
+    borders = [0, 3_000, 3_000 + 3 * 7 + 150, 10_000]
+    found = [staged.count_sources(rows[first:last]) for first, last in pairwise(borders)]
+    assert found[0] == {"code": 1_500, "prose": 1_500, "tiny": 0}
+    assert abs(found[1]["tiny"] - 21) <= 1
+    assert found[1]["tiny"] + found[1]["prose"] == 171
+    assert found[2]["tiny"] == pytest.approx(0.1 * (10_000 - 3_171), rel=0.01)
+    for source in RANGES.values():  # whatever the stages, a source is read through before it begins anew
+        mine = rows[(rows >= source.start) & (rows < source.stop)]
+        for epoch in range(len(mine) // len(source)):
+            assert sorted(mine[epoch * len(source) : (epoch + 1) * len(source)]) == list(source)
+
+
+@given(st.integers(0, 4_000), st.integers(1, 4_000))
+def test_a_stretch_over_stages_equals_its_positions_taken_one_by_one(first, count):
+    staged = mix_stages(RANGES, STAGES, 64, 1)
+    found = staged.rows(first, count)
+    assert len(found) == count
+    for offset in {0, count // 3, count // 2, count - 1}:
+        assert found[offset] == staged.rows(first + offset, 1)[0]
+
+
+def test_what_came_before_a_place_is_counted_as_the_rows_there_are():
+    mixture = mix(RANGES, WEIGHTS, 3, first=100, taken={"prose": 5})
+    for position in (100, 101, 1_500, 9_999):
+        counted = mixture.count_sources(mixture.rows(100, position - 100)) if position > 100 else {}
+        expected = {name: counted.get(name, 0) + (5 if name == "prose" else 0) for name in WEIGHTS}
+        assert taken_at(mixture, position) == expected
+
+
+def test_epochs_become_shares_by_the_rows_of_a_source():
+    assert resolve(STAGES[1], {"code": 700, "prose": 300, "tiny": 7}, 64) == ({"tiny": 21, "prose": 150}, 171)
+    shown = describe(STAGES, {"code": 700, "prose": 300, "tiny": 7}, 64)
+    assert [stage["first_token"] for stage in shown] == [0, 64 * 3_000, 64 * 3_171]
+    assert shown[1]["sources"]["tiny"] == {"share": round(21 / 171, 6), "epochs": 3.0}
+    assert shown[2]["sources"] == {"tiny": {"share": 0.1}, "code": {"share": 0.9}}
 
 
 def test_counting_sources_covers_every_row():

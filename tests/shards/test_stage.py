@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import slm.corpus
 import slm.shards
@@ -179,10 +180,45 @@ def test_shards_from_elsewhere_are_taken_as_they_are(base: Path, shards: Artifac
     assert slm.shards.run(recipe_in(base, run="x", artifacts={"shards": str(shards.path)})).path == shards.path
 
 
-@pytest.mark.parametrize("weight", [0, -1])
-def test_a_weight_that_is_no_share_is_refused(base: Path, weight: float):
-    with pytest.raises(UserError, match=rf"shards.weights: prose \({weight}\) must be above 0; leave the source out"):
-        recipe_in(base, shards={"seq_len": 64, "weights": {"code": 1, "prose": weight}})
+def made_before(base: Path) -> dict[str, str]:
+    return {stage: str(base / "runs" / "one" / stage) for stage in ("corpus", "tokenizer")}
+
+
+def entry(source: str, **amount: float) -> dict[str, Any]:
+    return {"source": source, **amount}
+
+
+@pytest.mark.parametrize(
+    ("mixture", "sentence"),
+    [
+        ([{"sources": [entry("code", weight=0)]}], "code has weight 0 and epochs 0; give one of them, above 0"),
+        ([{"sources": [entry("code", weight=1, epochs=2)]}], "code has weight 1 and epochs 2; give one of them"),
+        ([{"sources": [entry("code", weight=1), entry("prose", epochs=1)]}], "stage main mixes weights and epochs"),
+        ([{"sources": [entry("code", weight=1), entry("code", weight=2)]}], "stage main names a source twice"),
+        ([{"sources": [entry("code", weight=1)]}, {"name": "anneal", "sources": [entry("prose", epochs=1)]}],
+         "stage main has weights but no tokens, so the stages after it would never begin; say after how many tokens"),
+        ([{"sources": [entry("code", weight=1)]}],
+         r"shards.mixture \(code\) must name exactly the sources of the corpus \(code, prose\)"),
+    ],
+)  # fmt: skip
+def test_a_mixture_that_makes_no_sense_is_refused(base: Path, mixture: list[dict[str, Any]], sentence: str):
+    with pytest.raises(UserError, match=sentence):
+        recipe_in(base, shards={"seq_len": 64, "mixture": mixture})
+
+
+def test_the_stages_of_a_mixture_stand_in_the_manifest_as_yaml(base: Path, capsys: pytest.CaptureFixture[str]):
+    stages = [
+        {"name": "main", "tokens": 6_400, "sources": [entry("code", weight=3), entry("prose", weight=1)]},
+        {"name": "anneal", "sources": [entry("prose", epochs=2)]},
+    ]
+    settings = {"seq_len": 64, "mixture": stages}
+    made = slm.shards.run(recipe_in(base, run="staged", artifacts=made_before(base), shards=settings))
+    found = yaml.safe_load(made.counts["mixture"])
+    rows = {name: tally["rows"] for name, tally in made.counts["sources"].items()}
+    assert [(stage["stage"], stage["first_token"]) for stage in found] == [("main", 0), ("anneal", 6_400)]
+    assert found[0]["sources"]["code"] == {"share": 0.75, "epochs": round(75 / rows["code"], 4)}
+    assert found[1]["sources"] == {"prose": {"share": 1.0, "epochs": 2.0}}
+    assert "anneal" in capsys.readouterr().out
 
 
 def test_the_command_runs_the_stage(monkeypatch: pytest.MonkeyPatch):

@@ -200,7 +200,7 @@ def contamination(run: Run) -> Section:
     counts = run.artifacts["corpus"].counts
     settings, tally = run.artifacts["corpus"].section.get("decontamination"), counts.get("decontamination")
     dropped = {reason: count for reason, count in counts["skipped"].items() if reason.startswith(CONTAMINATION)}
-    if not settings and tally is None and not dropped:
+    if tally is None and not dropped:
         section.lead = f"Whether the text holds parts of evaluations is {NOT_RECORDED}."
         return section
     found = dict(tally or {})
@@ -259,11 +259,14 @@ def mixture(run: Run) -> Section:
     if shares:
         section.codes.insert(0, Code("What the corpus consists of", str(shares), folded=True))
     shards = run.artifacts.get("shards")
-    if shards is not None and shards.section["weights"]:
-        weights: dict[str, float] = shards.section["weights"]
-        whole, most = sum(weights.values()), max(weights.values())
-        section.bars = [Bar(name, percent(weight / whole), weight / most) for name, weight in weights.items()]
-        section.bars_caption = "Share of the rows that are trained on."
+    if shards is not None and "mixture" in shards.counts:
+        shares = {
+            f"{stage['stage']}, from token {stage['first_token']:,}: {name}": facts["share"]
+            for stage in yaml.safe_load(shards.counts["mixture"])
+            for name, facts in stage["sources"].items()
+        }
+        section.bars = [Bar(name, percent(share), share / max(shares.values())) for name, share in shares.items()]
+        section.bars_caption = "Share of the rows that are trained on, stage by stage."
     return section
 
 

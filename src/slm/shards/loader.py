@@ -38,7 +38,7 @@ from slm.core.artifact import Artifact
 from slm.core.batch import IGNORED, Batch
 from slm.core.errors import UserError
 from slm.shards.cursor import Cursor
-from slm.shards.mixture import BLOCK_ROWS, Mixture, apportion, mix
+from slm.shards.mixture import BLOCK_ROWS, Mixture, Staged, apportion, mix, mix_stages, stages_of
 from slm.shards.order import Indices
 from slm.shards.reader import ShardReader
 
@@ -73,14 +73,14 @@ class Loader:
         self.reader = ShardReader(artifact, "train")
         if not self.reader.num_rows:
             raise UserError(f"{artifact.path} holds no train rows; make the shards again from a corpus with text")
-        weights = artifact.section["weights"]
         parts = plan_parts(artifact, seed)
         self.cursor = Cursor(_digest(parts), parts, sources=dict.fromkeys(self.reader.ranges, 0))
         self._source_starts = [rows.start for rows in self.reader.ranges.values()]
-        self._seed, self._weights = seed, weights
-        self._mixture = mix(self.reader.ranges, weights, seed)
+        self._seed = seed
+        self._recipe_mixture = mix_stages(self.reader.ranges, stages_of(artifact), self.reader.seq_len, seed)
+        self._mixture = self._recipe_mixture
         self._segments: list[Segment] = []
-        self._order: tuple[Mixture, int, Indices] | None = None
+        self._order: tuple[Mixture | Staged, int, Indices] | None = None
         self._batch_rows, self._micro_batch_rows = batch_rows, micro_batch_rows
         self._rank, self._world_size = rank, world_size
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader") if prefetch_steps else None
@@ -153,7 +153,7 @@ class Loader:
     def _enter(self, segments: list[Segment]) -> None:
         """Read on in the last of `segments`; what was built ahead belongs to another."""
         self._segments = segments
-        self._mixture = self._mix(segments[-1]) if segments else mix(self.reader.ranges, self._weights, self._seed)
+        self._mixture = self._mix(segments[-1]) if segments else self._recipe_mixture
         for _, future in self._ahead:
             future.cancel()
         self._ahead.clear()
@@ -175,7 +175,7 @@ class Loader:
             place = row + len(self._ahead) * count
             self._ahead.append(((place, count), self._thread.submit(self._build, self._mixture, place, count)))
 
-    def _build(self, mixture: Mixture, row: int, count: int) -> Built:
+    def _build(self, mixture: Mixture | Staged, row: int, count: int) -> Built:
         rows = self._places(mixture, row, count)
         mine = rows[self._rank :: self._world_size]
         micro = self._micro_batch_rows
@@ -190,7 +190,7 @@ class Loader:
                 batch.sources_B = sources_B
         return batches, mixture.count_sources(rows)
 
-    def _places(self, mixture: Mixture, row: int, count: int) -> Indices:
+    def _places(self, mixture: Mixture | Staged, row: int, count: int) -> Indices:
         """`mixture.rows(row, count)`, from what was looked up with an earlier step where it reaches that far."""
         known = self._order
         if known is None or known[0] is not mixture or row < known[1] or row + count > known[1] + len(known[2]):
@@ -263,7 +263,7 @@ def plan_parts(artifact: Artifact, seed: int) -> dict[str, Any]:
     return {
         "files": _digest(files),
         "seed": seed,
-        "weights": artifact.section["weights"],
+        "mixture": artifact.section["mixture"],
         "seq_len": artifact.counts["seq_len"],
         "packing": artifact.section["packing"],
         "order_version": ORDER_VERSION,

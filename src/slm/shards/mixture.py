@@ -8,19 +8,26 @@ once an epoch. With weights the stream is cut into blocks of 1,024 rows. Each bl
 number of rows of each source, apportioned by largest remainder, spread evenly; every source has a
 permutation, an epoch and a counter of its own, so a small source repeats while a large one is still in
 its first epoch. The price is that shares are multiples of 1/1,024; one that rounds to none is refused.
+
+A mixture may have stages, such as main and anneal. Each goes on in every source where the one before left off, so
+its rows, too, are computed directly at any position.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from slm.core.artifact import Artifact
 from slm.core.errors import UserError
 from slm.core.seeds import derive
+from slm.shards.config import MixtureStage
 from slm.shards.order import Indices, permute_many
 
 BLOCK_ROWS = 1_024
@@ -69,6 +76,93 @@ class Mixture:
         return {name: int(((rows >= r.start) & (rows < r.stop)).sum()) for name, r in self.ranges.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Mixtures one after the other, each from its `first` row of the stream on; the last has no end."""
+
+    stages: tuple[Mixture, ...]
+
+    def rows(self, first: int, count: int) -> Indices:
+        """As `Mixture.rows`."""
+        borders = [*(stage.first for stage in self.stages[1:]), first + count]
+        parts, place = [], first
+        for stage, border in zip(self.stages, borders, strict=True):
+            end = min(border, first + count)
+            if place < end:
+                parts.append(stage.rows(place, end - place))
+                place = end
+        return np.concatenate(parts)
+
+    def count_sources(self, rows: Indices) -> dict[str, int]:
+        """As `Mixture.count_sources`."""
+        return self.stages[0].count_sources(rows)
+
+
+def resolve(stage: MixtureStage, rows: Mapping[str, int], seq_len: int) -> tuple[dict[str, float], int]:
+    """The weights of a stage's sources, and its rows in the stream; 0 where nothing ends it.
+
+    Epochs become weights by the rows of each source, and together the length of the stage.
+    """
+    for entry in stage.sources:
+        if entry.source not in rows:
+            raise UserError(
+                f"shards.mixture.{stage.name}.{entry.source}: the shards hold no row of such a source, only "
+                f"{', '.join(rows)}; correct it"
+            )
+    weights = {entry.source: entry.weight or entry.epochs * rows[entry.source] for entry in stage.sources}
+    if stage.tokens:
+        return weights, max(1, stage.tokens // seq_len)
+    return weights, math.ceil(sum(weights.values())) if stage.sources[0].epochs else 0
+
+
+def mix_stages(
+    ranges: Mapping[str, range], stages: Sequence[MixtureStage], seq_len: int, seed: int
+) -> Mixture | Staged:
+    """The stream that `shards.mixture` describes; without stages each row once an epoch."""
+    if not stages:
+        return mix(ranges, {}, seed)
+    sizes = {name: len(rows) for name, rows in ranges.items()}
+    made: list[Mixture] = []
+    first, taken = 0, dict.fromkeys(ranges, 0)
+    for stage in stages:
+        weights, length = resolve(stage, sizes, seq_len)
+        mixture = mix(ranges, weights, seed, first=first, taken=taken)
+        made.append(mixture)
+        taken = {**taken, **taken_at(mixture, first + length)}
+        first += length
+    return made[0] if len(made) == 1 else Staged(tuple(made))
+
+
+def stages_of(shards: Artifact) -> tuple[MixtureStage, ...]:
+    """The stages that shards were made with."""
+    return tuple(MixtureStage.model_validate(stage) for stage in shards.section["mixture"])
+
+
+def describe(stages: Sequence[MixtureStage], rows: Mapping[str, int], seq_len: int) -> list[dict[str, Any]]:
+    """The stages as people read them: where each begins, and the share and epochs of each of its sources."""
+    found, first = [], 0
+    for stage in stages:
+        weights, length = resolve(stage, rows, seq_len)
+        total = sum(weights.values())
+        sources = {name: {"share": round(weight / total, 6)} for name, weight in weights.items()}
+        for name, facts in sources.items():
+            if length:
+                facts["epochs"] = round(facts["share"] * length / rows[name], 4)
+        found.append({"stage": stage.name, "first_token": first * seq_len, "sources": sources})
+        first += length
+    return found
+
+
+def taken_at(mixture: Mixture, position: int) -> dict[str, int]:
+    """How many rows of each source of a mixture come before a position of the stream."""
+    blocks, slot = divmod(position - mixture.first, len(mixture.slot_stream))
+    rest = np.bincount(mixture.slot_stream[:slot], minlength=len(mixture.streams))
+    return {
+        stream.name: stream.taken + blocks * stream.quota + int(more)
+        for stream, more in zip(mixture.streams, rest, strict=True)
+    }
+
+
 def mix(
     ranges: Mapping[str, range],
     weights: Mapping[str, float],
@@ -85,10 +179,6 @@ def mix(
     if not weights:
         nothing = np.zeros(1, dtype=np.int64)
         return Mixture(ranges, (Stream("", 0, total, 1),), seed, nothing, nothing)
-    for name in weights:
-        if name not in ranges:
-            known = ", ".join(ranges)
-            raise UserError(f"shards.weights.{name}: the shards hold no row of such a source, only {known}; correct it")
     quotas = apportion(weights, BLOCK_ROWS)
     before = taken or {}
     streams = tuple(
@@ -115,7 +205,7 @@ def apportion(weights: Mapping[str, float], seats: int) -> dict[str, int]:
     for name, quota in quotas.items():
         if not quota:
             raise UserError(
-                f"shards.weights.{name} ({weights[name]:g}) is less than one row in {seats:,}; "
+                f"shards.mixture: the weight of {name} ({weights[name]:g}) is less than one row in {seats:,}; "
                 "raise it or leave the source out of the corpus"
             )
     return quotas

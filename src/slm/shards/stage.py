@@ -63,6 +63,7 @@ def _build(recipe: Recipe, corpus: Artifact, tokenizer_artifact: Artifact, draft
     validation = _write_validation(corpus, tokenizer, layout, config.threads, draft)
     draft.counts.update({**count(sources, validation, layout), **groups})
     _print(draft.counts)
+    _mix(recipe, draft.counts)
 
 
 def _write_train(
@@ -154,6 +155,28 @@ def _print(counts: dict[str, Any]) -> None:
     columns = ("", "documents", "tokens", "rows", "used", "padding", "split", "overlap tokens", "bytes/token")
     table(f"Rows of {counts['seq_len']:,} tokens", columns, rows)
     say(f"shards: {counts['train']['targets']:,} train targets, ids stored as {counts['dtype']}")
+
+
+def _mix(recipe: Recipe, counts: dict[str, Any]) -> None:
+    """Print the stages of the mixture and put them into the counts as YAML."""
+    import yaml
+
+    from slm.shards.mixture import describe
+
+    rows = {name: tally["rows"] for name, tally in counts["sources"].items()}
+    stages = describe(recipe.shards.mixture, rows, counts["seq_len"])
+    if not stages:
+        return
+    counts["mixture"] = yaml.safe_dump(stages, sort_keys=False, allow_unicode=True)
+    table(
+        "Mixture",
+        ("stage", "from token", "source", "share", "epochs in it"),
+        [
+            (stage["stage"], stage["first_token"], name, f"{100 * facts['share']:.2f} %", facts.get("epochs", "-"))
+            for stage in stages
+            for name, facts in stage["sources"].items()
+        ],
+    )
 
 
 def _total_documents(corpus: Artifact) -> int:

@@ -30,6 +30,7 @@ from slm.core.batch import IGNORED, Batch
 from slm.core.distributed import World
 from slm.core.errors import UserError
 from slm.objective.loss import Loss
+from slm.shards.mixture import resolve, stages_of
 from slm.train.config import SourceSamplingConfig
 
 
@@ -94,7 +95,7 @@ class SourceSampler:
 
 
 def sampler_for(config: SourceSamplingConfig, shards: Artifact) -> SourceSampler | None:
-    """The sampler that the recipe asks for, starting at the shards' weights, or at the rows that each source has."""
+    """The sampler that the recipe asks for, starting at the shards' mixture, or at the rows that each source has."""
     if not config.every_steps:
         return None
     rows = {name: tally["rows"] for name, tally in shards.counts["sources"].items()}
@@ -113,6 +114,17 @@ def sampler_for(config: SourceSamplingConfig, shards: Artifact) -> SourceSampler
             f"train.source_sampling.min_share ({config.min_share:g}) x {len(rows)} sources must not exceed 1; "
             f"lower it to at most {1 / len(rows):.3g}"
         )
-    weights = shards.section["weights"] or rows
+    stages = stages_of(shards)
+    if len(stages) > 1:
+        raise UserError(
+            f"train.source_sampling.every_steps ({config.every_steps}) and the {len(stages)} stages of shards.mixture "
+            "would both set the shares; set it to 0, or give the mixture one stage"
+        )
+    weights = resolve(stages[0], rows, shards.counts["seq_len"])[0] if stages else {**rows}
+    if missing := [name for name in rows if name not in weights]:
+        raise UserError(
+            f"train.source_sampling.every_steps ({config.every_steps}) sets the share of every source, but "
+            f"shards.mixture leaves out {', '.join(missing)}; give it a weight, or leave it out of the corpus"
+        )
     total = sum(weights.values())
     return SourceSampler(config, {name: weights[name] / total for name in rows})
