@@ -206,7 +206,10 @@ def print_table(figures: Figures) -> None:
         )
     if "minhash" in figures:
         sides = figures["minhash"]
-        print(f"MinHash: {sides['ours']:,.0f} documents/s, datasketch {sides['datasketch']:,.0f}")
+        print(
+            f"MinHash: {sides['ours']:,.0f} signatures/s, datasketch {sides['datasketch']:,.0f}; from text to keys "
+            f"{sides['text_bytes_per_second'] / 1e6:.1f} MB/s"
+        )
     if "packing" in figures:
         for length in (512, 2048):
             rate, used, split = (figures["packing"][f"{name}_{length}"] for name in ("rate", "used", "split"))

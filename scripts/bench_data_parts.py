@@ -6,6 +6,7 @@ which other work on the machine changes little. Memory is the peak of the proces
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pydoc_data.topics
@@ -292,26 +293,29 @@ def read_line(process: subprocess.Popen[str]) -> str:
 
 
 def minhash(settings: Settings) -> Settings:
-    """Documents a second from text to MinHash signature, ours beside datasketch's, of as many values."""
+    """MinHash signatures a second of prepared sets of hashes, ours beside datasketch's of as many values.
+
+    Neither side hashes here. Besides, the whole way from text to the keys of a signature, ours only.
+    """
     from datasketch import MinHash
 
     from slm.corpus.duplicates.config import DuplicatesConfig
-    from slm.corpus.duplicates.sketch import Scheme, Sketcher
+    from slm.corpus.duplicates.sketch import Scheme, Sketcher, signatures
 
     config = DuplicatesConfig()
     bands, rows = config.shape
-    width, sketcher = config.shingle_words, Sketcher(Scheme.of(config))
-    texts = texts_of(settings["bytes"], 1)
-    ids = [str(number) for number in range(len(texts))]
+    sketcher, texts = Sketcher(Scheme.of(config)), texts_of(settings["bytes"], 1)
+    shingles, borders = sketcher.shingles(texts)
+    sets = [shingles[low:high].tolist() for low, high in itertools.pairwise(borders.tolist())]
 
     def theirs() -> None:
-        for text in texts:
-            words = text.lower().split()
-            runs = {" ".join(words[start : start + width]).encode() for start in range(max(1, len(words) - width + 1))}
-            MinHash(num_perm=bands * rows).update_batch(list(runs))
+        for one in sets:
+            MinHash(num_perm=bands * rows, hashfunc=lambda value: value & 0xFFFFFFFF).update_batch(one)
 
-    ours, other = alternate(settings["rounds"], settings, lambda: sketcher.sketch(ids, texts), theirs)
-    return {"ours": len(texts) / ours, "datasketch": len(texts) / other, "values": bands * rows}
+    sides = (lambda: signatures(shingles, borders, bands * rows), theirs, lambda: sketcher.keys(texts))
+    ours, other, whole = alternate(settings["rounds"], settings, *sides)
+    size = sum(len(text.encode()) for text in texts)
+    return {"ours": len(texts) / ours, "datasketch": len(texts) / other, "text_bytes_per_second": size / whole}
 
 
 def packing(settings: Settings) -> Settings:
@@ -349,7 +353,7 @@ def loader_rate(folder: Path, seq_len: int, settings: Settings) -> float:
     """Tokens a second in steps of 64 rows, in micro-batches of 8."""
     from slm.core.allocator import keep_freed_memory
     from slm.core.artifact import Spec, make
-    from slm.core.console import speak
+    from slm.core.console import speak, speaking
     from slm.shards.config import ShardsConfig
     from slm.shards.loader import Loader
     from slm.shards.stage import count
@@ -368,8 +372,10 @@ def loader_rate(folder: Path, seq_len: int, settings: Settings) -> float:
                 writer.add(ids, 4 * len(ids), "")
         draft.counts.update(count({"made": writer.tally}, Tally(), layout))
 
+    aloud = speaking()
     speak(False)
     artifact = make(folder / "shards", Spec("shards", ShardsConfig(seq_len=seq_len)), build)
+    speak(aloud)
     keep_freed_memory()  # as the training does
     stream = Loader(artifact, batch_rows=64, micro_batch_rows=8, seed=0)
     for _ in range(20):

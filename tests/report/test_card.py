@@ -110,8 +110,11 @@ def test_contamination_is_not_recorded_or_clean_or_told_by_what_was_found(recipe
     corpus_of(recipe, skipped={})
     assert section_of(recipe, "contamination").lead == "Whether the text holds parts of evaluations is not recorded."
     other = recipe.model_copy(update={"run": "clean"})
-    corpus_of(other, skipped={}, decontamination={})
+    corpus_of(other, skipped={}, decontamination={"checked": 60, "evaluations": {"gsm8k": {"items": 3, "found": 0}}})
     assert section_of(other, "contamination").lead.endswith("none was met.")
+    unnamed = recipe.model_copy(update={"run": "unnamed"})
+    corpus_of(unnamed, skipped={}, decontamination={"checked": 60, "evaluations": {}})
+    assert section_of(unnamed, "contamination").lead.startswith("The recipe names no evaluation")
     third = recipe.model_copy(update={"run": "found"})
     corpus_of(third)
     assert [(fact.label, fact.value) for fact in section_of(third, "contamination").facts] == [

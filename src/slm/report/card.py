@@ -198,7 +198,7 @@ def contamination(run: Run) -> Section:
     """Documents that hold text of an evaluation."""
     section = Section("contamination", "Contamination")
     counts = run.artifacts["corpus"].counts
-    settings, tally = run.artifacts["corpus"].section.get("decontamination"), counts.get("decontamination")
+    tally = counts.get("decontamination")
     dropped = {reason: count for reason, count in counts["skipped"].items() if reason.startswith(CONTAMINATION)}
     if tally is None and not dropped:
         section.lead = f"Whether the text holds parts of evaluations is {NOT_RECORDED}."
@@ -213,6 +213,8 @@ def contamination(run: Run) -> Section:
         section.tables = [Table("Evaluations looked for", ("evaluation", *map(_words, names)), rows)]
     met = bool(dropped) or any(item.get("found") for item in evaluations.values())
     section.lead = "Text that evaluations hold was looked for" + ("." if met else "; none was met.")
+    if not met and not evaluations:
+        section.lead = "The recipe names no evaluation, so text of none was looked for."
     return section
 
 

@@ -2,10 +2,10 @@
 
 In: a shards artifact and a split. Out: token rows as one numpy array, with the lengths of the documents
 in each and, asked for one row, their ids in the corpus. Files are memory-mapped; the numpy view of each
-record batch's values is taken once at opening, after which a row costs 1.4 us at 256 tokens and 2.2 us at
-2,048 (through pyarrow row by row: about 29). What a file says of itself must agree with the manifest, and
-every id read is checked against the vocabulary, so a damaged file ends in one sentence that names it and
-never in a wrong embedding row.
+record batch's values is taken once at opening, after which a row of 512 or 2,048 tokens costs about 1 us
+(through pyarrow row by row: about 29). What a file says of itself must agree with the manifest, and every id
+read is checked against the vocabulary, so a damaged file ends in one sentence that names it and never in a
+wrong embedding row.
 
 Shapes: N rows, T tokens in a row, P documents or fragments in a row.
 """
