@@ -72,6 +72,8 @@ class WordRuns:
         self.length_W = np.fromiter(map(len, index), np.int64, len(index))[self.id_W]
         self.different = len(index)
         self._spelt = list(index)
+        self._rests: list[NDArray[np.uint64]] = []
+        self._rest_words = 0
 
     def top_characters(self, length: int) -> int:
         """Characters in all occurrences of the most frequent run of `length` words, spaces between them included.
@@ -97,11 +99,9 @@ class WordRuns:
         Two runs are the same if their letters are, wherever the words part.
         """
         key_W = self._keys(length)
-        if not len(key_W):
+        if len(set(key_W.tolist())) == len(key_W):  # most texts repeat no run, and sorting takes longer
             return 0
         _, inverse_W, count_U = np.unique(key_W, return_inverse=True, return_counts=True)
-        if len(count_U) == len(key_W):
-            return 0
         ends = np.concatenate(([0], np.cumsum(self.length_W)))
         seen: set[int] = set()
         characters = behind = 0
@@ -120,14 +120,16 @@ class WordRuns:
         """A hash of 64 bits of the letters of each run: two remainders of the bytes as one large number."""
         if len(self.id_W) < length:
             return np.zeros(0, np.uint64)
-        key_W = np.zeros(len(self.id_W) - length + 1, np.uint64)
-        for prime, (value_W, shift_W) in zip(PRIMES, self._remainders, strict=True):
-            rest_W = value_W[: len(key_W)]
-            for step in range(1, length):
-                part = slice(step, step + len(key_W))
-                rest_W = (rest_W * shift_W[part] % prime + value_W[part]) % prime
-            key_W = (key_W << np.uint64(32)) | rest_W
-        return key_W
+        if not self._rests or self._rest_words > length:
+            self._rests, self._rest_words = [value_W for value_W, _ in self._remainders], 1
+        for word in range(self._rest_words, length):  # runs of one word more than those at hand
+            self._rests = [
+                (rest_W[: len(value_W) - word] * shift_W[word:] % prime + value_W[word:]) % prime
+                for prime, rest_W, (value_W, shift_W) in zip(PRIMES, self._rests, self._remainders, strict=True)
+            ]
+        self._rest_words = length
+        high_W, low_W = self._rests
+        return (high_W << np.uint64(32)) | low_W
 
     @cached_property
     def _remainders(self) -> list[tuple[NDArray[np.uint64], NDArray[np.uint64]]]:
