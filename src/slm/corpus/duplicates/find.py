@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from slm.corpus.document import Cut, Drop, UnitFolder
 from slm.corpus.duplicates.config import DuplicatesConfig
 from slm.corpus.duplicates.search import Figures, UnitSketches, find_duplicates
 from slm.corpus.duplicates.sketch import Scheme
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 VERSION = 1
 """To be raised when the same sketches would give another result."""
@@ -69,6 +71,8 @@ def identity(config: DuplicatesConfig) -> dict[str, Any]:
 
 def read_texts(units: Sequence[UnitFolder], numbers: NDArray[np.int64]) -> Iterator[str]:
     """The texts of these documents (ascending numbers through all units); reads only row groups that hold one."""
+    import pyarrow.parquet as pq
+
     first = 0
     for unit in units:
         begin, end = np.searchsorted(numbers, [first, first + unit.documents])

@@ -18,10 +18,9 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 from rensa import RMinHash
@@ -29,6 +28,9 @@ from rensa import RMinHash
 from slm.core.errors import DamagedError, UserError
 from slm.corpus.duplicates.config import DuplicatesConfig
 from slm.corpus.words import Hashes, WordHasher, mix, normal_form, plain_words, run_hash, window_hashes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SEED = 42
 HASHING_VERSION = 1
@@ -152,6 +154,8 @@ class Sketcher:
 
 def write_sketches(path: Path, scheme: Scheme, batches: Iterable[Sketches]) -> None:
     """A file of sketches, in document order; whole only once this returns."""
+    import pyarrow as pa
+
     keys = pa.list_(pa.uint64(), scheme.bands)
     fields = [pa.field("order", pa.uint64()), pa.field("digest", pa.list_(pa.uint64(), 2)), pa.field("keys", keys)]
     schema = pa.schema(fields, metadata={"scheme": json.dumps(scheme.record())})
@@ -164,6 +168,8 @@ def write_sketches(path: Path, scheme: Scheme, batches: Iterable[Sketches]) -> N
 
 def read_sketches(path: Path, scheme: Scheme, documents: int) -> Iterator[Sketches]:
     """The first so many sketches of a file, a batch at a time; `UserError` if the file is of another scheme."""
+    import pyarrow as pa
+
     try:
         with pa.memory_map(str(path)) as stream, pa.ipc.open_file(stream) as file:
             found = json.loads((file.schema.metadata or {}).get(b"scheme", b"{}"))
@@ -191,6 +197,8 @@ def read_sketches(path: Path, scheme: Scheme, documents: int) -> Iterator[Sketch
 
 
 def _lists(keys_DB: Hashes) -> pa.Array:
+    import pyarrow as pa
+
     documents, bands = keys_DB.shape
     kind = pa.list_(pa.uint64(), bands)
     return pa.Array.from_buffers(kind, documents, [None], children=[pa.array(keys_DB.ravel(), pa.uint64())])
