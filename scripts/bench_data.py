@@ -37,8 +37,8 @@ LEAST = {
 }
 MOST = {"packing_lost_tokens": 0.0, "cost_growth": 1.25, "memory_growth": 1.25}
 """Growth is the cost of a megabyte, and the peak memory, at the largest size over those at `STEADY_BYTES`."""
-STEADY_BYTES = 16e6
-"""From here on the fixed costs of starting weigh little."""
+STEADY_BYTES = 60e6
+"""From here on windows and row groups are full, and the fixed costs of starting weigh little."""
 SHOWN_STEPS = 15
 CHOICES = ("pipeline", "encode", "minhash", "packing", "loader", "curve")
 
