@@ -163,9 +163,10 @@ def test_a_task_of_a_job_array_makes_its_part(texts: Path, whole: tuple[Path, fl
 
 LIMITED = """
 import json, resource, sys
-import slm.corpus, slm.corpus.tables
+import slm.corpus, slm.corpus.tables, slm.corpus.duplicates.ranges
 from slm.compose import load_recipe
 slm.corpus.tables.ROW_GROUP_BYTES, slm.corpus.tables.BATCH_BYTES = 1 << 20, 1 << 18
+slm.corpus.duplicates.ranges.RANGE_BYTES = 1 << 20
 warm, room, *words = sys.argv[1:]
 slm.corpus.run(load_recipe(*words, "run=warm", f"corpus.sources=[{{kind: jsonl, path: {warm}, licence: MIT}}]"))
 pages = int(open("/proc/self/statm").read().split()[0])
