@@ -131,7 +131,7 @@ def test_waiting_for_another_attempt_ends_when_it_is_abandoned(s3: Any, monkeypa
     threading.Timer(0.3, store.abandoned.set).start()
     with pytest.raises(StoreError):
         store.published()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 50
 
 
 def test_a_bucket_that_is_not_there_is_refused_at_once(s3: Any) -> None:
