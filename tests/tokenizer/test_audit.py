@@ -34,12 +34,14 @@ def test_figures_are_those_of_plain_counting(
     held_out = report["splits"]["validation"]
     assert held_out["domains"].keys() == held_out["sources"].keys() == {"source"}
     assert held_out["languages"] == {}
-    chosen = [token for text, domain in rows[:4] + rows[-3:] if domain == "prose" for token in tokenizer.encode(text)]
-    rare_here = sum(token >= 262 and Counter(ids)[token] < RARE_BELOW for token in chosen)
-    assert rare_here > 0
-    assert train["domains"]["prose"]["rare_token_rate"] == pytest.approx(rare_here / len(chosen), abs=1e-6)
+    used, rare_anywhere = Counter(ids), 0
+    for domain in ("code", "prose"):
+        chosen = [token for text, its in rows[:4] + rows[-3:] if its == domain for token in tokenizer.encode(text)]
+        rare_here = sum(token >= 262 and used[token] < RARE_BELOW for token in chosen)
+        assert train["domains"][domain]["rare_token_rate"] == pytest.approx(rare_here / len(chosen), abs=1e-6)
+        rare_anywhere += rare_here
+    assert rare_anywhere > 0
     assert held_out["byte_fallback_rate"] == pytest.approx(4 / held_out["tokens"], abs=1e-6)
-    used = Counter(ids)
     rare = [token for token in range(262, tokenizer.vocab_size) if used[token] < RARE_BELOW]
     assert report["rare"]["pieces"] == len(rare)
     assert report["rare"]["share_of_vocabulary"] == pytest.approx(len(rare) / tokenizer.vocab_size, abs=1e-6)
