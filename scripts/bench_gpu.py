@@ -155,7 +155,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     matmul = max(meter.matmul_flops, again)
     flops = float(rates["model_flops_per_second"])
     rows = int(recipe.train.micro_batch_rows)
-    predicted = predict_for(recipe, step.precision, rows, rows * asked.accumulate).total
+    predicted = predict_for(recipe, asked.device, step.precision, rows, rows * asked.accumulate).total
     return {
         "device": device_name(asked.device) if asked.device == "cuda" else platform.processor() or "cpu",
         "torch": torch.__version__,
