@@ -199,9 +199,9 @@ def write_texts(path: Path, megabytes: int) -> None:
 
 
 def test_a_corpus_ten_times_the_memory_limit_is_made_under_it_at_the_peak_of_a_small_one(tmp_path: Path) -> None:
-    room = 40 << 20
+    room = 54 << 20
     peaks = []
-    for megabytes in (40, 420):
+    for megabytes in (52, 550):
         write_texts(tmp_path / f"texts{megabytes}", megabytes)
         done = limited(tmp_path / f"runs{megabytes}", tmp_path / f"texts{megabytes}", room)
         assert done.returncode == 0, done.stdout + done.stderr
