@@ -23,6 +23,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from slm.core.provenance import processor_name
+
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ROOT / "scripts" / "bench_data_parts.py"
 LEAST = {
@@ -50,7 +52,7 @@ def main() -> None:
     args = arguments()
     with tempfile.TemporaryDirectory() as folder:
         figures = measured(args, Path(folder))
-    figures["machine"] = f"{cpu_name()}, Python {platform.python_version()}"
+    figures["machine"] = f"{processor_name()}, Python {platform.python_version()}"
     if args.curves and "curve" in figures:
         args.curves.mkdir(parents=True, exist_ok=True)
         draw(figures["curve"], args.curves / "bench_data_curves.png")
@@ -182,13 +184,6 @@ def draw(points: list[Figures], path: Path) -> None:
         Panel("peak memory", "MB of text", "MB", [memory], y_range=(0, 1.2 * max(memory.y))),
     ]
     draw(path, [panels])
-
-
-def cpu_name() -> str:
-    """The processor as Linux calls it."""
-    text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    named = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")]
-    return named[0] if named else platform.machine()
 
 
 def print_table(figures: Figures) -> None:

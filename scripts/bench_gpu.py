@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -30,6 +29,7 @@ import torch
 
 from slm.compose import load_recipe
 from slm.core.batch import IGNORED, Batch
+from slm.core.provenance import processor_name
 from slm.model.block import set_compiled, set_recompute
 from slm.model.counting import num_parameters
 from slm.model.transformer import build
@@ -157,7 +157,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
     rows = int(recipe.train.micro_batch_rows)
     predicted = predict_for(recipe, asked.device, step.precision, rows, rows * asked.accumulate).total
     return {
-        "device": device_name(asked.device) if asked.device == "cuda" else platform.processor() or "cpu",
+        "device": device_name(asked.device) if asked.device == "cuda" else processor_name(),
         "torch": torch.__version__,
         "options": vars(asked),
         "parameters": num_parameters(recipe.model),

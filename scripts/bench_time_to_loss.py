@@ -24,7 +24,6 @@ import json
 import math
 import mmap
 import os
-import platform
 import re
 import shutil
 import signal
@@ -289,6 +288,8 @@ def draw(contenders: list[Contender], target: float, path: Path) -> None:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Prepare, choose the plain loop's learning rate, run all three, return the figures."""
+    from slm.core.provenance import processor_name
+
     out, minutes, threads = arguments.out.resolve(), arguments.minutes, arguments.threads
     words = prepare(arguments.text, out, threads)
     pilot = max(minutes / 10, SHORTEST_PILOT_MINUTES)
@@ -319,7 +320,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "minutes": minutes,
         "threads": threads,
-        "machine": f"{platform.machine()}, {os.cpu_count()} processors",
+        "machine": f"{processor_name()}, {os.cpu_count()} processors",
         "plain_lr": lr,
         "pilot_losses": losses,
         "target_loss": target,

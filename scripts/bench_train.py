@@ -22,7 +22,6 @@ import functools
 import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -30,7 +29,12 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from slm.core.provenance import processor_name
+
+if TYPE_CHECKING:
+    from slm.report.png import Panel
 
 ROOT = Path(__file__).resolve().parents[1]
 LITGPT = "litgpt==0.5.13"
@@ -241,7 +245,7 @@ def judged(sides: dict[str, Side], args: argparse.Namespace) -> dict[str, Any]:
             for name, side in sides.items()
             if name not in ("products, bf16", "square 1,024, bf16")
         },
-        "machine": f"{cpu_name()}, {args.threads} threads, torch {importlib.metadata.version('torch')}",
+        "machine": f"{processor_name()}, {args.threads} threads, torch {importlib.metadata.version('torch')}",
         "tokens_per_step": ours.tokens,
         "flops_per_token": flops,
     }
@@ -249,13 +253,6 @@ def judged(sides: dict[str, Side], args: argparse.Namespace) -> dict[str, Any]:
         if name.startswith(("transformers", "LitGPT")):
             figures[f"over_{name.lower().replace(', ', '_').replace(' ', '_')}"] = ours.median / side.median
     return figures
-
-
-def cpu_name() -> str:
-    """The processor as Linux calls it."""
-    text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    named = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")]
-    return named[0] if named else platform.machine()
 
 
 def loader_rate(args: argparse.Namespace) -> float:
@@ -291,6 +288,8 @@ def loader_rate(args: argparse.Namespace) -> float:
 
 def curves(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Speed and memory of our step over vocabulary, length and width, with the tokens of a step kept."""
+    from slm.report.png import draw
+
     points: list[dict[str, Any]] = []
     for key, values in CURVES.items():
         for value in values:
@@ -312,30 +311,24 @@ def curves(args: argparse.Namespace) -> list[dict[str, Any]]:
                  "bytes": ours.used_bytes}
             )  # fmt: skip
     args.curves.mkdir(parents=True, exist_ok=True)
-    draw(points, args.curves / "bench_train_curves.png")
+    draw(args.curves / "bench_train_curves.png", panels(points))
     return points
 
 
-def draw(points: list[dict[str, Any]], path: Path) -> None:
-    """Three columns (vocabulary, length, width), two rows (speed, memory)."""
-    import matplotlib
+def panels(points: list[dict[str, Any]]) -> list[list[Panel]]:
+    """Speed in the first row, memory in the second; a column for each thing that varies."""
+    from slm.report.png import Line, Panel
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(2, len(CURVES), figsize=(11, 6), squeeze=False)
-    for column, key in enumerate(CURVES):
+    rows: list[list[Panel]] = [[], []]
+    for key in CURVES:
         chosen = [point for point in points if point["varied"] == key]
         places = [point["value"] for point in chosen]
-        axes[0][column].plot(places, [point["tokens_per_second"] for point in chosen], "o-")
-        axes[1][column].plot(places, [point["bytes"] / 1e6 for point in chosen], "o-")
-        for row, label in enumerate(("tokens a second", "MB")):
-            axes[row][column].set(xscale="log", ylim=(0, None), xlabel=key, ylabel=label, xticks=places)
-            axes[row][column].set_xticklabels([f"{place:,}" for place in places])
-            axes[row][column].minorticks_off()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+        for row, label, values in (
+            (rows[0], "tokens a second", [point["tokens_per_second"] for point in chosen]),
+            (rows[1], "MB", [point["bytes"] / 1e6 for point in chosen]),
+        ):
+            row.append(Panel("", key, label, [Line(places, values)], y_range=(0, 1.05 * max(values))))
+    return rows
 
 
 def print_table(sides: dict[str, Side], figures: dict[str, Any], args: argparse.Namespace) -> None:

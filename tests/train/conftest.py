@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import keyword
 import random
@@ -195,6 +196,30 @@ def train_until_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Recipe, int],
             patch.setattr(loop, "forward_backward", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 slm.train.run(recipe)
+
+    return train
+
+
+@pytest.fixture
+def train_dying_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`train_dying_in(recipe, 6, 9)`: training to its end that fails in the 6th step and, gone on, in the 9th.
+
+    Steps are counted over all starts, and those that are done again count again."""
+
+    def train(recipe: Recipe, *deaths: int) -> None:
+        honest, steps = loop.forward_backward, itertools.count(1)
+
+        def dying(*arguments: Any) -> Any:
+            if next(steps) in deaths:
+                raise RuntimeError
+            return honest(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "forward_backward", dying)
+            for _ in deaths:
+                with pytest.raises(RuntimeError):
+                    slm.train.run(recipe)
+            slm.train.run(recipe)
 
     return train
 

@@ -87,23 +87,10 @@ def test_the_learning_rate_stands_at_the_middle_of_each_step(make_recipe):
     assert [row["lr"] for row in train] == pytest.approx([1 - middle / 3328 for middle in middles])
 
 
-def test_a_run_with_growing_steps_resumes_bit_for_bit(make_recipe, monkeypatch):
+def test_a_run_with_growing_steps_resumes_bit_for_bit(make_recipe, train_dying_in):
     unbroken, stopped = (make_recipe(name, **RAMP) for name in ("grown", "grown-stopped"))
     slm.train.run(unbroken)
-    honest, calls = loop.forward_backward, 0
-
-    def dying(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls in (6, 9):  # among steps of 256; then, after the save at step 4, at the one of 384
-            raise RuntimeError
-        return honest(*arguments)
-
-    monkeypatch.setattr(loop, "forward_backward", dying)
-    for _ in range(2):
-        with pytest.raises(RuntimeError):
-            slm.train.run(stopped)
-    slm.train.run(stopped)
+    train_dying_in(stopped, 6, 9)  # among steps of 256; then, after the save at step 4, at the one of 384
     assert hashes(stopped) == hashes(unbroken)
     assert figures(stopped) == figures(unbroken)
 

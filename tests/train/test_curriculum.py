@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -96,23 +95,10 @@ def test_a_run_takes_the_same_tokens_a_step_in_rows_that_grow(make_recipe, watch
     assert recipe.artifact("train").counts["tokens"] == 12 * 256
 
 
-def test_a_run_with_a_curriculum_resumes_bit_for_bit(make_recipe, monkeypatch):
+def test_a_run_with_a_curriculum_resumes_bit_for_bit(make_recipe, train_dying_in):
     unbroken, stopped = (make_recipe(name, curriculum=SHORT_FIRST) for name in ("graded", "graded-stopped"))
     slm.train.run(unbroken)
-    honest, calls = loop.forward_backward, 0
-
-    def dying(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls in (6, 9):  # in the second phase; then, after the save at step 4, in the third
-            raise RuntimeError
-        return honest(*arguments)
-
-    monkeypatch.setattr(loop, "forward_backward", dying)
-    for _ in range(2):
-        with pytest.raises(RuntimeError):
-            slm.train.run(stopped)
-    slm.train.run(stopped)
+    train_dying_in(stopped, 6, 9)  # in the second phase; then, after the save at step 4, in the third
     assert hashes(stopped) == hashes(unbroken)
 
 

@@ -153,22 +153,9 @@ def test_a_floor_takes_the_pull_of_what_cannot_be_learned(two_sources):
 
 
 @pytest.mark.parametrize("deaths", [(8, 11), (14,)])
-def test_a_run_whose_shares_change_resumes_bit_for_bit(two_sources, followed, monkeypatch, deaths):
+def test_a_run_whose_shares_change_resumes_bit_for_bit(two_sources, followed, train_dying_in, deaths):
     recipe = two_sources(f"followed-{len(deaths)}", source_sampling=FOLLOW)
-    honest, calls = loop.forward_backward, 0
-
-    def dying(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls in deaths:
-            raise RuntimeError
-        return honest(*arguments)
-
-    monkeypatch.setattr(loop, "forward_backward", dying)
-    for _ in deaths:
-        with pytest.raises(RuntimeError):
-            slm.train.run(recipe)
-    slm.train.run(recipe)
+    train_dying_in(recipe, *deaths)
     assert figures(recipe) == figures(followed)
     assert hashes(recipe) == hashes(followed)
 

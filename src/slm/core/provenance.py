@@ -1,4 +1,4 @@
-"""What code made a result: versions of libraries and the commit, asked once a process, for every manifest.
+"""What made a result: versions of libraries and the commit, asked once a process for every manifest; the processor.
 
 What it does not do: tell what a dirty checkout's changes were.
 """
@@ -12,7 +12,17 @@ import platform
 import subprocess
 from pathlib import Path
 
-RECORDED_LIBRARIES = ("torch", "numpy", "sentencepiece", "tokenizers", "transformers", "pyarrow", "safetensors")
+RECORDED_LIBRARIES = (
+    "torch",
+    "numpy",
+    "sentencepiece",
+    "tokenizers",
+    "transformers",
+    "pyarrow",
+    "safetensors",
+    "ftfy",
+    "rensa",
+)
 
 
 @functools.cache
@@ -36,6 +46,14 @@ def git_commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{commit}-dirty" if dirty else commit
+
+
+def processor_name() -> str:
+    """The processor as Linux calls it, beside figures that were measured on it; else its architecture."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.machine()
 
 
 def _git(directory: Path, *arguments: str) -> str:
