@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -36,11 +37,17 @@ def test_control_c_ends_a_generation_with_status_130_and_keeps_what_was_said(
     runs: Path, overrides: tuple[str, ...]
 ) -> None:
     arguments = command(runs, overrides, "prompt=import re", "max_tokens=2000")
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    variables = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables) as process:
         assert process.stdout is not None
         begun = process.stdout.read(8)
         process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=60)
+        try:
+            rest, errors = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # faulthandler then prints where it stands
+            rest, errors = process.communicate()
+            pytest.fail(errors.decode())
     assert process.returncode == 130
     assert len(begun) == 8
     assert b"Traceback" not in errors
