@@ -17,6 +17,7 @@ from slm.corpus.decontamination.benchmarks import Item, read_items
 from slm.corpus.decontamination.check import Decontaminator, identity, merged, read_index, with_golden, word_spans
 from slm.corpus.decontamination.config import BenchmarkConfig, DecontaminationConfig
 from slm.corpus.decontamination.index import Index
+from slm.corpus.decontamination.report import Findings, write_report
 from slm.corpus.document import Document, Dropped
 from slm.corpus.words import joined_words
 
@@ -88,17 +89,34 @@ def test_synthetic_text_is_checked_even_where_the_check_is_off(tmp_path: Path) -
     assert left(Decontaminator.of(enabled, written), [document(question(1))]) == [[]]
 
 
-def test_golden_prompts_that_are_long_enough_join_the_evaluations(tmp_path: Path) -> None:
+def test_golden_prompts_join_the_evaluations(tmp_path: Path) -> None:
     path = tmp_path / "golden.jsonl"
-    path.write_text(json.dumps({"name": "short", "prompt": "import "}) + "\n")
-    assert with_golden(CorpusConfig(), "") == with_golden(CorpusConfig(), str(path)) == CorpusConfig()
-    path.write_text(path.read_text() + json.dumps({"name": "long", "prompt": question(1)}) + "\n")
+    path.write_text(json.dumps({"name": "long", "prompt": question(1)}) + "\n")
+    assert with_golden(CorpusConfig(), "") == CorpusConfig()
     config = with_golden(CorpusConfig(), str(path)).decontamination
     check = Decontaminator(config, read_index(config))
     assert left(check, [document(question(1))]) == [[]]
     assert list(check.found.hits["golden"]) == ["long"]
     with pytest.raises(UserError, match=r"evaluate.golden \(missing\) is not a file"):
         with_golden(CorpusConfig(), "missing")
+    path.write_text("")
+    with pytest.raises(UserError, match=r"^evaluate.golden has no item in .*golden.jsonl; correct the path"):
+        read_index(with_golden(CorpusConfig(), str(path)).decontamination)
+
+
+def test_an_evaluation_of_which_nothing_could_be_found_is_refused_but_golden_prompts_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "short.jsonl"
+    path.write_text(json.dumps({"name": "short", "prompt": "import "}) + "\n")
+    named = BenchmarkConfig(name="mine", path=str(path), fields=("prompt",))
+    with pytest.raises(UserError, match=r"none of the items of mine \(1 in .*\) has min_words \(8\) words in prompt, so"):
+        read_index(DecontaminationConfig(against=(named,)))
+    assert len(read_index(DecontaminationConfig(against=(named,), min_words=1))) == 1
+    config = with_golden(CorpusConfig(), str(path)).decontamination
+    counts = write_report(tmp_path, read_index(config), Findings())
+    assert counts["evaluations"] == {"golden": {"items": 1, "unchecked": 1, "found": 0}}
+    assert "nothing of golden was looked for: none of its 1 items has" in capsys.readouterr().out
 
 
 def test_the_identity_follows_the_content_of_the_evaluations(tmp_path: Path) -> None:

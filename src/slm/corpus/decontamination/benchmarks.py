@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from slm.core.errors import DamagedError, UserError
-from slm.corpus.decontamination.config import BenchmarkConfig
+from slm.corpus.decontamination.config import GOLDEN, BenchmarkConfig
 
 LINES = (".jsonl", ".ndjson")
 KEY = "corpus.decontamination.against"
@@ -55,7 +55,8 @@ def read_items(config: BenchmarkConfig) -> Iterator[Item]:
         count += 1
         yield Item(name, tuple(remove.sub("", text) if remove else text for text in texts))
     if not count:
-        raise UserError(f"{KEY}: {config.name} has no item in {path}; correct the path, or remove it")
+        key = "evaluate.golden" if config.name == GOLDEN else f"{KEY}: {config.name}"
+        raise UserError(f"{key} has no item in {path}; correct the path, or remove it")
 
 
 def _read(path: Path, name: str) -> str:

@@ -34,15 +34,13 @@ def read_index(config: DecontaminationConfig) -> Index:
 
 
 def with_golden(config: CorpusConfig, golden: str) -> CorpusConfig:
-    """The settings with the recipe's golden prompts among the evaluations, if one is long enough to be looked for."""
+    """The settings with the recipe's golden prompts among the evaluations."""
     if not golden:
         return config
     if not Path(golden).is_file():
         raise UserError(f"evaluate.golden ({golden}) is not a file; correct the path, or leave it empty to skip it")
     mine = BenchmarkConfig(name=GOLDEN, path=golden, fields=("prompt",), id_field="name")
     checks = config.decontamination
-    if not len(read_index(checks.model_copy(update={"against": (mine,)}))):
-        return config
     more = checks.model_copy(update={"against": (*checks.against, mine)})
     return config.model_copy(update={"decontamination": more})
 
@@ -55,7 +53,15 @@ def identity(config: DecontaminationConfig) -> dict[str, Any]:
 @functools.lru_cache(maxsize=2)
 def _index_of(config: DecontaminationConfig, stamps: tuple[tuple[int, int], ...]) -> Index:
     del stamps  # part of the key
-    return Index(((one.name, read_items(one)) for one in config.against), config.ngram_words, config.min_words)
+    index = Index(((one.name, read_items(one)) for one in config.against), config.ngram_words, config.min_words)
+    for one, benchmark in zip(config.against, index.benchmarks, strict=True):
+        if one.name != GOLDEN and len(benchmark.unchecked) == len(benchmark.ids):
+            raise UserError(
+                f"corpus.decontamination.against: none of the items of {one.name} ({len(benchmark.ids):,} in {one.path}) "
+                f"has min_words ({config.min_words}) words in {', '.join(one.fields) or 'a line'}, so nothing of it "
+                "could be found; name fields with more text, lower min_words, or remove the evaluation"
+            )
+    return index
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from slm.core.artifact import Artifact
-from slm.core.console import table
+from slm.core.console import say, table
 from slm.corpus.decontamination.index import Index
 
 FILE = "contamination.json"
@@ -86,6 +86,12 @@ def write_report(folder: Path, index: Index, found: Findings) -> dict[str, Any]:
         rows = [(name, *one.values()) for name, one in counts.items()]
         title = f"Decontamination: {found.documents:,} documents read, {found.dropped:,} dropped, {found.cut:,} cut"
         table(title, ("evaluation", "items", "too short to check", "found"), rows)
+    for name, one in counts.items():
+        if one["items"] == one["unchecked"]:  # golden prompts may be short: they are asked for, and not text
+            say(
+                f"corpus: nothing of {name} was looked for: none of its {one['items']:,} items has "
+                f"corpus.decontamination.min_words ({index.min_words}) words"
+            )
     return {**documents, "entries": len(index), "evaluations": counts}
 
 
