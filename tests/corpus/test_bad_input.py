@@ -70,7 +70,7 @@ def write_bad(folder: Path) -> dict[str, tuple[Path, str, str, Counter[str]]]:
                  Counter({"too long": 1})),
         "footer": (footer, "parquet", "footer.parquet is not readable as Parquet from row 0 on",
                    Counter({"damaged file": 1})),
-        "column": (column, "parquet", "column.parquet: no column text; name one of body with text_column",
+        "column": (column, "parquet", "column.parquet: no column text; name one of body with text_columns",
                    Counter({"no column": 30})),
     }  # fmt: skip
 

@@ -14,10 +14,10 @@ from slm.corpus.decontamination.config import DecontaminationConfig
 from slm.corpus.duplicates.config import DuplicatesConfig
 
 FILE_KEYS = frozenset({"path"})
-COLUMN_KEYS = frozenset({"path", "text_column", "id_column", "metadata_columns"})
+COLUMN_KEYS = frozenset({"path", "text_columns", "id_column", "metadata_columns"})
 KEYS_OF_KIND: dict[str, frozenset[str]] = {
     "stdlib": frozenset(),
-    "text": FILE_KEYS | {"separator"},
+    "text": FILE_KEYS | {"separator", "encoding", "begins_after", "ends_before"},
     "jsonl": COLUMN_KEYS,
     "parquet": COLUMN_KEYS,
     "hub": COLUMN_KEYS | {"subset", "split", "revision"},
@@ -57,14 +57,23 @@ class SourceConfig(Config):
     separator: str = ""
     r"""text: a regular expression at whose matches a file falls into documents; empty makes one document of each file.
     Paragraphs are \n\s*\n, TinyStories <\|endoftext\|>, WikiText articles (?m)^(?= = [^=\n]+ = $)."""
+    encoding: str = "utf-8"
+    """text: the files' encoding, as Python names it, such as iso-8859-1; never guessed."""
+    begins_after: str = ""
+    r"""text: a regular expression; what stands before the end of its first match in a file, and the match, is left
+    out. Project Gutenberg's header ends with (?m)^\*\*\* ?START OF TH(?:E|IS) PROJECT GUTENBERG.*$."""
+    ends_before: str = ""
+    r"""text: a regular expression; its first match after that, and what follows, is left out. Project Gutenberg's
+    licence follows (?m)^\*\*\* ?END OF TH(?:E|IS) PROJECT GUTENBERG."""
     subset: str = ""
     """Configuration of a hub dataset, such as sample-10BT."""
     split: str = "train"
     """Split of a hub dataset."""
     revision: str = ""
     """Commit of a hub dataset; empty takes the newest, which makes the corpus irreproducible."""
-    text_column: str = "text"
-    """The column or field that holds the text (jsonl, parquet, hub)."""
+    text_columns: tuple[str, ...] = Field(("text",), min_length=1)
+    """The columns or fields that hold the text (jsonl, parquet, hub); several, such as [instruction, context,
+    response], are put together with an empty line between those that are not empty."""
     id_column: str = ""
     """The column that identifies a document; empty numbers the documents of each file."""
     metadata_columns: tuple[str, ...] = ()
@@ -107,11 +116,18 @@ class SourceConfig(Config):
                 f"source {self.label} has no licence; give its SPDX identifier, such as licence: CC-BY-SA-4.0, or "
                 "licence: unknown if nobody can tell"
             )
+        for key in ("separator", "begins_after", "ends_before"):
+            try:
+                re.compile(getattr(self, key).encode())
+            except re.error as error:
+                raise ValueError(
+                    f"{key} {getattr(self, key)!r} is not a regular expression ({error}); correct it"
+                ) from None
         try:
-            re.compile(self.separator.encode())
-        except re.error as error:
+            "".encode(self.encoding)
+        except LookupError:
             raise ValueError(
-                f"separator {self.separator!r} is not a regular expression ({error}); correct it"
+                f"encoding {self.encoding!r} is none that Python knows; give one such as iso-8859-1, cp1252 or utf-16"
             ) from None
         return self
 

@@ -7,6 +7,7 @@ count, as the recipe says, so that nothing leaves the corpus without a number in
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -47,6 +48,17 @@ class Dropped:
 
     reason: str
     note: str = ""
+
+
+def joined(parts: Iterable[str | None]) -> str:
+    """The text of a row's columns: paragraphs of a document, absent and empty ones left out."""
+    return "\n\n".join(part for part in parts if part)
+
+
+def column_names(config: SourceConfig) -> list[tuple[str, str]]:
+    """The columns that every row must have, each with the setting that names it."""
+    identity = [(config.id_column, "id_column")] if config.id_column else []
+    return [*((name, "text_columns") for name in config.text_columns), *identity]
 
 
 class Drop(NamedTuple):

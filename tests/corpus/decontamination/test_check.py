@@ -110,7 +110,7 @@ def test_an_evaluation_of_which_nothing_could_be_found_is_refused_but_golden_pro
     path = tmp_path / "short.jsonl"
     path.write_text(json.dumps({"name": "short", "prompt": "import "}) + "\n")
     named = BenchmarkConfig(name="mine", path=str(path), fields=("prompt",))
-    with pytest.raises(UserError, match=r"none of the items of mine \(1 in .*\) has min_words \(8\) words in prompt, so"):
+    with pytest.raises(UserError, match=r"none of the 1 items of mine \(.*\) has min_words \(8\) words in prompt, so"):
         read_index(DecontaminationConfig(against=(named,)))
     assert len(read_index(DecontaminationConfig(against=(named,), min_words=1))) == 1
     config = with_golden(CorpusConfig(), str(path)).decontamination

@@ -38,8 +38,8 @@ def test_rows_are_streamed_and_numbered(dataset: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"text_column": "body"}, "has no column body; name one of text, key, size with text_column"),
-        ({"text_column": "size"}, "column size holds int, not text; name another with text_column"),
+        ({"text_columns": ["body"]}, "has no column body; name one of text, key, size with text_columns"),
+        ({"text_columns": ["size"]}, "column size holds int, not text; name another with text_columns"),
         ({"split": "test"}, "cannot be read from the hub dataset .*split test.*check names and network"),
     ],
 )
@@ -110,5 +110,9 @@ def test_unusable_rows_are_counted(dataset: Path) -> None:
     rejects = Rejects("skip", limit_bytes=2)
     assert [document.text for document in read_all(source_of("hub", dataset), rejects)] == [""]
     assert rejects.counts == {"too long": 1}
-    assert list(read_all(source_of("hub", dataset, text_column="size"), rejects)) == []
+    assert list(read_all(source_of("hub", dataset, text_columns=["size"]), rejects)) == []
     assert rejects.counts["not text"] == 2
+
+
+def test_several_columns_are_put_together_and_empty_ones_left_out(dataset: Path) -> None:
+    assert [document.text for document in documents(dataset, text_columns=["key", "text"])] == ["a\n\none", "b"]

@@ -42,7 +42,7 @@ def test_lines_become_documents_plain_and_packed(tmp_path: Path) -> None:
     [
         ('{"text": "a"', r"a.jsonl:2: not JSON \(.*at character 13"),
         ('["text"]', "a.jsonl:2: holds a list, but each line must be an object"),
-        ('{"body": "a"}', "a.jsonl:2: no column text; name one of body with text_column"),
+        ('{"body": "a"}', "a.jsonl:2: no column text; name one of body with text_columns"),
         ('{"text": 5}', r"a.jsonl:2: text holds int, not text; .*\(the line has text\)"),
         ('{"text": "\\ud83d"}', r"a.jsonl:2: \\ud83d at character 0 is half a surrogate pair"),
     ],
@@ -81,7 +81,7 @@ def test_a_damaged_gzip_is_named(tmp_path: Path, harm: str) -> None:
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data beside the checkout")
 def test_a_public_benchmark_reads_through_its_gzip() -> None:
-    found = documents(DATA / "humaneval" / "HumanEval.jsonl.gz", text_column="prompt", id_column="task_id")
+    found = documents(DATA / "humaneval" / "HumanEval.jsonl.gz", text_columns=["prompt"], id_column="task_id")
     assert len(found) == 164
     assert found[0].id == "jsonl/HumanEval/0"
     assert "def has_close_elements" in found[0].text
@@ -166,3 +166,14 @@ def test_a_units_version_follows_the_file(tmp_path: Path) -> None:
     before = units_of(source_of("jsonl", tmp_path))
     (tmp_path / "a.jsonl").write_text('{"text": "two!"}\n')
     assert units_of(source_of("jsonl", tmp_path))[0].pieces[0].version != before[0].pieces[0].version
+
+
+def test_several_columns_are_put_together_and_empty_ones_left_out(tmp_path: Path) -> None:
+    rows = [{"ask": "Why?", "context": "", "answer": "So."}, {"ask": "Where?", "context": "A map.", "answer": None}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = documents(tmp_path, text_columns=["ask", "context", "answer"])
+    assert [document.text for document in found] == ["Why?\n\nSo.", "Where?\n\nA map."]
+    with pytest.raises(
+        UserError, match=r"a.jsonl:1: no column reply; name one of ask, context, answer with text_columns"
+    ):
+        documents(tmp_path, text_columns=["ask", "reply"])

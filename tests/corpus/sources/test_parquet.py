@@ -49,9 +49,9 @@ def test_bytes_that_are_not_utf8_are_refused_or_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"text_column": "body"}, "a.parquet: no column body; name one of text, number with text_column"),
+        ({"text_columns": ["body"]}, "a.parquet: no column body; name one of text, number with text_columns"),
         ({"id_column": "key"}, "a.parquet: no column key; name one of text, number with id_column"),
-        ({"text_column": "number"}, "a.parquet: column number holds int64, not text"),
+        ({"text_columns": ["number"]}, "a.parquet: column number holds int64, not text"),
     ],
 )
 def test_a_missing_column_is_refused_with_those_there_are(
@@ -119,3 +119,12 @@ def test_long_rows_are_read_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
     assert len(documents(tmp_path)) == 100
     assert sizes[0] < 100
+
+
+def test_several_columns_are_put_together_and_empty_ones_left_out(tmp_path: Path) -> None:
+    table = pa.table({"ask": ["Why?", "Where?"], "context": ["", "A map."], "answer": ["So.", None], "number": [1, 2]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = documents(tmp_path, text_columns=["ask", "context", "answer"])
+    assert [document.text for document in found] == ["Why?\n\nSo.", "Where?\n\nA map."]
+    with pytest.raises(UserError, match="column number holds int64, not text; name another with text_columns"):
+        documents(tmp_path, text_columns=["ask", "number"])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from slm.core.errors import DamagedError, UserError
 from slm.corpus.config import SourceConfig
 from slm.corpus.document import Rejects
+from slm.corpus.sources import text
 from slm.corpus.sources.text import signature
 from tests.corpus.reading import read_all, source_of, units_of
 
@@ -100,3 +101,64 @@ def test_small_files_share_a_unit_and_large_ones_have_one_each(tmp_path: Path) -
     assert [[piece.name for piece in unit.pieces] for unit in units] == [
         ["0.txt", "1.txt", "2.txt"], ["3.txt"], ["4.txt", "5.txt"],
     ]  # fmt: skip
+
+
+def read_with(path: Path, rejects: Rejects | None = None, **settings: str) -> list[str]:
+    return [document.text for document in read_all(source_of("text", path, **settings), rejects)]
+
+
+MARKS = {"begins_after": r"(?m)^\*\*\* START.*$", "ends_before": r"(?m)^\*\*\* END"}
+
+
+def test_what_stands_around_the_body_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufefflicence\r\n*** START of Ä\r\n# ü\r\n# two\n*** END\n# licence".encode())
+    assert read_with(path, **MARKS) == ["\n# ü\r\n# two\n"]
+    assert read_with(path, **MARKS, separator="(?m)^(?=# )") == ["\n", "# ü\r\n", "# two\n"]
+    assert read_with(path, ends_before=MARKS["begins_after"]) == ["licence\r\n"]
+    assert read_with(path, begins_after="# ü") == ["\r\n# two\n*** END\n# licence"]
+
+
+def test_a_file_without_its_marks_is_refused_or_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("*** END before\n*** START\nbody\n")
+    (tmp_path / "b.txt").write_text("*** START\nbody\n*** END\n")
+    with pytest.raises(UserError, match=r"a.txt: nothing matches ends_before \(.*\); correct the expression, or read"):
+        read_with(tmp_path, **MARKS)
+    rejects = Rejects("skip")
+    assert read_with(tmp_path, rejects, **MARKS) == ["\nbody\n"]
+    assert rejects.counts == {"no body": 1}
+
+
+@pytest.mark.parametrize("encoding", ["iso-8859-1", "cp1252", "utf-16", "utf-8-sig"])
+def test_a_file_of_another_encoding_is_read_as_it_says(
+    tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text, "BLOCK_BYTES", 3)  # characters fall across blocks
+    (tmp_path / "a.txt").write_bytes("Käfer\n\nMüller".encode(encoding))
+    assert read_with(tmp_path, encoding=encoding, separator="\n\n") == ["Käfer", "Müller"]
+
+
+def test_a_file_that_is_not_in_its_encoding_is_refused_or_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\x81")
+    with pytest.raises(UserError, match=r"a.txt: is not in encoding cp1252 \(character maps to <undefined>\); name"):
+        read_with(tmp_path, encoding="cp1252")
+    rejects = Rejects("skip")
+    assert read_with(tmp_path, rejects, encoding="cp1252") == []
+    assert rejects.counts == {"wrong encoding": 1}
+    with pytest.raises(ValueError, match="encoding 'base64' is none that Python knows"):
+        source_of("text", tmp_path, encoding="base64")
+    with pytest.raises(ValueError, match=r"ends_before '\(' is not a regular expression"):
+        source_of("text", tmp_path, ends_before="(")
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data beside the checkout")
+def test_a_book_of_project_gutenberg_loses_its_header_and_its_licence() -> None:
+    marks = {
+        "begins_after": r"(?m)^\*\*\* ?START OF TH(?:E|IS) PROJECT GUTENBERG.*$",
+        "ends_before": r"(?m)^\*\*\* ?END OF TH(?:E|IS) PROJECT GUTENBERG",
+    }
+    books = read_with(DATA / "gutenberg" / "*[!8].txt", **marks)
+    books += read_with(DATA / "gutenberg" / "*-8.txt", encoding="iso-8859-1", **marks)
+    assert len(books) == 5
+    assert all("***" not in book and "full project gutenberg" not in book.lower() for book in books)
+    assert "Als Gregor Samsa eines Morgens aus unruhigen Träumen erwachte" in books[-1]

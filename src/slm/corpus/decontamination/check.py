@@ -57,7 +57,7 @@ def _index_of(config: DecontaminationConfig, stamps: tuple[tuple[int, int], ...]
     for one, benchmark in zip(config.against, index.benchmarks, strict=True):
         if one.name != GOLDEN and len(benchmark.unchecked) == len(benchmark.ids):
             raise UserError(
-                f"corpus.decontamination.against: none of the items of {one.name} ({len(benchmark.ids):,} in {one.path}) "
+                f"corpus.decontamination.against: none of the {len(benchmark.ids):,} items of {one.name} ({one.path}) "
                 f"has min_words ({config.min_words}) words in {', '.join(one.fields) or 'a line'}, so nothing of it "
                 "could be found; name fields with more text, lower min_words, or remove the evaluation"
             )

@@ -14,7 +14,7 @@ from typing import Any
 from slm.core.errors import UserError
 from slm.core.store import may_pass
 from slm.corpus.config import SourceConfig
-from slm.corpus.document import Document, Rejects
+from slm.corpus.document import Document, Rejects, column_names, joined
 from slm.corpus.units import Piece, Unit
 
 ATTEMPTS = 5
@@ -36,7 +36,7 @@ def read(config: SourceConfig, unit: Unit, rejects: Rejects) -> Iterator[Documen
             place = f"{config.path} {prefix} row {number:,}"
             if not _has_columns(config, row, place, rejects):
                 continue
-            text = row[config.text_column] or ""
+            text = joined(row[name] for name in config.text_columns)
             if rejects.usable(text, place):
                 identity = str(row[config.id_column]) if config.id_column else f"{prefix}:{number}"
                 more = {name: str(row[name]) for name in config.metadata_columns if row.get(name) is not None}
@@ -51,17 +51,16 @@ def signature(config: SourceConfig) -> dict[str, Any]:
 
 
 def _has_columns(config: SourceConfig, row: dict[str, Any], place: str, rejects: Rejects) -> bool:
-    for key, name in (("text_column", config.text_column), ("id_column", config.id_column)):
-        if name and name not in row:
+    for name, key in column_names(config):
+        if name not in row:
             rejects.bad("no column", place, f"has no column {name}", f"name one of {', '.join(row)} with {key}")
             return False
-    text = row[config.text_column]
-    if text is not None and not isinstance(text, str):
-        rejects.bad(
-            "not text", place, f"column {config.text_column} holds {type(text).__name__}, not text",
-            f"name another with text_column (there are {', '.join(row)})",
-        )  # fmt: skip
-        return False
+        if key == "text_columns" and not isinstance(row[name], str | None):
+            rejects.bad(
+                "not text", place, f"column {name} holds {type(row[name]).__name__}, not text",
+                f"name another with {key} (there are {', '.join(row)})",
+            )  # fmt: skip
+            return False
     return True
 
 

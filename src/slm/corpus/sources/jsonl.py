@@ -1,4 +1,4 @@
-"""JSON Lines, plain, gzip or zstd: one object a line, the text in `text_column`, read line by line.
+"""JSON Lines, plain, gzip or zstd: one object a line, the text in `text_columns`, read line by line.
 
 A plain file falls into ranges of bytes; a line belongs to the range in which it begins. Lines are numbered in the
 first range of a file and known by their byte in later ones, since counting them would mean reading what is before.
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from slm.corpus.config import SourceConfig
-from slm.corpus.document import Document, Rejects
+from slm.corpus.document import Document, Rejects, column_names, joined
 from slm.corpus.sources.files import PACKED, files_signature, find_files, is_damage, unpacked
 from slm.corpus.units import Piece, Unit
 
@@ -54,15 +54,8 @@ def read(config: SourceConfig, unit: Unit, rejects: Rejects) -> Iterator[Documen
             row = _object(content, line.place, rejects)
             if row is None or not _has_columns(config, row, line.place, rejects):
                 continue
-            text = row[config.text_column]
-            if text is None:
-                text = ""
-            if not isinstance(text, str):
-                rejects.bad(
-                    "not text", line.place, f"{config.text_column} holds {type(text).__name__}, not text",
-                    f"correct the line, name another column with text_column (the line has {', '.join(row)})",
-                )  # fmt: skip
-            elif rejects.usable(text, line.place):
+            text = joined(row[name] for name in config.text_columns)
+            if rejects.usable(text, line.place):
                 identity = str(row[config.id_column]) if config.id_column else f"{piece.name}:{line.mark}"
                 more = {name: str(row[name]) for name in config.metadata_columns if row.get(name) is not None}
                 yield Document.of(config, identity, text, **{**more, "file": piece.name})
@@ -131,8 +124,14 @@ def _object(content: str, place: str, rejects: Rejects) -> dict[str, Any] | None
 
 
 def _has_columns(config: SourceConfig, row: dict[str, Any], place: str, rejects: Rejects) -> bool:
-    for key, name in (("text_column", config.text_column), ("id_column", config.id_column)):
-        if name and name not in row:
+    for name, key in column_names(config):
+        if name not in row:
             rejects.bad("no column", place, f"no column {name}", f"name one of {', '.join(row) or 'none'} with {key}")
+            return False
+        if key == "text_columns" and not isinstance(row[name], str | None):
+            rejects.bad(
+                "not text", place, f"{name} holds {type(row[name]).__name__}, not text",
+                f"correct the line, name another column with {key} (the line has {', '.join(row)})",
+            )  # fmt: skip
             return False
     return True

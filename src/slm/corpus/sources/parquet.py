@@ -1,4 +1,4 @@
-"""Parquet files: the text in `text_column`, read in small batches of rows; large files fall into row groups.
+"""Parquet files: the text in `text_columns`, read in small batches of rows; large files fall into row groups.
 
 Pages are read as they are needed instead of whole row groups, and batches are the smaller the longer the texts are,
 so that memory holds a few MB of a row group of any size.
@@ -6,14 +6,14 @@ so that memory holds a few MB of a row group of any size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slm.corpus.config import SourceConfig
-from slm.corpus.document import Document, Rejects
+from slm.corpus.document import Document, Rejects, column_names
 from slm.corpus.sources.files import files_signature, find_files, is_damage, opened
 from slm.corpus.units import Piece, Unit
 
@@ -39,12 +39,13 @@ def pieces(config: SourceConfig, unit_bytes: int) -> Iterator[Piece]:
 def read(config: SourceConfig, unit: Unit, rejects: Rejects) -> Iterator[Document]:
     """One document a row; a row without text counts as empty."""
     for piece in unit.pieces:
-        for row, text_value, others in _rows(config, piece, rejects):
+        for row, text_values, others in _rows(config, piece, rejects):
             place = f"{piece.address} row {row:,}"
-            content = text_value.as_buffer()
-            if content is not None and not rejects.fits(content.size, place):
+            contents = [content for value in text_values if (content := value.as_buffer()) is not None]
+            if not rejects.fits(sum(content.size for content in contents), place):
                 continue
-            text = rejects.decode(content.to_pybytes(), place) if content is not None else ""
+            content = b"\n\n".join(content.to_pybytes() for content in contents if content.size)
+            text = rejects.decode(content, place)
             if text is not None:
                 identity = str(others[config.id_column]) if config.id_column else f"{piece.name}:{row}"
                 more = {name: str(others[name]) for name in config.metadata_columns if others[name] is not None}
@@ -67,7 +68,7 @@ def _groups(config: SourceConfig, metadata: Any, whole: Piece, unit_bytes: int) 
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         columns = (group.column(index) for index in range(group.num_columns))
-        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema == config.text_column)
+        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema in config.text_columns)
         if pending.last > pending.first and pending.bytes + size > unit_bytes:
             yield pending
             pending = pending._replace(first=number, last=number, row=row, bytes=0)
@@ -76,8 +77,8 @@ def _groups(config: SourceConfig, metadata: Any, whole: Piece, unit_bytes: int) 
     yield pending
 
 
-def _rows(config: SourceConfig, piece: Piece, rejects: Rejects) -> Iterator[tuple[int, Any, dict[str, Any]]]:
-    """Number, text and other columns of each row of a piece."""
+def _rows(config: SourceConfig, piece: Piece, rejects: Rejects) -> Iterator[tuple[int, Sequence[Any], dict[str, Any]]]:
+    """Number, columns of text and other columns of each row of a piece."""
     row = piece.row
     others = list(dict.fromkeys([*([config.id_column] if config.id_column else []), *config.metadata_columns]))
     try:
@@ -88,12 +89,13 @@ def _rows(config: SourceConfig, piece: Piece, rejects: Rejects) -> Iterator[tupl
             batches = file.iter_batches(
                 batch_size=max(1, min(BATCH_ROWS, BATCH_BYTES // size)),
                 row_groups=list(range(piece.first, piece.last)),
-                columns=list(dict.fromkeys([config.text_column, *others])),
+                columns=list(dict.fromkeys([*config.text_columns, *others])),
             )
             for batch in batches:
                 columns = {name: batch.column(name) for name in others}
-                for index, text_value in enumerate(batch.column(config.text_column)):
-                    yield row, text_value, {name: column[index].as_py() for name, column in columns.items()}
+                texts = [batch.column(name) for name in config.text_columns]
+                for index, text_values in enumerate(zip(*texts, strict=True)):
+                    yield row, text_values, {name: column[index].as_py() for name, column in columns.items()}
                     row += 1
     except (pa.ArrowException, OSError) as error:
         if not is_damage(error):
@@ -107,18 +109,17 @@ def _group_rows(file: Any, piece: Piece) -> list[int]:
 
 def _has_columns(config: SourceConfig, piece: Piece, file: Any, rejects: Rejects) -> bool:
     schema = file.schema_arrow
-    wanted = [("text_column", config.text_column), ("id_column", config.id_column)]
-    wanted += [("metadata_columns", name) for name in config.metadata_columns]
+    wanted = [*column_names(config), *((name, "metadata_columns") for name in config.metadata_columns)]
     problem = way_out = ""
-    for key, name in wanted:
-        if name and name not in schema.names:
+    for name, key in wanted:
+        if name not in schema.names:
             problem, way_out = f"no column {name}", f"name one of {', '.join(schema.names)} with {key}"
             break
-    else:
-        kind = schema.field(config.text_column).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            problem = f"column {config.text_column} holds {kind}, not text"
-            way_out = f"name another with text_column (there are {', '.join(schema.names)})"
+        kind = schema.field(name).type
+        if key == "text_columns" and not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            problem = f"column {name} holds {kind}, not text"
+            way_out = f"name another with {key} (there are {', '.join(schema.names)})"
+            break
     if problem:
         rejects.bad("no column", piece.address, problem, way_out)
         rejects.counts["no column"] += sum(_group_rows(file, piece)) - 1
