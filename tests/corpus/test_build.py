@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from hypothesis import given
@@ -103,6 +105,23 @@ def lines(path: Path, *texts: str | None, **more: list[str]) -> dict[str, object
 
 def ids_of(corpus: Artifact) -> list[str]:
     return sorted(d.id for split in ("train", "validation") for d in read_documents(corpus, split))
+
+
+def test_the_files_of_a_corpus_are_the_same_bytes_for_units_of_any_size(corpus_of: Corpus, tmp_path: Path) -> None:
+    texts = [f"text {number}\n" + "word " * 80 for number in range(400)]
+    (tmp_path / "b.txt").write_text("\n\n".join(texts))
+    pq.write_table(pa.table({"text": [f"row {text}" for text in texts]}), tmp_path / "c.parquet", row_group_size=50)
+    sources = [
+        {**lines(tmp_path / "a.jsonl", *(f"line {text}" for text in texts)), "name": "lines"},
+        {"kind": "text", "path": str(tmp_path / "b.txt"), "licence": "MIT", "separator": r"\n\n"},
+        {"kind": "parquet", "path": str(tmp_path / "c.parquet"), "licence": "MIT"},
+    ]
+    made = [corpus_of(*sources, unit_bytes=size, run=str(size)) for size in (1_000, 70_000, 10_000_000)]
+    units = [len(list((corpus.path.parent / "corpus.units").iterdir())) for corpus in made]
+    assert units[0] > units[1] > units[2] == 3
+    assert made[0].counts["train"]["documents"] + made[0].counts["validation"]["documents"] == 1_200
+    assert made[0].manifest["files"] == made[1].manifest["files"] == made[2].manifest["files"]
+    assert made[0].counts == made[1].counts == made[2].counts
 
 
 def test_one_of_equal_documents_stays_whatever_the_units(corpus_of: Corpus, tmp_path: Path) -> None:
@@ -236,7 +255,8 @@ def test_documents_with_evaluation_items_are_left_out_and_reported(corpus_of: Co
     }  # fmt: skip
     report = json.loads(corpus.file("contamination.json").read_text())["evaluations"]["exam"]
     assert report["clean_items"] == ["1", "3"]
-    assert report["hits"]["2"]["example"]["document"] == "jsonl/a.jsonl:8"
+    before = sum(len(line) for line in (tmp_path / "a.jsonl").read_bytes().splitlines(keepends=True)[:7])
+    assert report["hits"]["2"]["example"]["document"] == f"jsonl/a.jsonl:@{before}"
     assert clean_items(corpus, "exam") == {"1", "3"}
     (tmp_path / "exam.txt").write_text("\n".join(questions[:1]))
     with pytest.raises(UserError, match=r"decontamination"):

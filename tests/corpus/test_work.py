@@ -61,7 +61,7 @@ def test_text_that_imitates_control_tokens_is_left_out_or_refused(
     assert facts["skipped"] == {"empty": 2, "imitates control tokens": 1}
     assert [record["note"] for record in facts["samples"] if record["note"]] == ["<|user|>"]
     config, unit = one(recipe_of, lines, on_control_text="refuse")
-    with pytest.raises(UserError, match=r"a.jsonl:4 .*'<\|user\|>' at character 5 imitates a control token"):
+    with pytest.raises(UserError, match=r"a.jsonl:@52 .*'<\|user\|>' at character 5 imitates a control token"):
         make_unit(config, unit, tmp_path / "units")
 
 

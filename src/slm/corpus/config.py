@@ -75,7 +75,7 @@ class SourceConfig(Config):
     """The columns or fields that hold the text (jsonl, parquet, hub); several, such as [instruction, context,
     response], are put together with an empty line between those that are not empty."""
     id_column: str = ""
-    """The column that identifies a document; empty numbers the documents of each file."""
+    """The column that identifies a document; empty takes its row in its file, or the byte at which its line begins."""
     metadata_columns: tuple[str, ...] = ()
     """Further columns that are kept with a document, such as url, or generator and filter of synthetic text."""
     licence: str = ""
@@ -148,7 +148,8 @@ class CorpusConfig(Config):
     max_document_bytes: int = Field(64_000_000, ge=1_000)
     """A longer document counts as text that cannot be used: it would be held in memory whole, several times."""
     unit_bytes: int = Field(64_000_000, ge=1_000)
-    """About how much text is made at a time: what a kill loses at most, and what parts and workers take in turn."""
+    """About how much text is made at a time: what a kill loses at most, and what parts and workers take in turn.
+    Documents, their ids and their order do not depend on it."""
     steps: tuple[StepConfig, ...] = (UnicodeStep(),)
     """What cleans each document, in order; `corpus=web` takes the list for web pages, [] leaves texts as they are."""
     duplicates: DuplicatesConfig = DuplicatesConfig()

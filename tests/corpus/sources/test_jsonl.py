@@ -32,7 +32,8 @@ def test_lines_become_documents_plain_and_packed(tmp_path: Path) -> None:
         stream.write(content)
     found = documents(tmp_path)
     assert [document.text for document in found] == ["a\x00\u2028b\n", "zwei"] * 2
-    ids = ["jsonl/a.jsonl:1", "jsonl/a.jsonl:2", "jsonl/b.jsonl.gz:1", "jsonl/b.jsonl.gz:2"]
+    second = content.index("\n") + 1
+    ids = ["jsonl/a.jsonl:@0", f"jsonl/a.jsonl:@{second}", "jsonl/b.jsonl.gz:@0", f"jsonl/b.jsonl.gz:@{second}"]
     assert [document.id for document in found] == ids
     assert [document.id for document in documents(tmp_path / "a.jsonl", id_column="key")] == ["jsonl/7", "jsonl/k"]
 
@@ -98,15 +99,16 @@ def test_ranges_give_every_line_once_whatever_their_size(tmp_path: Path, unit_by
     assert len(found) == 60
     assert rejects.counts == {"empty": 2}
     without = list(read_all(source_of("jsonl", tmp_path), None, unit_bytes))
+    assert without == documents(tmp_path)
     assert len({document.id for document in without}) == 60
-    assert without[0].id == "jsonl/a.jsonl:1"
+    assert without[0].id == "jsonl/a.jsonl:@0"
 
 
 def test_a_line_of_a_later_range_is_named_by_its_byte(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": "two"}\nnot json\n')
     config = source_of("jsonl", tmp_path)
     assert [d.id for d in read_all(source_of("jsonl", tmp_path), Rejects("skip"), 10)] == [
-        "jsonl/a.jsonl:1", "jsonl/a.jsonl:@16",
+        "jsonl/a.jsonl:@0", "jsonl/a.jsonl:@16",
     ]  # fmt: skip
     with pytest.raises(UserError, match=r"a.jsonl from byte 32: not JSON .*on_bad_text=skip"):
         list(read_all(config, None, 10))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from slm.core.errors import DamagedError, UserError
 from slm.corpus.config import SourceConfig
 from slm.corpus.document import Rejects
-from slm.corpus.sources import text
+from slm.corpus.sources import text as text_module
 from slm.corpus.sources.text import signature
 from tests.corpus.reading import read_all, source_of, units_of
 
@@ -39,12 +40,12 @@ def test_pieces_and_separators_make_up_the_file(
     assert [piece for piece in pieces if piece] == [piece for piece in re.split(separator, text) if piece]
 
 
-def test_ids_number_the_documents_of_a_file(tmp_path: Path) -> None:
+def test_ids_are_the_bytes_at_which_documents_begin(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x<|endoftext|>y")
     config = SourceConfig(
         kind="text", path=str(tmp_path / "a.txt"), name="tiny", licence="MIT", separator=r"<\|endoftext\|>"
     )
-    assert [(d.id, d.text) for d in read_all(config)] == [("tiny/a.txt:0", "x"), ("tiny/a.txt:1", "y")]
+    assert [(d.id, d.text) for d in read_all(config)] == [("tiny/a.txt:@0", "x"), ("tiny/a.txt:@14", "y")]
     assert list(signature(config)) == ["a.txt"]
 
 
@@ -133,7 +134,7 @@ def test_a_file_without_its_marks_is_refused_or_counted(tmp_path: Path) -> None:
 def test_a_file_of_another_encoding_is_read_as_it_says(
     tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text, "BLOCK_BYTES", 3)  # characters fall across blocks
+    monkeypatch.setattr(text_module, "BLOCK_BYTES", 3)  # characters fall across blocks
     (tmp_path / "a.txt").write_bytes("Käfer\n\nMüller".encode(encoding))
     assert read_with(tmp_path, encoding=encoding, separator="\n\n") == ["Käfer", "Müller"]
 
@@ -162,3 +163,62 @@ def test_a_book_of_project_gutenberg_loses_its_header_and_its_licence() -> None:
     assert len(books) == 5
     assert all("***" not in book and "full project gutenberg" not in book.lower() for book in books)
     assert "Als Gregor Samsa eines Morgens aus unruhigen Träumen erwachte" in books[-1]
+
+
+SEPARATORS = [
+    r"\n\s*\n", r"<\|>", r"(?m)^(?=a)", "é", "b*", "aa", "(?<=a)b", r"a[^a]*?a", "ab?|b", r"\A\n", r"\n\Z",
+]  # fmt: skip
+
+
+@given(
+    st.text(alphabet="ab\n<|>é\x00 ", max_size=60), st.sampled_from(SEPARATORS), st.integers(1, 9), st.integers(1, 70)
+)
+def test_ranges_of_any_size_give_the_same_documents_and_ids(
+    tmp_path_factory: pytest.TempPathFactory, content: str, separator: str, stride: int, unit_bytes: int
+) -> None:
+    path = tmp_path_factory.mktemp("text") / "a.txt"
+    path.write_bytes(content.encode())
+    config = source_of("text", path, separator=separator)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_module, "STRIDE", stride)
+        cut, whole = list(read_all(config, None, unit_bytes)), list(read_all(config))
+    assert cut == whole
+    assert len({document.id for document in whole if document.text}) == len([d for d in whole if d.text])
+    for document in whole:
+        offset = int(document.id.rpartition("@")[2])
+        assert content.encode()[offset:].startswith(document.text.encode())
+
+
+@pytest.mark.parametrize("separator", [r"\n\s*\n", r"<\|end\|>", r"(?m)^(?=x )"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_large_file_falls_into_ranges_that_split_as_one_search_would(
+    tmp_path: Path, separator: str, mark: str
+) -> None:
+    draw = random.Random(0)
+    words = ["x ", "é", "\n", "\n \n\n", "<|end|>", "word ", "z" * 400]
+    content = "".join(draw.choices(words, [1, 3, 2, 1, 1, 3, 3], k=8_000))
+    (tmp_path / "a.txt").write_text(mark + content + "y" * 300_000 + "<|end|>\n\nx last", encoding="utf-8")
+    config = source_of("text", tmp_path, separator=separator)
+    units = units_of(config, 200_000)
+    assert len(units) >= 6
+    assert [(piece.first, piece.last) for unit in units for piece in unit.pieces][:2] == [(0, 196608), (196608, 393216)]
+    one = [piece for piece in re.split(separator, content + "y" * 300_000 + "<|end|>\n\nx last") if piece]
+    assert [document.text for document in read_all(config, None, 200_000) if document.text] == one
+
+
+def test_what_cannot_be_cut_is_one_unit(tmp_path: Path) -> None:
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(random.Random(0).randbytes(200_000)))
+    (tmp_path / "b.txt").write_bytes(b"x" * 200_000)
+    assert len(units_of(source_of("text", tmp_path / "a.txt.gz", separator="x"), 1_000)) == 1
+    assert len(units_of(source_of("text", tmp_path / "b.txt"), 1_000)) == 1
+    assert len(units_of(source_of("text", tmp_path / "b.txt", separator="y"), 1_000)) == 4
+
+
+def test_what_lies_inside_a_separator_that_crosses_a_border_is_no_separator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_module, "STRIDE", 3)
+    (tmp_path / "a.txt").write_text("aaaaa")
+    for unit_bytes in (3, 100):
+        found = [(d.id, d.text) for d in read_all(source_of("text", tmp_path, separator="aa"), None, unit_bytes)]
+        assert found == [("text/a.txt:@4", "a")]

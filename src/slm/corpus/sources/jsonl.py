@@ -1,7 +1,8 @@
 """JSON Lines, plain, gzip or zstd: one object a line, the text in `text_columns`, read line by line.
 
-A plain file falls into ranges of bytes; a line belongs to the range in which it begins. Lines are numbered in the
-first range of a file and known by their byte in later ones, since counting them would mean reading what is before.
+A plain file falls into ranges of bytes; a line belongs to the range in which it begins. Documents are known by the
+byte at which their line begins, unpacked, since counting lines would mean reading what is before; where a person has to
+look is said by line in the first range of a file and by byte in later ones.
 """
 
 from __future__ import annotations
@@ -23,10 +24,9 @@ LINE_GROWTH, LINE_MORE_BYTES = 2, 1 << 20
 
 
 class Line(NamedTuple):
-    """A line, what its document is called in the file, where a person finds it, and the byte at which it begins."""
+    """A line, where a person finds it, and the byte at which it begins."""
 
     content: bytes
-    mark: str
     place: str
     offset: int
 
@@ -56,7 +56,7 @@ def read(config: SourceConfig, unit: Unit, rejects: Rejects) -> Iterator[Documen
                 continue
             text = joined(row[name] for name in config.text_columns)
             if rejects.usable(text, line.place):
-                identity = str(row[config.id_column]) if config.id_column else f"{piece.name}:{line.mark}"
+                identity = str(row[config.id_column]) if config.id_column else f"{piece.name}:@{line.offset}"
                 more = {name: str(row[name]) for name in config.metadata_columns if row.get(name) is not None}
                 yield Document.of(config, identity, text, **{**more, "file": piece.name})
 
@@ -87,7 +87,7 @@ def _lines(piece: Piece, rejects: Rejects) -> Iterator[Line]:
                     rejects.fits(length, place)
                 else:
                     length = len(content)
-                    yield Line(content, f"@{offset}" if piece.first else str(number), place, offset)
+                    yield Line(content, place, offset)
                 offset += length
     except (EOFError, OSError, ValueError) as error:
         if not is_damage(error):
