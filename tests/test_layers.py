@@ -41,7 +41,7 @@ ENTRY_POINTS = {
     "plan",
     "recipe",
 }
-HEAVY = ("torch", "transformers", "pyarrow", "datasets", "sentencepiece", "xllamacpp", "matplotlib", "hydra")
+HEAVY = ("torch", "scipy", "transformers", "pyarrow", "datasets", "sentencepiece", "xllamacpp", "matplotlib", "hydra")
 
 
 def source_files(package: str) -> list[Path]:

@@ -28,8 +28,8 @@ from slm.corpus.decontamination.report import clean_items
 from slm.evaluate.baselines import XzMeter, count_targets, gzip_bytes, unigram_nats
 from slm.evaluate.config import EvaluateConfig
 from slm.evaluate.golden import Outcome, check, read_golden
-from slm.evaluate.intervals import ratio_interval
 from slm.evaluate.score import score
+from slm.evaluate.statistics.intervals import estimate
 from slm.model.load import load_model
 from slm.model.transformer import Transformer
 from slm.recipe import Recipe
@@ -188,10 +188,10 @@ def _blocks(encoded: Iterable[Encoded]) -> Iterator[list[Encoded]]:
 def _summary(columns: Columns, seed: int) -> dict[str, Any]:
     nats_D, bytes_D = np.array(columns["nats"]), np.array(columns["bytes"], dtype=np.float64)
     nats, num_bytes, tokens = float(nats_D.sum()), int(bytes_D.sum()), sum(columns["tokens"])
-    low, high = ratio_interval(nats_D / math.log(2), bytes_D, derive(seed, "bootstrap"))
+    found = estimate(nats_D / math.log(2), bytes_D, seed=derive(seed, "bootstrap"))
     return {
         "bits_per_byte": nats / math.log(2) / num_bytes,
-        "interval_95": [low, high],
+        "interval_95": [found.low, found.high],
         "nats_per_token": nats / tokens,
         "perplexity": math.exp(nats / tokens),
         "documents": len(columns["id"]),
