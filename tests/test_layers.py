@@ -30,6 +30,7 @@ ENTRY_POINTS = {
     "card",
     "chat",
     "cli",
+    "compare",
     "compose",
     "consolidate",
     "coordinate_check",

@@ -34,7 +34,7 @@ RUNNABLE = {
     "chat": "talk to a model",
 }
 
-STAGE_WORDS = {
+ARGUMENT_WORDS = {
     "corpus audit RUN [PAGE.html]": ("slm.corpus.cleaning.show", "show", "what was kept beside what was dropped"),
     "corpus score GOOD BAD FOLDER": ("slm.corpus.cleaning.quality_model", "train", "a quality model from two sets"),
     "tokenizer compare A B [text=PATH]": (
@@ -42,8 +42,9 @@ STAGE_WORDS = {
         "compare",
         "vocabularies side by side, ours or others'",
     ),
+    "compare A B [PAGE.html]": ("slm.compare", "compare", "two evaluated runs on the same items: what differs"),
 }
-"""What stages do beside their work: module, function and a word on it."""
+"""Commands that take names instead of settings: module, function and a word on it."""
 
 
 def main() -> None:
@@ -58,9 +59,9 @@ def dispatch(arguments: list[str]) -> None:
         say(usage())
     elif word == "--version":
         say(f"slm {__version__}")
-    elif beside := [line for line in STAGE_WORDS if line.split()[:2] == [word, *rest[:1]]]:
-        name, function, _ = STAGE_WORDS[beside[0]]
-        getattr(importlib.import_module(name), function)(rest[1:])
+    elif line := next((line for line in ARGUMENT_WORDS if words_of(line) == arguments[: len(words_of(line))]), ""):
+        name, function, _ = ARGUMENT_WORDS[line]
+        getattr(importlib.import_module(name), function)(arguments[len(words_of(line)) :])
     elif word in RUNNABLE:
         sys.argv = [f"slm {word}", *rest]
         module = f"slm.{word}.__main__" if word in STAGES else f"slm.{word}"
@@ -80,15 +81,20 @@ def dispatch(arguments: list[str]) -> None:
     elif word == "recipes":
         say(recipes_text())
     else:
-        known = ", ".join([*RUNNABLE, "explain", "lineage", "diff", "consolidate", "recipes"])
+        known = ", ".join([*RUNNABLE, "compare", "explain", "lineage", "diff", "consolidate", "recipes"])
         raise ProblemsError([f"slm {word}: no such command; known are {known}"])
+
+
+def words_of(line: str) -> list[str]:
+    """The words of a line of `ARGUMENT_WORDS` that are typed as they stand."""
+    return [word for word in line.split() if word.isalpha() and word.islower()]
 
 
 def usage() -> str:
     """The help text."""
     words = {
         **{f"{name} recipe=NAME [KEY=VALUE ...]": text for name, text in RUNNABLE.items()},
-        **{line: text for line, (_, _, text) in STAGE_WORDS.items()},
+        **{line: text for line, (_, _, text) in ARGUMENT_WORDS.items()},
         "explain recipe=NAME KEY": "a setting's meaning, value and where it came from",
         "lineage PATH": "what a file was made from, back to the text",
         "diff A B": "what changed between two artifacts: settings, inputs, counts, files",

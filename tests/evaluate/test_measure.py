@@ -63,8 +63,8 @@ def test_baselines_are_of_the_same_documents(trained, results, tokenizer):
 
 def test_the_table_of_documents_adds_up_to_the_results(evaluated, results):
     table = pq.read_table(evaluated.file("documents.parquet"))
-    columns = ["id", "source", "domain", "bytes", "tokens", "nats", "bits_per_byte", "gzip_bits_per_byte"]
-    assert table.column_names == columns
+    columns = ["id", "source", "domain", "language", "bytes", "tokens", "rare_token_rate", "nats"]
+    assert table.column_names == [*columns, "bits_per_byte", "gzip_bits_per_byte"]
     rows = table.to_pylist()
     assert len({row["id"] for row in rows}) == len(rows) == results["validation"]["documents"]
     total = sum(row["nats"] for row in rows) / LN2 / sum(row["bytes"] for row in rows)

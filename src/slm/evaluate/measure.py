@@ -35,10 +35,14 @@ from slm.model.transformer import Transformer
 from slm.recipe import Recipe
 from slm.shards.encode import encode
 from slm.shards.reader import ShardReader
+from slm.tokenizer.audit import RARE_BELOW
 from slm.tokenizer.tokenizer import Tokenizer
 
 BLOCK_TOKENS = 1 << 21
 """Documents sorted by length together."""
+
+COLUMNS = ("id", "source", "domain", "language", "bytes", "tokens", "rare_token_rate", "nats", "gzip_bytes")
+"""Of each document; `rare_token_rate` is the share of its tokens met less than `RARE_BELOW` times in training rows."""
 
 Columns = dict[str, list[Any]]
 Encoded = tuple[Document, NDArray[np.int32]]
@@ -55,16 +59,19 @@ def measure(recipe: Recipe, parents: Mapping[str, Artifact], golden: Path | None
     if not parents["train"].counts["finished"]:
         say(f"evaluate: {parents['train'].path} is a checkpoint of a run that has not finished")
 
+    train_V = count_targets(ShardReader(parents["shards"], "train"))
     same_documents = not (config.max_documents or recipe.artifacts.corpus)
     total = parents["shards"].counts["validation"]["targets"] if same_documents else None
     documents = _chosen(corpus, config.max_documents)
-    columns, held_out_V, xz = _score(model, tokenizer, documents, total, (context, stride), recipe)
+    columns, held_out_V, xz = _score(
+        model, tokenizer, documents, total, (context, stride), recipe, train_V < RARE_BELOW
+    )
     if not columns["id"]:
         raise UserError(f"{corpus.path} holds no held-out documents; raise corpus.validation_fraction")
     validation = _summary(columns, recipe.seed)
     validation.update(context_tokens=context, stride_tokens=stride, precision=config.precision)
     num_bytes = validation["bytes"]
-    unigram = unigram_nats(count_targets(ShardReader(parents["shards"], "train")), held_out_V)
+    unigram = unigram_nats(train_V, held_out_V)
     outcomes = check(model, tokenizer, prompts)
     passed = sum(outcome.passed for outcome in outcomes)
     clean = clean_subset(corpus, outcomes)
@@ -145,10 +152,10 @@ def _score(
     total: int | None,
     window: tuple[int, int],
     recipe: Recipe,
+    rare_V: NDArray[np.bool_],
 ) -> tuple[Columns, NDArray[np.int64], int]:
     """Figures per document, how often each token is a target in them, and the size of `xz -9` of all."""
-    config, names = recipe.evaluate, ("id", "source", "domain", "bytes", "tokens", "nats", "gzip_bytes")
-    columns: Columns = {name: [] for name in names}
+    config, columns = recipe.evaluate, Columns({name: [] for name in COLUMNS})
     held_out_V, xz = np.zeros(tokenizer.vocab_size, dtype=np.int64), XzMeter()
     with Progress("evaluate: scoring", total, "tokens") as progress:
         for block in _blocks(encode(documents, tokenizer, recipe.shards.threads)):
@@ -165,9 +172,10 @@ def _score(
                 text = document.text.encode()
                 xz.feed(text)
                 held_out_V += np.bincount(ids[1:], minlength=tokenizer.vocab_size)
-                origin = (document.id, document.source, document.metadata.get("domain", ""))
-                figures = (*origin, len(text), len(ids) - 1, nats, gzip_bytes(text))
-                for name, figure in zip(names, figures, strict=True):
+                rare = float(rare_V[ids[1:]].mean())
+                kind = (document.metadata.get(name, "") for name in ("domain", "language"))
+                figures = (document.id, document.source, *kind, len(text), len(ids) - 1, rare, nats, gzip_bytes(text))
+                for name, figure in zip(COLUMNS, figures, strict=True):
                     columns[name].append(figure)
     return columns, held_out_V, xz.finish()
 

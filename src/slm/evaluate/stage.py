@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 RESULTS = "results.json"
 DOCUMENTS = "documents.parquet"
-LAYOUT_VERSION = 1
+ITEMS = "items.parquet"
+LAYOUT_VERSION = 2
 
 
 def run(recipe: Recipe) -> Artifact:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import html
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -127,6 +128,40 @@ def histogram(name: str, title: str, powers: Mapping[int, int], size: Size) -> s
     return _svg(name, title, size, draw, first=min(powers) - 1, x_text=lambda value: compact(2**value))
 
 
+def forest(name: str, title: str, rows: Sequence[tuple[str, float, float, float]], size: Size) -> str:
+    """Differences with their intervals, (label, value, low, high) from the top down, beside the line of none."""
+
+    def draw(axes: Axes) -> None:
+        places = range(len(rows) - 1, -1, -1)
+        axes.axvline(0, color=MUTED, linewidth=1)
+        for place, (_, value, low, high) in zip(places, rows, strict=True):
+            axes.plot([low, high], [place, place], color=FIRST, linewidth=2)
+            axes.plot([value], [place], color=FIRST, marker="o", markersize=6)
+        reach = 1.1 * max(abs(end) for row in rows for end in row[1:] if math.isfinite(end))
+        axes.set_xlim(-reach, reach)
+        axes.set_ylim(-0.5, len(rows) - 0.3)  # a label stands above its interval
+        for place, (label, *_) in zip(places, rows, strict=True):
+            axes.annotate(label, (0, place), (0, 7), xycoords=("axes fraction", "data"), textcoords="offset points",
+                          va="bottom", color=INK)  # fmt: skip
+        axes.set_yticks([])
+
+    return _svg(name, title, size, draw, first=None, left=10)
+
+
+def reliability(name: str, title: str, curves: Mapping[str, Sequence[tuple[float, float]]], size: Size) -> str:
+    """Share of right answers against confidence, bin by bin, for up to two models; the diagonal is honest."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1)
+        for number, ((label, points), colour) in enumerate(zip(curves.items(), (FIRST, SECOND), strict=False)):
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=2, marker="o", markersize=4.5)
+            axes.text(0.03, 0.97 - 0.09 * number, label, color=colour, va="top", transform=axes.transAxes)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+
+    return _svg(name, title, size, draw, first=None)
+
+
 def compact(value: float) -> str:
     """A number on an axis: 12M, 1.5k, 0.003."""
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
@@ -141,7 +176,8 @@ def _svg(
     size: Size,
     draw: Callable[[Axes], None],
     *,
-    first: float = 0,
+    first: float | None = 0,
+    left: int = 46,
     x_text: Callable[[float], str] = compact,
 ) -> str:
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
@@ -149,13 +185,17 @@ def _svg(
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         draw(axes)
-        axes.set_xlim(first, 1.006 * axes.dataLim.x1)  # room for half a line's width and a marker
+        if first is not None:
+            axes.set_xlim(first, 1.006 * axes.dataLim.x1)  # room for half a line's width and a marker
         axes.xaxis.set_major_locator(MaxNLocator(5 if size[0] > 400 else 4, integer=x_text is not compact))
-        axes.yaxis.set_major_locator(MaxNLocator(5 if size[1] > 240 else 4))
+        if len(axes.get_yticks()):
+            axes.yaxis.set_major_locator(MaxNLocator(5 if size[1] > 240 else 4))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: x_text(value)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
         right = 88 if size[0] > 400 and name.startswith("loss") else 20
-        figure.subplots_adjust(left=46 / size[0], right=1 - right / size[0], top=1 - 12 / size[1], bottom=34 / size[1])
+        figure.subplots_adjust(
+            left=left / size[0], right=1 - right / size[0], top=1 - 12 / size[1], bottom=34 / size[1]
+        )
         written = io.StringIO()
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _adapted(written.getvalue(), name, title)

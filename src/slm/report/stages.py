@@ -185,7 +185,7 @@ def lineage(run: Run) -> Section:
     section = Section("lineage", "Lineage")
     section.lead = "Every artifact carries a fingerprint of its content and of what it was made from."
     section.notices = list(run.broken_links)
-    section.links = [_link(artifact) for artifact in run.artifacts.values()]
+    section.links = [link(artifact) for artifact in run.artifacts.values()]
     return section
 
 
@@ -231,7 +231,8 @@ def command_line(run: Run) -> str:
     return shlex.join(["slm", "pipeline", *kept])
 
 
-def _link(artifact: Artifact) -> Link:
+def link(artifact: Artifact) -> Link:
+    """An artifact with its size, age and parents."""
     manifest = artifact.manifest
     total = sum(record["size_bytes"] for record in manifest["files"].values())
     count = len(manifest["files"])

@@ -1,0 +1,201 @@
+"""Two runs side by side as one page: what a `Comparison` says, in the layout and style of the report.
+
+Every number stands with its interval, and a run is called better only where the corrected p value says so: no bold
+best. Texts come from the runs and are escaped like all others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from slm.core.artifact import Artifact
+from slm.evaluate.comparison import Change, Comparison, Finding, Prospect
+from slm.evaluate.statistics.intervals import Estimate
+from slm.evaluate.statistics.paired import Difference
+from slm.report.charts import NARROW, WIDE, forest
+from slm.report.page import Fact, Figure, Sample, Section, Table
+from slm.report.render import page
+from slm.report.stages import link
+
+SHOWN_CHARACTERS = 1_200
+ROWS_OF_A_CHART = 14
+
+
+def comparison_page(a: Artifact, b: Artifact, prospects: Sequence[Prospect], found: Comparison) -> str:
+    """The page of `slm compare`."""
+    title = f"{name_of(a)} and {name_of(b)}"
+    better = [finding for finding in found.findings if finding.verdict.endswith("better")]
+    summary = (
+        f"A is {a.path}, B is {b.path}. Of {len(found.findings)} "
+        f"metric{'s' if len(found.findings) != 1 else ''}, {len(better)} "
+        "tell them apart at 5 % after Holm's correction."
+    )
+    return page(title, "comparison", summary, headline(found), [
+        differences(found), before(prospects), parts(found), *changed(found.changes), inputs(a, b),
+    ])  # fmt: skip
+
+
+def headline(found: Comparison) -> list[Fact]:
+    """The first metric in both, and their difference."""
+    first = found.findings[0]
+    return [
+        Fact(f"B − A: {first.name}", signed(first.difference.value, first.difference), interval_text(first.difference)),
+        Fact("A", *_split(first.a)),
+        Fact("B", *_split(first.b)),
+        Fact("verdict", first.verdict, f"p {p_text(first.corrected_p)}, corrected"),
+    ]
+
+
+def differences(found: Comparison) -> Section:
+    """All metrics with their intervals."""
+    section = Section("differences", "Differences")
+    section.lead = (
+        "Paired on identical items: intervals are 95 % by bootstrap over items (over documents where they share one), "
+        "p values are two-sided, by swapping the runs at random item by item."
+    )
+    section.remarks = [f"Not compared: {name}." for name in found.only_one]
+    rows = [(one.name, one.difference, one.detectable) for one in found.findings]
+    section.figures = _forest("metrics", "Difference B − A in units of the smallest detectable one", rows)
+    section.tables = [Table("", COLUMNS, [_cells(one) for one in found.findings])]
+    return section
+
+
+COLUMNS = ("metric", "items", "A [95 %]", "B [95 %]", "B − A [95 %]", "p", "p, corrected", "detectable", "verdict")
+
+
+def before(prospects: Sequence[Prospect]) -> Section:
+    """What could be found."""
+    section = Section("before", "What could be found")
+    section.lead = (
+        "Computed before the differences, from how much the pairs scatter: the smallest true difference that the test "
+        "finds four times in five at 5 %. Where a difference that matters is smaller, not telling the runs apart says "
+        "nothing."
+    )
+    rows = [(one.name, f"{one.items:,}", _digits(one.detectable)) for one in prospects]
+    section.tables = [Table("", ("metric", "items", "smallest detectable difference"), rows)]
+    return section
+
+
+def parts(found: Comparison) -> Section:
+    """Where they differ."""
+    section = Section("slices", "By part of the items")
+    section.lead = (
+        "The same items by source, language, length and what else is recorded; p values corrected together by "
+        "Benjamini and Hochberg."
+    )
+    if found.parts_left_out:
+        section.remarks.append(f"{found.parts_left_out} parts of fewer than 8 items are not shown.")
+    for name in dict.fromkeys(one.name for one in found.parts):
+        of_metric = [one for one in found.parts if one.name == name]
+        rows = [(f"{one.part.kind}: {one.part.name}", one) for one in of_metric if one.part is not None]
+        caption = f"{name}: difference B − A by part, with 95 % intervals"
+        drawn = [(label, one.difference, 1.0) for label, one in rows[:ROWS_OF_A_CHART]]
+        section.figures += _forest(f"parts-{len(section.figures)}", caption, drawn)
+        section.tables.append(
+            Table(name, ("part", *COLUMNS[1:]), [(label, *_cells(one)[1:]) for label, one in rows])
+        )  # fmt: skip
+    if not found.parts:
+        section.lead = "The items fall into no parts that are large enough."
+    return section
+
+
+def changed(changes: Sequence[Change]) -> list[Section]:
+    """Items that got worse and better by most, with their texts."""
+    sections = []
+    for key, title, chosen in (
+        ("worse", "Worse in B", [one for one in changes if one.gain < 0]),
+        ("better", "Better in B", [one for one in changes if one.gain > 0]),
+    ):
+        section = Section(key, title)
+        section.lead = "" if chosen else "No item."
+        for one in chosen:
+            label = f"{one.name} · {one.key} · {one.a:.4g} → {one.b:.4g}"
+            if one.a_text or one.b_text:
+                prompt = _cut(one.prompt)
+                section.samples.append(
+                    [Sample(f"A: {label}", prompt, f"\n{one.a_text}"), Sample(f"B: {label}", prompt, f"\n{one.b_text}")]
+                )
+            else:
+                section.samples.append([Sample(label, "", _cut(one.prompt) or "(its text is not there any more)")])
+        sections.append(section)
+    return sections
+
+
+def inputs(a: Artifact, b: Artifact) -> Section:
+    """Which artifacts were compared."""
+    section = Section("inputs", "What was compared")
+    section.links = [link(a), link(b)]
+    return section
+
+
+def printed_rows(found: Sequence[Finding]) -> list[tuple[str, ...]]:
+    """The table of metrics for the terminal."""
+    return [_cells(one) for one in found]
+
+
+def name_of(evaluation: Artifact) -> str:
+    """The run that an evaluation belongs to."""
+    folder = evaluation.path.resolve()
+    return folder.parent.name if folder.name == "evaluate" else folder.name
+
+
+def value_text(found: Estimate) -> str:
+    """A value with its interval: 1.397 [1.312, 1.481]."""
+    return f"{_fixed(found.value, found)} {interval_text(found)}"
+
+
+def interval_text(found: Estimate | Difference) -> str:
+    """`[1.312, 1.481]`, in as many digits as the standard error allows."""
+    return f"[{_fixed(found.low, found)}, {_fixed(found.high, found)}]"
+
+
+def signed(value: float, found: Difference) -> str:
+    """A difference with its sign."""
+    return f"{'+' if value > 0 else '−' if value < 0 else ''}{_fixed(abs(value), found)}"
+
+
+def p_text(p: float) -> str:
+    """A p value in two digits; below what 10,000 swaps can tell, a bound."""
+    return "< 0.0002" if p < 0.0002 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+
+
+def _cells(one: Finding) -> tuple[str, ...]:
+    gap = one.difference
+    return (
+        one.name, f"{gap.items:,}", value_text(one.a), value_text(one.b),
+        f"{signed(gap.value, gap)} {interval_text(gap)}", p_text(gap.p_value), p_text(one.corrected_p),
+        _digits(one.detectable), one.verdict,
+    )  # fmt: skip
+
+
+def _split(found: Estimate) -> tuple[str, str]:
+    return _fixed(found.value, found), interval_text(found)
+
+
+def _fixed(value: float, found: Estimate | Difference) -> str:
+    error = found.standard_error
+    digits = 3 if not error or not math.isfinite(error) else min(6, max(2, 1 - math.floor(math.log10(error))))
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def _digits(value: float) -> str:
+    return "none: too few items" if math.isinf(value) else f"{value:.2g}"
+
+
+def _forest(name: str, title: str, rows: Sequence[tuple[str, Difference, float]]) -> list[Figure]:
+    drawn = [
+        (label, gap.value / unit, gap.low / unit, gap.high / unit)
+        for label, gap, unit in rows
+        if unit and math.isfinite(unit)
+    ]
+    if not drawn or not any(end for row in drawn for end in row[1:]):
+        return []
+    wide, narrow = (
+        forest(f"{name}-{width}", title, drawn, (width, 50 + 40 * len(drawn))) for width in (WIDE[0], NARROW[0])
+    )
+    return [Figure(f"{title}.", wide, narrow, wide=True)]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} …"
