@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slm.core.errors import UserError
 from slm.corpus import units
 from slm.corpus.cleaning import cleaner
-from slm.corpus.units import Piece, Unit, group, part_of, plan
+from slm.corpus.units import Piece, Unit, group, plan
 from slm.recipe import Recipe
 
 
@@ -66,10 +65,3 @@ def test_a_key_follows_what_shapes_the_unit_and_nothing_else(
     monkeypatch.setattr(units, "UNIT_VERSION", -1)
     others.append(keys())
     assert len({same[0], *(found[0] for found in others)}) == 1 + len(others)
-
-
-def test_parts_count_from_zero() -> None:
-    assert part_of("2/8") == (2, 8)
-    assert part_of("") == (0, 1)
-    with pytest.raises(UserError, match=r"corpus.part \(8/8\) counts from 0: the parts of 8 are 0/8 to 7/8"):
-        part_of("8/8")

@@ -1,21 +1,19 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from slm.core.errors import DamagedError, UserError
+from slm.core.errors import UserError
+from slm.core.parts import make_units
+from slm.core.units import is_finished, read_facts
 from slm.corpus import work
 from slm.corpus.buckets import digest
 from slm.corpus.config import CorpusConfig
 from slm.corpus.units import Unit, plan
-from slm.corpus.work import is_finished, make_unit, read_facts, read_unit, remove_abandoned
+from slm.corpus.work import CorpusWork, make_unit, read_unit
 from slm.recipe import Recipe
 
 
@@ -86,32 +84,6 @@ def test_a_unit_stops_at_the_most_documents_of_its_source(
     assert [document.text for document in read_unit(tmp_path / "units", unit)] == ["one", "Caf\u00e9"]
 
 
-@pytest.mark.parametrize("harm", ["shorter", "facts", "gone", "flipped"])
-def test_a_damaged_unit_is_made_again_or_named(
-    recipe_of: Callable[..., Recipe], lines: Path, tmp_path: Path, harm: str
-) -> None:
-    config, unit = one(recipe_of, lines)
-    make_unit(config, unit, tmp_path)
-    folder = tmp_path / unit.key
-    table = folder / "documents-00000.parquet"
-    content = table.read_bytes()
-    if harm == "shorter":
-        table.write_bytes(content[:-1])
-    elif harm == "facts":
-        (folder / work.FACTS).write_text("{")
-    elif harm == "gone":
-        (folder / work.IDS).unlink()
-    else:
-        table.write_bytes(content[:40] + bytes([content[40] ^ 1]) + content[41:])
-        assert is_finished(tmp_path, unit)
-        with pytest.raises(DamagedError, match=rf"{unit.key}/documents-00000.parquet is damaged.*delete .*{unit.key}"):
-            read_unit(tmp_path, unit)
-        return
-    assert not is_finished(tmp_path, unit)
-    make_unit(config, unit, tmp_path)
-    assert table.read_bytes() == content
-
-
 def test_a_failing_unit_leaves_nothing(recipe_of: Callable[..., Recipe], lines: Path, tmp_path: Path) -> None:
     config, unit = one(recipe_of, lines)
     lines.unlink()
@@ -120,22 +92,20 @@ def test_a_failing_unit_leaves_nothing(recipe_of: Callable[..., Recipe], lines: 
     assert list((tmp_path / "units").iterdir()) == []
 
 
-def test_two_that_make_the_same_unit_do_no_harm(
-    recipe_of: Callable[..., Recipe], lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_units_beyond_the_most_documents_of_a_source_are_not_made(
+    recipe_of: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    config, unit = one(recipe_of, lines)
-    monkeypatch.setattr(work, "is_finished", lambda *_: False)
-    make_unit(config, unit, tmp_path / "units")
-    make_unit(config, unit, tmp_path / "units")
-    monkeypatch.undo()
-    assert is_finished(tmp_path / "units", unit)
-    assert [path.name for path in (tmp_path / "units").iterdir()] == [unit.key]
-
-
-def test_only_what_is_abandoned_is_removed(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    gone, host = int(done.stdout), socket.gethostname()
-    for name in (f"a.tmp-{host}-{gone}", f"b.tmp-{host}-{os.getpid()}", f"c.tmp-elsewhere-{gone}", "d"):
-        (tmp_path / name).mkdir()
-    remove_abandoned(tmp_path)
-    assert sorted(path.name[0] for path in tmp_path.iterdir()) == ["b", "c", "d"]
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for number in range(12):
+        lines = (json.dumps({"text": f"document {row} of file {number} " + "x" * 100}) + "\n" for row in range(10))
+        (texts / f"{number:02d}.jsonl").write_text("".join(lines))
+    item = {"kind": "jsonl", "path": str(texts), "licence": "MIT", "max_documents": 25}
+    config = recipe_of(item, unit_bytes=1_500).corpus
+    corpus = CorpusWork(config, plan(config), tmp_path / "units")
+    assert corpus.make(corpus.units[0], lambda *_: None) == 10
+    make_units(corpus)
+    assert [is_finished(corpus.root, unit) for unit in corpus.units] == [True] * 3 + [False] * 9
+    needed = corpus.needed()
+    assert [needed(unit) for unit in corpus.units] == [True] * 3 + [False] * 9
+    assert needed.documents(corpus.units[1]) == 10

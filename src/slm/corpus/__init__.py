@@ -87,19 +87,11 @@ def units_folder(recipe: Recipe) -> Path:
 
 def make_part(config: CorpusConfig, root: Path) -> None:
     """Make the units of `config.part` that are not there; what is missing then is made by the other parts."""
-    from slm.core.console import say
-    from slm.corpus.parts import Part, make_units
-    from slm.corpus.units import part_of, plan
-    from slm.corpus.work import is_finished
+    from slm.core.parts import make_asked
+    from slm.corpus.units import plan
+    from slm.corpus.work import CorpusWork
 
-    number, total = part_of(config.part)
-    units = plan(config)
-    make_units(Part(config, units, root, number, total))
-    there = sum(is_finished(root, unit) for unit in units)
-    say(
-        f"corpus: part {config.part} is made, {there:,} of {len(units):,} units are there; the same command without "
-        "corpus.part makes what is missing and puts all together"
-    )
+    make_asked(CorpusWork(config, plan(config), root), config.part)
 
 
 def _inputs(config: CorpusConfig) -> dict[str, Any]:

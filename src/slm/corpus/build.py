@@ -25,6 +25,8 @@ from typing import Any
 from slm.core.artifact import Artifact
 from slm.core.console import Progress, size
 from slm.core.errors import UserError
+from slm.core.parts import make_units
+from slm.core.units import keep_only, read_facts
 from slm.corpus.buckets import Repeats, read_digests, repeats
 from slm.corpus.config import CorpusConfig
 from slm.corpus.decontamination.check import read_index
@@ -32,11 +34,10 @@ from slm.corpus.decontamination.report import Findings, write_report
 from slm.corpus.document import SPLITS, Document, Drop, Split, UnitFolder
 from slm.corpus.duplicates.find import InUnitOrder, Repeated, find
 from slm.corpus.duplicates.paragraphs import without_paragraphs
-from slm.corpus.parts import Part, make_units
 from slm.corpus.samples import Samples
 from slm.corpus.tables import DocumentWriter, read_tables
 from slm.corpus.units import Unit, plan
-from slm.corpus.work import IDS, read_facts, read_unit
+from slm.corpus.work import IDS, CorpusWork, read_unit
 
 DROPPED = "dropped.jsonl"
 
@@ -44,18 +45,13 @@ DROPPED = "dropped.jsonl"
 def build_corpus(config: CorpusConfig, folder: Path, root: Path) -> dict[str, Any]:
     """Write the files of a corpus into `folder`, making the units in `root` that are missing; returns the counts."""
     units = plan(config)
-    make_units(Part(config, units, root))
+    make_units(CorpusWork(config, units, root))
     return merge(config, units, folder, root)
 
 
 def tidy(config: CorpusConfig, root: Path) -> None:
     """After the corpus is published: delete what the plan no longer has, or all units if they are not to be kept."""
-    keep = {unit.key for unit in plan(config)} if config.keep_units else set()
-    for folder in root.iterdir():
-        if folder.name not in keep:
-            shutil.rmtree(folder, ignore_errors=True)
-    if not keep:
-        root.rmdir()
+    keep_only(root, {unit.key for unit in plan(config)} if config.keep_units else set())
 
 
 def split_of(document_id: str, validation_fraction: float) -> Split:

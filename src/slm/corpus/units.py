@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from slm.core.errors import UserError
 from slm.corpus import source
 from slm.corpus.cleaning import cleaner
 from slm.corpus.config import CorpusConfig
@@ -92,13 +91,3 @@ def group(pieces: Iterable[Piece], unit_bytes: int) -> Iterator[tuple[Piece, ...
         pending_bytes += piece.bytes
     if pending:
         yield tuple(pending)
-
-
-def part_of(text: str) -> tuple[int, int]:
-    """`2/8` as numbers; the whole, `0/1`, where it is empty."""
-    number, _, total = (text or "0/1").partition("/")
-    if int(number) >= int(total):
-        raise UserError(
-            f"corpus.part ({text}) counts from 0: the parts of {total} are 0/{total} to {int(total) - 1}/{total}"
-        )
-    return int(number), int(total)

@@ -1,25 +1,20 @@
 """One unit: read, cleaned, checked, signed, and published in one rename.
 
-In: a unit of the plan. Out: a folder named by the unit's key, with the documents that stay as Parquet, digests of
-their ids, their signatures, and `unit.json`: what was left out, why, and samples of it. It is complete or not
-there. Who makes it, when, and next to whom does not change a byte of it, so two that make the same one do no harm.
+In: a unit of the plan. Out: a folder named by the unit's key (see `slm.core.units`), with the documents that stay as
+Parquet, digests of their ids, their signatures, and among its facts what was left out, why, and samples of it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import re
-import shutil
-import socket
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from slm.core.artifact import file_sha256, fsync_directory, seal_file, write_atomically
-from slm.core.errors import DamagedError, UserError, is_disk_full
+from slm.core.errors import UserError, is_disk_full
+from slm.core.units import Tick, is_finished, publish, read_facts, verified
 from slm.corpus import source
 from slm.corpus.buckets import digest
 from slm.corpus.cleaning.cleaner import Cleaner
@@ -31,68 +26,77 @@ from slm.corpus.samples import Samples
 from slm.corpus.tables import DocumentWriter, read_tables
 from slm.corpus.units import Unit
 
-FACTS, IDS, STEM = "unit.json", "ids.bin", "documents"
+IDS, STEM = "ids.bin", "documents"
 CONTROL_TEXT = re.compile(r"<\|\w+\|>")
 TICK_DOCUMENTS = 64
 
-Tick = Callable[[int, int], None]
-"""Told the documents and bytes of text read so far in the unit, every now and then."""
+
+class CorpusWork(NamedTuple):
+    """The units of a corpus, where they are put, and how one is made."""
+
+    config: CorpusConfig
+    units: Sequence[Unit]
+    root: Path
+    stage: str = "corpus"
+
+    @property
+    def workers(self) -> int:
+        return self.config.workers
+
+    @property
+    def executor(self) -> str:
+        return self.config.executor
+
+    def make(self, unit: Unit, tick: Tick) -> int:
+        """Make one unit; returns how many documents were read for it."""
+        facts = make_unit(self.config, unit, self.root, tick)
+        return int(facts["documents"] + sum(facts["skipped"].values()))
+
+    def needed(self) -> Needed:
+        """What says of a unit whether it has to be made."""
+        return Needed(self)
 
 
-def make_unit(config: CorpusConfig, unit: Unit, root: Path, tick: Tick | None = None) -> None:
-    """Make the unit's folder in `root`."""
-    draft = root / f"{unit.key}.tmp-{socket.gethostname()}-{os.getpid()}"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
+class Needed:
+    """Whether a unit has to be made: not where the finished ones before it hold all that a source may give."""
+
+    def __init__(self, work: CorpusWork) -> None:
+        self._work = work
+        self._documents: dict[int, int] = {}
+        self._firsts: dict[int, int] = {}
+        for unit in work.units:
+            self._firsts.setdefault(unit.source, unit.number)
+
+    def __call__(self, unit: Unit) -> bool:
+        limit = self._work.config.sources[unit.source].max_documents
+        if not limit:
+            return True
+        first = self._firsts[unit.source]
+        before = (other for other in self._work.units if first <= other.number < unit.number)
+        return sum(self.documents(other) for other in before) < limit
+
+    def documents(self, unit: Unit) -> int:
+        """Documents of a unit; 0 while it is not finished."""
+        if unit.number not in self._documents:
+            if not is_finished(self._work.root, unit):
+                return 0
+            self._documents[unit.number] = read_facts(self._work.root, unit)["documents"]
+        return self._documents[unit.number]
+
+
+def make_unit(config: CorpusConfig, unit: Unit, root: Path, tick: Tick | None = None) -> dict[str, Any]:
+    """Make the unit's folder in `root`; returns its facts."""
+
+    def write(folder: Path) -> dict[str, Any]:
         with _explained(config, unit):
-            facts = _write(config, unit, draft, tick)
-        facts["files"] = {file.name: seal_file(file) for file in sorted(draft.iterdir())}
-        write_atomically(draft / FACTS, json.dumps(facts, ensure_ascii=False))
-        if not is_finished(root, unit):  # somebody else may have made the same
-            shutil.rmtree(root / unit.key, ignore_errors=True)
-            with contextlib.suppress(FileExistsError):
-                draft.rename(root / unit.key)
-        fsync_directory(root)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+            return _write(config, unit, folder, tick)
 
-
-def is_finished(root: Path, unit: Unit) -> bool:
-    """Whether the unit's folder is there, with files of the right sizes."""
-    try:
-        files = json.loads((root / unit.key / FACTS).read_text(encoding="utf-8"))["files"]
-        return all((root / unit.key / name).stat().st_size == record["size_bytes"] for name, record in files.items())
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def read_facts(root: Path, unit: Unit) -> dict[str, Any]:
-    """What `unit.json` says of a finished unit."""
-    return dict(json.loads((root / unit.key / FACTS).read_text(encoding="utf-8")))
+    return publish(root, unit, write)
 
 
 def read_unit(root: Path, unit: Unit) -> Iterator[Document]:
     """The documents of a finished unit; `DamagedError` where a file is not what was written."""
-    folder = root / unit.key
-    for name, record in read_facts(root, unit)["files"].items():
-        if file_sha256(folder / name) != record["sha256"]:
-            raise DamagedError(
-                f"{folder / name} is damaged: its sha256 is not the one in {FACTS}; delete {folder} and run the same "
-                "command again, which makes that unit again"
-            )
-    return read_tables(sorted(folder.glob(f"{STEM}-*.parquet")))
-
-
-def remove_abandoned(root: Path) -> None:
-    """Delete what processes of this machine left behind that are gone."""
-    for draft in root.glob(f"*.tmp-{socket.gethostname()}-*"):
-        number = int(draft.name.rpartition("-")[2])
-        with contextlib.suppress(PermissionError):
-            try:
-                os.kill(number, 0)
-            except ProcessLookupError:
-                shutil.rmtree(draft, ignore_errors=True)
+    return read_tables(sorted(verified(root, unit).glob(f"{STEM}-*.parquet")))
 
 
 def _write(config: CorpusConfig, unit: Unit, folder: Path, tick: Tick | None) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""All units of a part, made by this process, by several, or on a Ray cluster.
+"""All units of a stage's work, made by this process, by several, or on a Ray cluster.
 
-In: the plan. Out: a finished folder for each unit of the part. Everybody calls `make_part` with a number and a
-total: part i of n makes units i, i + n, i + 2n, ... that are not there yet. Workers divide a part once more in the
-same way. So a killed part goes on at the first unit that is missing, and nobody has to know of anybody else.
+In: the work: a plan of units and a function that makes one. Out: a finished folder for each unit of a part. Everybody
+calls `make_units` with a number and a total: part i of n makes units i, i + n, i + 2n, ... that are not there yet.
+Workers divide a part once more in the same way. So a killed part goes on at the first unit that is missing, and
+nobody has to know of anybody else.
 """
 
 from __future__ import annotations
@@ -15,24 +16,51 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from slm.core.console import Progress, duration, speak
+from slm.core.console import Progress, duration, say, speak
 from slm.core.errors import UserError, is_disk_full
-from slm.corpus.config import CorpusConfig
-from slm.corpus.units import Unit
-from slm.corpus.work import is_finished, make_unit, read_facts, remove_abandoned
+from slm.core.units import Tick, Unit, is_finished, remove_abandoned
 
 TOLD_EVERY_SECONDS = 0.5
 MEGABYTE = 1_000_000
 
 
-class Part(NamedTuple):
-    """Every `total`-th unit of a plan, from number `number` on, and where they are put."""
+class Work(Protocol):
+    """What a stage makes unit by unit; it is sent to other processes."""
 
-    config: CorpusConfig
+    @property
+    def stage(self) -> str:
+        """The stage's name, whose settings `workers` and `executor` say who makes it."""
+
+    @property
+    def units(self) -> Sequence[Unit]:
+        """All units, in order."""
+
+    @property
+    def root(self) -> Path:
+        """Where finished units are put."""
+
+    @property
+    def workers(self) -> int:
+        """Processes, or tasks of Ray."""
+
+    @property
+    def executor(self) -> str:
+        """`processes` or `ray`."""
+
+    def make(self, unit: Any, tick: Tick) -> int:
+        """Make one unit; returns how many documents were read for it."""
+
+    def needed(self) -> Callable[[Any], bool]:
+        """What says of a unit whether it has to be made; asked of each in order."""
+
+
+class Part(NamedTuple):
+    """Every `total`-th of some units, from number `number` on."""
+
+    work: Work
     units: Sequence[Unit]
-    root: Path
     number: int = 0
     total: int = 1
 
@@ -41,7 +69,7 @@ class Part(NamedTuple):
         return self.units[self.number :: self.total]
 
     def divided(self, workers: int) -> list[Part]:
-        """The same work as parts for so many workers, none of them without a unit."""
+        """The same units as parts for so many workers, none of them without a unit."""
         count = max(1, min(workers, len(self.mine())))
         return [self._replace(number=self.number + self.total * n, total=self.total * count) for n in range(count)]
 
@@ -50,77 +78,69 @@ Told = Callable[[int, int], None]
 """Is told the documents read and the bytes of units done since the start, every now and then."""
 
 
-def make_units(part: Part) -> None:
+def part_of(stage: str, text: str) -> tuple[int, int]:
+    """`2/8` as numbers; the whole, `0/1`, where it is empty."""
+    number, _, total = (text or "0/1").partition("/")
+    if int(number) >= int(total):
+        raise UserError(
+            f"{stage}.part ({text}) counts from 0: the parts of {total} are 0/{total} to {int(total) - 1}/{total}"
+        )
+    return int(number), int(total)
+
+
+def make_asked(work: Work, part: str) -> None:
+    """Make the units of a part such as `2/8` that are not there, and say what is; the other parts make the rest."""
+    make_units(work, *part_of(work.stage, part))
+    there = sum(is_finished(work.root, unit) for unit in work.units)
+    say(
+        f"{work.stage}: part {part} is made, {there:,} of {len(work.units):,} units are there; the same command "
+        f"without {work.stage}.part makes what is missing and puts all together"
+    )
+
+
+def make_units(work: Work, number: int = 0, total: int = 1) -> None:
     """Make every unit of a part that is not there; `UserError` where a source or a worker fails."""
-    config = part.config
-    part.root.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(part.root)
-    missing = [unit for unit in part.mine() if not is_finished(part.root, unit)]
+    work.root.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(work.root)
+    mine = Part(work, work.units, number, total).mine()
+    missing = [unit for unit in mine if not is_finished(work.root, unit)]
     if not missing:
         return
-    done = sum(unit.bytes for unit in part.mine()) - sum(unit.bytes for unit in missing)
-    workers = part._replace(units=missing, number=0, total=1).divided(config.workers)
-    with Meter(sum(unit.bytes for unit in part.mine()), done) as meter:
-        if config.executor == "ray":
-            _by_ray(part, workers, meter)
-        elif len(workers) == 1:
-            make_part(part, workers[0], lambda documents, num_bytes: meter.tell(0, documents, num_bytes))
+    whole = sum(unit.bytes for unit in mine)
+    parts = Part(work, missing).divided(work.workers)
+    with Meter(work.stage, whole, whole - sum(unit.bytes for unit in missing)) as meter:
+        if work.executor == "ray":
+            _by_ray(parts, meter)
+        elif len(parts) == 1:
+            make_part(parts[0], lambda documents, num_bytes: meter.tell(0, documents, num_bytes))
         else:
-            _by_processes(part, workers, meter)
+            _by_processes(parts, meter)
 
 
-def make_part(whole: Part, part: Part, told: Told) -> None:
-    """Make the units of one part; what `whole` shows not to be needed is passed over."""
-    needed = Needed(whole)
+def make_part(part: Part, told: Told) -> None:
+    """Make the units of one part; what the work shows not to be needed is passed over."""
+    work, needed = part.work, part.work.needed()
     documents = num_bytes = 0
     for unit in part.mine():
-        if needed(unit) and not is_finished(part.root, unit):
+        if needed(unit) and not is_finished(work.root, unit):
             before = documents, num_bytes
 
             def tick(inside: int, read: int, before: tuple[int, int] = before, unit: Unit = unit) -> None:
                 told(before[0] + inside, before[1] + min(read, unit.bytes))
 
-            make_unit(part.config, unit, part.root, tick)
-            documents += sum(read_facts(part.root, unit)["skipped"].values()) + needed.documents(unit)
+            documents += work.make(unit, tick)
         num_bytes += unit.bytes
         told(documents, num_bytes)
-
-
-class Needed:
-    """Whether a unit has to be made: not where the finished ones before it hold all that a source may give."""
-
-    def __init__(self, part: Part) -> None:
-        self._part = part
-        self._documents: dict[int, int] = {}
-        self._firsts: dict[int, int] = {}
-        for unit in part.units:
-            self._firsts.setdefault(unit.source, unit.number)
-
-    def __call__(self, unit: Unit) -> bool:
-        limit = self._part.config.sources[unit.source].max_documents
-        if not limit:
-            return True
-        first = self._firsts[unit.source]
-        before = (other for other in self._part.units if first <= other.number < unit.number)
-        return sum(self.documents(other) for other in before) < limit
-
-    def documents(self, unit: Unit) -> int:
-        """Documents of a unit; 0 while it is not finished."""
-        if unit.number not in self._documents:
-            if not is_finished(self._part.root, unit):
-                return 0
-            self._documents[unit.number] = read_facts(self._part.root, unit)["documents"]
-        return self._documents[unit.number]
 
 
 class Meter:
     """Progress of all workers together: megabytes of units, documents, and documents a second."""
 
-    def __init__(self, total_bytes: int, done_bytes: int) -> None:
+    def __init__(self, stage: str, total_bytes: int, done_bytes: int) -> None:
         self._start, self._told = done_bytes, done_bytes // MEGABYTE
         self._began = time.monotonic()
         self._state: dict[int, tuple[int, int]] = {}
-        self._progress = Progress("corpus", total_bytes // MEGABYTE or None, "MB", self._told)
+        self._progress = Progress(stage, total_bytes // MEGABYTE or None, "MB", self._told)
 
     def __enter__(self) -> Meter:
         self._progress.__enter__()
@@ -139,7 +159,7 @@ class Meter:
         self._told = max(megabytes, self._told)
 
 
-def _by_processes(whole: Part, parts: Sequence[Part], meter: Meter) -> None:
+def _by_processes(parts: Sequence[Part], meter: Meter) -> None:
     """One process a part; none is left when this returns or raises."""
     context = multiprocessing.get_context("spawn")
     links: dict[Any, int] = {}
@@ -147,22 +167,22 @@ def _by_processes(whole: Part, parts: Sequence[Part], meter: Meter) -> None:
     try:
         for number, part in enumerate(parts):
             receiving, sending = context.Pipe(duplex=False)
-            worker = context.Process(target=_work, args=(whole, part, sending), daemon=True)
+            worker = context.Process(target=_work, args=(part, sending), daemon=True)
             worker.start()
             sending.close()
             links[receiving] = number
             workers.append(worker)
         while links:
             for link in wait(list(links)):
-                _hear(link, links, workers, meter)
+                _hear(link, links, workers, parts[0].work.stage, meter)
     finally:
         for worker in workers:
             worker.kill()
             worker.join()
-        remove_abandoned(whole.root)
+        remove_abandoned(parts[0].work.root)
 
 
-def _hear(link: Any, links: dict[Any, int], workers: Sequence[Any], meter: Meter) -> None:
+def _hear(link: Any, links: dict[Any, int], workers: Sequence[Any], stage: str, meter: Meter) -> None:
     """Take one message of a worker, or its end."""
     number = links[link]
     try:
@@ -172,22 +192,22 @@ def _hear(link: Any, links: dict[Any, int], workers: Sequence[Any], meter: Meter
         worker.join()
         del links[link]
         if worker.exitcode:
-            raise UserError(_ended(worker.pid, worker.exitcode)) from None
+            raise UserError(_ended(stage, worker.pid, worker.exitcode)) from None
         return
     if isinstance(message, str):
         raise UserError(message)
     meter.tell(number, *message)
 
 
-def _ended(process: int, status: int) -> str:
+def _ended(stage: str, process: int, status: int) -> str:
     how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with status {status}"
     return (
-        f"process {process}, one of corpus.workers, {how}; finished units are kept, so run the same command again, "
+        f"process {process}, one of {stage}.workers, {how}; finished units are kept, so run the same command again, "
         "with fewer workers if memory ran out"
     )
 
 
-def _work(whole: Part, part: Part, link: Connection) -> None:
+def _work(part: Part, link: Connection) -> None:
     """What a worker process does: its part, until it is done, fails, or the process that started it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends its workers
     speak(False)
@@ -199,23 +219,23 @@ def _work(whole: Part, part: Part, link: Connection) -> None:
             last[0] = time.monotonic()
             link.send((documents, num_bytes))
 
-    message = _message_of(whole, part, told)
+    message = _message_of(part, told)
     if message:
         link.send(message)
     link.close()
 
 
-def _message_of(whole: Part, part: Part, told: Told) -> str:
+def _message_of(part: Part, told: Told) -> str:
     """Make a part; what a person can mend comes back as its sentence, since not every error can be sent."""
     try:
-        make_part(whole, part, told)
+        make_part(part, told)
     except UserError as error:
         return str(error)
     except OSError as error:
         if not is_disk_full(error):
             raise
         return (
-            f"No space left on device while units were written to {part.root}; free some space and run the same "
+            f"No space left on device while units were written to {part.work.root}; free some space and run the same "
             "command again: finished units are kept"
         )
     return ""
@@ -233,13 +253,14 @@ def _leave_with_parent() -> None:
         os._exit(1)
 
 
-def _by_ray(whole: Part, parts: Sequence[Part], meter: Meter) -> None:
+def _by_ray(parts: Sequence[Part], meter: Meter) -> None:
     """One task a part on the Ray cluster that RAY_ADDRESS names, or on one started here for as long as it takes."""
+    stage = parts[0].work.stage
     try:
         import ray
     except ImportError as error:
         raise UserError(
-            "corpus.executor=ray needs Ray, which is not installed; pip install '.[ray]', or choose processes"
+            f"{stage}.executor=ray needs Ray, which is not installed; pip install '.[ray]', or choose processes"
         ) from error
     started = not ray.is_initialized()
     if started:
@@ -247,7 +268,7 @@ def _by_ray(whole: Part, parts: Sequence[Part], meter: Meter) -> None:
     began = time.monotonic()
     try:
         task = ray.remote(num_cpus=1, max_retries=3)(_ray_part)
-        pending = {task.remote(whole, part): number for number, part in enumerate(parts)}
+        pending = {task.remote(part): number for number, part in enumerate(parts)}
         while pending:
             finished, _ = ray.wait(list(pending), num_returns=1)
             for reference in finished:
@@ -259,7 +280,7 @@ def _by_ray(whole: Part, parts: Sequence[Part], meter: Meter) -> None:
     except ray.exceptions.RayError as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"a task of corpus.executor=ray failed after {duration(time.monotonic() - began)} ({reason}); finished "
+            f"a task of {stage}.executor=ray failed after {duration(time.monotonic() - began)} ({reason}); finished "
             "units are kept, so run the same command again"
         ) from error
     finally:
@@ -267,6 +288,6 @@ def _by_ray(whole: Part, parts: Sequence[Part], meter: Meter) -> None:
             ray.shutdown()
 
 
-def _ray_part(whole: Part, part: Part) -> str:
+def _ray_part(part: Part) -> str:
     speak(False)
-    return _message_of(whole, part, _say_nothing)
+    return _message_of(part, _say_nothing)
