@@ -29,11 +29,12 @@ def run(recipe: Recipe) -> dict[Stage, Artifact]:
             f"the pipeline was started as {processes} processes, which would all make the same files; give several "
             "processes to training alone (torchrun ... -m slm.train) and run the other stages with one"
         )
-    if recipe.corpus.part:
-        raise UserError(
-            f"corpus.part ({recipe.corpus.part}) makes a part of the corpus stage alone; run it as slm corpus, and the "
-            "pipeline without it once all parts are there"
-        )
+    for stage, part in (("corpus", recipe.corpus.part), ("shards", recipe.shards.part)):
+        if part:
+            raise UserError(
+                f"{stage}.part ({part}) makes a part of the {stage} stage alone; run it as slm {stage}, and the "
+                "pipeline without it once all parts are there"
+            )
     artifacts: dict[Stage, Artifact] = {}
     for number, stage in enumerate(chosen, 1):
         if getattr(recipe.artifacts, stage, ""):

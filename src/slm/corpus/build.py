@@ -60,10 +60,14 @@ def split_of(document_id: str, validation_fraction: float) -> Split:
     return "validation" if draw < validation_fraction else "train"
 
 
+def files_of(artifact: Artifact, split: Split) -> list[str]:
+    """The names of one split's files, in the order in which they were written."""
+    return sorted(name for name in artifact.manifest["files"] if name.startswith(f"{split}-"))
+
+
 def read_split(artifact: Artifact, split: Split) -> Iterator[Document]:
     """The documents of one split, in the order in which they were written."""
-    names = sorted(name for name in artifact.manifest["files"] if name.startswith(f"{split}-"))
-    return read_tables(artifact.file(name) for name in names)
+    return read_tables(artifact.file(name) for name in files_of(artifact, split))
 
 
 @dataclass(slots=True)

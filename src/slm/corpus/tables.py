@@ -80,10 +80,25 @@ class DocumentWriter:
 def read_tables(paths: Iterable[Path]) -> Iterator[Document]:
     """The documents of files, in the order in which they were written."""
     for path in paths:
-        with pq.ParquetFile(path, buffer_size=1 << 20) as file:
-            for batch in file.iter_batches(batch_size=_batch_rows(file.metadata), columns=list(COLUMNS)):
-                for row in batch.to_pylist():
-                    yield Document(**{**row, "metadata": json.loads(row["metadata"])})
+        yield from read_groups(path)
+
+
+def read_groups(path: Path, first: int = 0, last: int | None = None) -> Iterator[Document]:
+    """The documents of a file's row groups `first` up to but not including `last`."""
+    with pq.ParquetFile(path, buffer_size=1 << 20) as file:
+        groups = list(range(file.metadata.num_row_groups))[first:last]
+        rows = _batch_rows(file.metadata)
+        for batch in file.iter_batches(batch_size=rows, row_groups=groups, columns=list(COLUMNS)):
+            for row in batch.to_pylist():
+                yield Document(**{**row, "metadata": json.loads(row["metadata"])})
+
+
+def text_of_groups(path: Path) -> list[int]:
+    """The bytes of text in each row group of a file, about."""
+    metadata = pq.read_metadata(path)
+    text = COLUMNS.index("text")
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    return [int(group.column(text).total_uncompressed_size) for group in groups]
 
 
 def _batch_rows(metadata: Any) -> int:

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from slm.recipe import Recipe
 
 
-def run(recipe: Recipe) -> Artifact:
-    """Tokenize and pack the corpus of `recipe`; the shards in the run's folder."""
+def run(recipe: Recipe) -> Artifact | None:
+    """Tokenize and pack the corpus of `recipe`; the shards in the run's folder, None where a part was asked for."""
     from slm.shards.stage import run as run_stage
 
     return run_stage(recipe)

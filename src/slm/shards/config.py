@@ -63,7 +63,19 @@ class ShardsConfig(Config):
     mixture: tuple[MixtureStage, ...] = ()
     """Which sources are read in which shares, stage by stage; empty reads every row of all once an epoch."""
     threads: int = neutral(2, ge=1)
-    """Threads that tokenize."""
+    """Threads that tokenize, in each process."""
+    unit_bytes: int = neutral(64_000_000, ge=1_000)
+    """About how much text is tokenized at a time: what a kill loses at most, what parts and workers take in turn."""
+    part: str = neutral("", pattern=r"^([0-9]+/[1-9][0-9]*)?$")
+    """`2/8` tokenizes every eighth unit, from the third on, and stops; without, what is still missing is tokenized and
+    all is packed. The result does not depend on it."""
+    workers: int = neutral(1, ge=1)
+    """Processes that tokenize."""
+    executor: Literal["processes", "ray"] = neutral("processes")
+    """Where the workers run: here, or on a Ray cluster that sees the same folders (`pip install '.[ray]'`)."""
+    keep_units: bool = neutral(False)
+    """Keep what was tokenized beside the shards, so that rows of another length need no tokenizing; it takes as much
+    disk as the shards."""
 
     @field_validator("mixture")
     @classmethod

@@ -1,24 +1,31 @@
 """The shards stage: documents in, packed Arrow rows out.
 
 In: the corpus and the tokenizer of the recipe. Out: `train-SOURCE-00000.arrow` per source, so that a
-mixture can weigh them, and one validation set. Documents stream through in blocks; memory is bounded by
-a window per source. Each document is stored as [bos] ids [eos].
+mixture can weigh them, and one validation set. Each document is stored as [bos] ids [eos].
+
+Tokenizing is what costs, a core takes 4 MB of text a second; it is done in units, by any number of processes, each
+killed and gone on with at any time (see `slm.shards.units`). One process then packs them in order, some 300,000
+documents a second; killed, it packs again. Documents stream through; memory is bounded by a window per source.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slm.core.artifact import Artifact, Draft, Spec, make, require_parent
 from slm.core.console import Progress, say, table
 from slm.core.errors import UserError
+from slm.core.units import keep_only
 
 if TYPE_CHECKING:
-    from slm.corpus import Document
+    from slm.corpus import Split
     from slm.recipe import Recipe
+    from slm.shards.config import ShardsConfig
+    from slm.shards.units import Encoded, ShardsWork
     from slm.shards.write import Layout, Tally
-    from slm.tokenizer.tokenizer import Tokenizer
 
 LAYOUT_VERSION = 3
 
@@ -26,21 +33,42 @@ Groups = dict[str, dict[str, dict[str, int]]]
 """Documents, bytes and tokens to train on, by licence and by language; documents without a language are left out."""
 
 
-def run(recipe: Recipe) -> Artifact:
-    """Tokenize and pack the corpus, unless the shards are already there or the recipe takes them from elsewhere."""
+def run(recipe: Recipe) -> Artifact | None:
+    """Tokenize and pack the corpus, unless the shards are already there or the recipe takes them from elsewhere.
+
+    None where a part of the tokenizing was asked for.
+    """
     if recipe.artifacts.shards:
         return recipe.artifact("shards")
     corpus, tokenizer = recipe.artifact("corpus"), recipe.artifact("tokenizer")
     if not recipe.artifacts.tokenizer:
         require_parent(tokenizer, "corpus", corpus)
-    parents = {"corpus": corpus, "tokenizer": tokenizer}
-    spec = Spec("shards", recipe.shards, parents, {"layout_version": LAYOUT_VERSION})
-    return make(recipe.folder("shards"), spec, lambda draft: _build(recipe, corpus, tokenizer, draft), redo=recipe.redo)
+    config, root = recipe.shards, units_folder(recipe)
+    if config.part:
+        from slm.core.parts import make_asked
+
+        make_asked(_work(config, corpus, tokenizer, root), config.part)
+        return None
+    built = []
+
+    def build(draft: Draft) -> None:
+        built.append(_build(recipe, corpus, tokenizer, draft, root))
+
+    spec = Spec("shards", config, {"corpus": corpus, "tokenizer": tokenizer}, {"layout_version": LAYOUT_VERSION})
+    artifact = make(recipe.folder("shards"), spec, build, redo=recipe.redo)
+    for work in built:
+        keep_only(root, {unit.key for unit in work.units} if config.keep_units else set())
+    return artifact
 
 
-def _build(recipe: Recipe, corpus: Artifact, tokenizer_artifact: Artifact, draft: Draft) -> None:
-    from slm.shards.write import Layout
-    from slm.tokenizer.tokenizer import Tokenizer
+def units_folder(recipe: Recipe) -> Path:
+    """Where tokenized units lie: beside the shards."""
+    folder = recipe.folder("shards")
+    return folder.with_name(f"{folder.name}.units")
+
+
+def _work(config: ShardsConfig, corpus: Artifact, tokenizer: Artifact, root: Path) -> ShardsWork:
+    from slm.shards.units import ShardsWork, plan
 
     for split in ("train", "validation"):
         if not corpus.counts[split]["documents"]:
@@ -48,7 +76,18 @@ def _build(recipe: Recipe, corpus: Artifact, tokenizer_artifact: Artifact, draft
                 f"{corpus.path} holds no {split} documents (of {_total_documents(corpus):,} in all), and shards need "
                 "some of both; add text to corpus.sources or change corpus.validation_fraction"
             )
-    tokenizer, config = Tokenizer.load(tokenizer_artifact.path), recipe.shards
+    units = plan(corpus, tokenizer.counts["hash"], config.unit_bytes)
+    return ShardsWork(config, units, root, tokenizer.path)
+
+
+def _build(recipe: Recipe, corpus: Artifact, tokenizer_artifact: Artifact, draft: Draft, root: Path) -> ShardsWork:
+    from slm.core.parts import make_units
+    from slm.shards.write import Layout
+    from slm.tokenizer.tokenizer import Tokenizer
+
+    config = recipe.shards
+    work = _work(config, corpus, tokenizer_artifact, root)
+    tokenizer = Tokenizer.load(tokenizer_artifact.path)
     layout = Layout(
         seq_len=config.seq_len,
         packing=config.packing,
@@ -58,19 +97,26 @@ def _build(recipe: Recipe, corpus: Artifact, tokenizer_artifact: Artifact, draft
         pad_id=tokenizer.pad_id,
         tokenizer_hash=tokenizer.hash,
     )
+    make_units(work)
     groups = Groups({"licences": {}, "languages": {}})
-    sources = _write_train(corpus, tokenizer, layout, config.threads, draft, groups)
-    validation = _write_validation(corpus, tokenizer, layout, config.threads, draft)
+    sources = _write_train(corpus, work, layout, draft, groups)
+    validation = _write_validation(corpus, work, layout, draft)
     draft.counts.update({**count(sources, validation, layout), **groups})
     _print(draft.counts)
     _mix(recipe, draft.counts)
+    return work
 
 
-def _write_train(
-    corpus: Artifact, tokenizer: Tokenizer, layout: Layout, threads: int, draft: Draft, groups: Groups
-) -> dict[str, Tally]:
-    from slm.corpus import read_documents
-    from slm.shards.encode import encode
+def _tokenized(work: ShardsWork, split: Split) -> Iterator[Encoded]:
+    """The documents of a split, in the order of the corpus."""
+    from slm.shards.units import read_unit
+
+    for unit in work.units:
+        if unit.split == split:
+            yield from read_unit(work.root, unit)
+
+
+def _write_train(corpus: Artifact, work: ShardsWork, layout: Layout, draft: Draft, groups: Groups) -> dict[str, Tally]:
     from slm.shards.write import ShardWriter, file_stems
 
     with ExitStack() as stack:
@@ -79,35 +125,31 @@ def _write_train(
             for source, stem in file_stems(corpus.counts["sources"]).items()
         }
         with Progress("shards: packing train", corpus.counts["train"]["documents"], "documents") as progress:
-            for document, ids in encode(read_documents(corpus, "train"), tokenizer, threads):
-                num_bytes = len(document.text.encode())
-                writers[document.source].add(ids, num_bytes, document.id)
-                _add_to_groups(groups, document, num_bytes, len(ids))
+            for document in _tokenized(work, "train"):
+                writers[document.source].add(document.ids_T, document.num_bytes, document.id)
+                _add_to_groups(groups, document)
                 progress.advance()
     return {source: writer.tally for source, writer in writers.items() if writer.tally.documents}
 
 
-def _add_to_groups(groups: Groups, document: Document, num_bytes: int, tokens: int) -> None:
-    named = {"licences": document.licence, "languages": document.metadata.get("language", "")}
-    for kind, name in named.items():
+def _add_to_groups(groups: Groups, document: Encoded) -> None:
+    for kind, name in (("licences", document.licence), ("languages", document.language)):
         if name:
             tally = groups[kind].setdefault(name, {"documents": 0, "bytes": 0, "tokens": 0})
             tally["documents"] += 1
-            tally["bytes"] += num_bytes
-            tally["tokens"] += tokens
+            tally["bytes"] += document.num_bytes
+            tally["tokens"] += len(document.ids_T)
 
 
-def _write_validation(corpus: Artifact, tokenizer: Tokenizer, layout: Layout, threads: int, draft: Draft) -> Tally:
-    from slm.corpus import read_documents
-    from slm.shards.encode import encode
+def _write_validation(corpus: Artifact, work: ShardsWork, layout: Layout, draft: Draft) -> Tally:
     from slm.shards.write import ShardWriter
 
     with (
         ShardWriter(draft.path, "validation", layout) as writer,
         Progress("shards: packing validation", corpus.counts["validation"]["documents"], "documents") as progress,
     ):
-        for document, ids in encode(read_documents(corpus, "validation"), tokenizer, threads):
-            writer.add(ids, len(document.text.encode()), document.id)
+        for document in _tokenized(work, "validation"):
+            writer.add(document.ids_T, document.num_bytes, document.id)
             progress.advance()
     return writer.tally
 
