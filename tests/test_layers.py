@@ -21,7 +21,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "objective": {"core", "model"},
     "train": {"core", "tokenizer", "shards", "model", "objective", "serve"},
     "evaluate": {"core", "corpus", "tokenizer", "shards", "model", "objective", "serve"},
-    "export": {"core", "corpus", "tokenizer", "shards", "model", "evaluate", "serve"},
+    "compress": {"core", "corpus", "tokenizer", "shards", "model", "evaluate"},
+    "export": {"core", "corpus", "tokenizer", "shards", "model", "evaluate", "compress", "serve"},
     "serve": {"core", "tokenizer", "model", "export"},
     "report": {"core", "corpus", "tokenizer", "shards", "model", "evaluate", "train"},
 }

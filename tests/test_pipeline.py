@@ -30,9 +30,16 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_stages_run_in_order(ran, tmp_path, capsys):
-    made = pipeline.run(build_recipe({"runs_dir": str(tmp_path)}))
+    asked = {"variants": [{"name": "int4"}]}
+    made = pipeline.run(build_recipe({"runs_dir": str(tmp_path), "compress": asked}))
     assert ran == list(STAGES) == list(made)
-    assert "[1/8] corpus" in capsys.readouterr().out
+    assert f"[1/{len(STAGES)}] corpus" in capsys.readouterr().out
+
+
+def test_nothing_is_compressed_where_no_variant_is_asked_for(ran, tmp_path, capsys):
+    made = pipeline.run(build_recipe({"runs_dir": str(tmp_path)}))
+    assert ran == list(made) == [stage for stage in STAGES if stage != "compress"]
+    assert "compress: compress.variants is empty, nothing to make" in capsys.readouterr().out
 
 
 def test_from_and_to_choose_a_part(ran, tmp_path):

@@ -23,6 +23,7 @@ RUNNABLE = {
     "shards": "documents to token-packed rows",
     "train": "rows to a model, resumable to the token",
     "evaluate": "model to numbers beside their baselines",
+    "compress": "model to low-bit integers, with what that cost",
     "export": "model to Hugging Face and GGUF files, each proved",
     "serve": "answers of the exported model, by llama.cpp",
     "report": "one HTML page about the run",

@@ -42,6 +42,9 @@ def run(recipe: Recipe) -> dict[Stage, Artifact]:
             say(f"{stage}: taken from {artifacts[stage].path}")
             continue
         say(f"[{number}/{len(chosen)}] {stage}")
+        if stage == "compress" and not recipe.compress.variants:
+            say("compress: compress.variants is empty, nothing to make")
+            continue
         artifacts[stage] = importlib.import_module(f"slm.{stage}").run(recipe)
     say(f"pipeline: {', '.join(chosen)} in {duration(time.perf_counter() - began)}")
     for line in whereabouts(recipe):

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from slm.compress.config import CompressConfig
 from slm.core.artifact import MANIFEST, Artifact, newest, open_artifact
 from slm.core.config import Config
 from slm.core.errors import ProblemsError, UserError
@@ -32,7 +33,7 @@ from slm.shards.config import ShardsConfig
 from slm.tokenizer.config import TokenizerConfig
 from slm.train.config import TrainConfig
 
-Stage = Literal["corpus", "tokenizer", "shards", "train", "evaluate", "export", "serve", "report"]
+Stage = Literal["corpus", "tokenizer", "shards", "train", "evaluate", "compress", "export", "serve", "report"]
 STAGES: tuple[Stage, ...] = typing.get_args(Stage)
 
 
@@ -74,6 +75,7 @@ class Recipe(Config):
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    compress: CompressConfig = CompressConfig()
     export: ExportConfig = ExportConfig()
     serve: ServeConfig = ServeConfig()
     report: ReportConfig = ReportConfig()

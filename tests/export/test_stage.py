@@ -11,7 +11,7 @@ import torch
 
 from slm.core.artifact import MANIFEST, Artifact, Spec, create
 from slm.core.errors import DamagedError, UserError
-from slm.export import EXPORTERS, run, stage
+from slm.export import run, stage
 from slm.export.config import ExportConfig
 from slm.export.subject import Dataset
 from slm.model.transformer import Transformer
@@ -42,7 +42,7 @@ def test_a_run_publishes_every_format_with_its_proof(run_recipe: Recipe, capfd: 
     assert {f"model-{kind}.gguf" for kind in ("f32", "f16", "bf16", "q8_0")} | {"parity.json"} < files
     assert {"hf/config.json", "hf/model.safetensors", "hf/tokenizer.json", "hf/chat_template.jinja"} < files
     parity = artifact.counts["parity"]
-    assert list(parity) == list(EXPORTERS)
+    assert list(parity) == list(run_recipe.export.formats)
     proof = json.loads(artifact.file("parity.json").read_text(encoding="utf-8"))
     assert proof["formats"] == parity
     assert proof["prompts"] == list(run_recipe.export.prompts)
@@ -56,7 +56,7 @@ def test_a_run_publishes_every_format_with_its_proof(run_recipe: Recipe, capfd: 
     printed = capfd.readouterr()
     assert printed.err == ""
     assert [line.split()[0] for line in printed.out.splitlines() if line.startswith(("  hf", "  gguf"))] == list(
-        EXPORTERS
+        run_recipe.export.formats
     )
 
 

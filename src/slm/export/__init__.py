@@ -19,6 +19,7 @@ EXPORTERS: dict[Format, str] = {
     "gguf_f16": "slm.export.gguf",
     "gguf_bf16": "slm.export.gguf",
     "gguf_q8_0": "slm.export.gguf",
+    "awq": "slm.export.awq",
 }
 
 

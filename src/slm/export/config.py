@@ -8,7 +8,9 @@ from pydantic import Field, field_validator
 
 from slm.core.config import Config, neutral
 
-Format = Literal["hf", "gguf_f32", "gguf_f16", "gguf_bf16", "gguf_q8_0"]
+Format = Literal["hf", "gguf_f32", "gguf_f16", "gguf_bf16", "gguf_q8_0", "awq"]
+OF_INTEGERS: tuple[Format, ...] = ("awq",)
+"""Formats that carry integers of the compress stage."""
 
 
 class ExportConfig(Config):
@@ -34,6 +36,10 @@ class ExportConfig(Config):
     """BF16: as F16."""
     max_logprob_delta_q8_0: float = Field(0.5, gt=0)
     """Q8_0: as F16."""
+    max_logit_delta_awq: float = Field(1e-2, gt=0)
+    """AWQ: largest |difference| of logits to the model that its integers stand for; their own cost is compress's."""
+    variant: str = "int4"
+    """The variant of the compress stage that awq carries."""
     threads: int = neutral(2, ge=1)
     """Threads for the engines that prove parity."""
 
@@ -53,4 +59,5 @@ class ExportConfig(Config):
             "gguf_f16": ("export.max_logprob_delta_f16", self.max_logprob_delta_f16),
             "gguf_bf16": ("export.max_logprob_delta_bf16", self.max_logprob_delta_bf16),
             "gguf_q8_0": ("export.max_logprob_delta_q8_0", self.max_logprob_delta_q8_0),
+            "awq": ("export.max_logit_delta_awq", self.max_logit_delta_awq),
         }[name]

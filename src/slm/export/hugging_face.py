@@ -7,7 +7,7 @@ without code of ours. The proof opens it exactly so, in float32 on the CPU.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,27 +51,40 @@ def refuse_not_finite(subject: Subject) -> None:
 def engine(written: Path, *, end_ids: frozenset[int], context_tokens: int, threads: int) -> Iterator[Engine]:
     """transformers with the folder, in float32."""
     del context_tokens
+    with running(threads):
+        yield TransformersEngine(written, end_ids)
+
+
+@contextlib.contextmanager
+def running(threads: int) -> Iterator[None]:
+    """Have torch compute with so many threads for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        yield TransformersEngine(written, end_ids)
+        yield
     finally:
         torch.set_num_threads(before)
 
 
 class TransformersEngine:
-    """transformers as the parity proof sees it."""
+    """transformers as the parity proof sees it: with a folder's own weights, or its configuration and others."""
 
     quantity: Quantity = "logits"
     misread = ""
 
-    def __init__(self, folder: Path, end_ids: frozenset[int]) -> None:
+    def __init__(self, folder: Path, end_ids: frozenset[int], state: Mapping[str, torch.Tensor] | None = None) -> None:
         with _quiet():
-            from transformers import AutoModelForCausalLM, AutoTokenizer
+            from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
             model: Any = AutoModelForCausalLM
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            self._model = model.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+            if state is None:
+                self._model = model.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+            else:
+                config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
+                del config.quantization_config
+                self._model = model.from_config(config, dtype=torch.float32).eval()
+                self._model.load_state_dict(state, strict=not config.tie_word_embeddings)
         self._end_ids = end_ids
 
     def tokenize(self, text: str) -> list[int]:

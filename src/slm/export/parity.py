@@ -46,7 +46,9 @@ LONG_TOKENS = 128
 LONG_POSITIONS = 8
 EXACT_FORMATS = ("hf", "gguf_f32")
 """Formats that keep every number."""
-SAME_TEXT_FORMATS = (*EXACT_FORMATS, "gguf_f16")
+WHOLE_VOCABULARY = (*EXACT_FORMATS, "awq")
+"""Formats held to their budget over every token. AWQ keeps all numbers but norms, which become float16."""
+SAME_TEXT_FORMATS = (*WHOLE_VOCABULARY, "gguf_f16")
 """Formats whose greedy continuations must be the model's."""
 PROBES = (
     "", " ", "  leading", "a  b   c", "\n", "\n\n\tx\r\n", "\x00", "<s></s><unk>", "<0x41>", "naïve café",
@@ -153,7 +155,7 @@ class Reference:
 def prove(reference: Reference, engine: Engine, config: ExportConfig, name: Format, size_bytes: int) -> Parity:
     """Compare a file, opened by `engine`, with the model; raises a sentence where it is over its budget."""
     key, budget = config.budget(name)
-    scope = "whole vocabulary" if name in EXACT_FORMATS else "tokens of the text"
+    scope = "whole vocabulary" if name in WHOLE_VOCABULARY else "tokens of the text"
     result = Parity(name, size_bytes, f"{engine.quantity}, {scope}", budget)
     _compare_ids(reference, engine, result)
     _compare_scores(reference.cases, engine, result)
@@ -235,7 +237,7 @@ def _compare_scores(cases: Sequence[Case], engine: Engine, result: Parity) -> No
             delta_PV = np.abs(theirs_PV - np.maximum(logp_PV, FLOOR))
         theirs_logp_PV = log_softmax(theirs_PV)
         result.max_delta_vocabulary = max(result.max_delta_vocabulary, float(delta_PV.max()))
-        delta_P = delta_PV.max(axis=1) if result.format in EXACT_FORMATS else _on_text(delta_PV, case)
+        delta_P = delta_PV.max(axis=1) if result.format in WHOLE_VOCABULARY else _on_text(delta_PV, case)
         worst = int(delta_P.argmax())
         if delta_P[worst] > result.max_delta or not result.worst:
             result.max_delta = float(delta_P[worst])
@@ -302,7 +304,7 @@ def kl_divergence(logp_PV: npt.NDArray[np.float64], logq_PV: npt.NDArray[np.floa
 def _scope_cell(result: Parity) -> str:
     if result.quantity.startswith("logits"):
         return "any token's logit"
-    return "any token" if result.format in EXACT_FORMATS else "text"
+    return "any token" if result.format in WHOLE_VOCABULARY else "text"
 
 
 def _greedy_cell(result: Parity) -> str:

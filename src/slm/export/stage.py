@@ -12,7 +12,8 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -20,7 +21,7 @@ from slm.core.artifact import Artifact, Draft, Spec, file_sha256, lineage, make,
 from slm.core.console import say
 from slm.core.errors import DamagedError, UserError
 from slm.export import EXPORTERS
-from slm.export.config import Format
+from slm.export.config import OF_INTEGERS, Format
 from slm.export.subject import Dataset, Exporter, Subject
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from slm.recipe import Recipe
 
 PARITY = "parity.json"
-ENGINE_PACKAGES = {"hf": ("transformers",), "gguf": ("gguf", "xllamacpp")}
+ENGINE_PACKAGES = {"hf": ("transformers",), "awq": ("transformers",), "gguf": ("gguf", "xllamacpp")}
 """What each kind of format is written and proved with."""
 
 
@@ -38,10 +39,13 @@ def run(recipe: Recipe) -> Artifact:
     require_parent(checkpoint, "tokenizer", tokenizer)
     golden = Path(recipe.evaluate.golden) if recipe.evaluate.golden else None
     inputs = {"name": recipe.run, "golden": _golden_hash(golden)}
-    spec = Spec("export", recipe.export, {"train": checkpoint, "tokenizer": tokenizer}, inputs)
+    parents = {"train": checkpoint, "tokenizer": tokenizer}
+    if set(recipe.export.formats) & set(OF_INTEGERS):
+        parents["compress"] = _compressed(recipe, checkpoint)
+    spec = Spec("export", recipe.export, parents, inputs)
 
     def build(draft: Draft) -> None:
-        _build(draft, recipe, checkpoint, tokenizer, golden)
+        _build(draft, recipe, parents, golden)
 
     return make(recipe.folder("export"), spec, build, redo=recipe.redo)
 
@@ -85,28 +89,58 @@ def datasets(checkpoint: Artifact) -> tuple[Dataset, ...]:
     return ()
 
 
-def _build(draft: Draft, recipe: Recipe, checkpoint: Artifact, tokenizer: Artifact, golden: Path | None) -> None:
+def _build(draft: Draft, recipe: Recipe, parents: Mapping[str, Artifact], golden: Path | None) -> None:
     from slm.export.parity import Reference, show
 
-    packages = engine_packages(recipe.export.formats)
-    subject = _subject(recipe, checkpoint, tokenizer)
-    for name in recipe.export.formats:
-        _exporter(name).refuse_unsupported(subject.model.config)
-    prompts = [*recipe.export.prompts, *(golden_prompts(golden) if golden else [])]
-    reference = Reference(subject, recipe.export, prompts)
-    results = [_export(name, subject, reference, draft.path, recipe) for name in recipe.export.formats]
+    checkpoint, packages = parents["train"], engine_packages(recipe.export.formats)
+    prompts = list(dict.fromkeys([*recipe.export.prompts, *(golden_prompts(golden) if golden else [])]))
+    found: dict[Format, Parity] = {}
+    for formats, subject in _subjects(recipe, parents):
+        for name in formats:
+            _exporter(name).refuse_unsupported(subject.model.config)
+        reference = Reference(subject, recipe.export, prompts)
+        found.update({name: _export(name, subject, reference, draft.path, recipe) for name in formats})
+    results = [found[name] for name in recipe.export.formats]
     show(results)
     for notice in (notice for result in results for notice in result.notices):
         say(f"export: {notice}")
     proof = {
         "engines": {name: importlib.metadata.version(name) for name in packages},
-        "prompts": reference.texts,
+        "prompts": prompts,
         "formats": {result.format: result.as_dict() for result in results},
     }
     (draft.path / PARITY).write_text(json.dumps(proof, indent=1, ensure_ascii=False), encoding="utf-8")
     draft.counts["parity"] = proof["formats"]
     draft.counts["notices"] = [notice for result in results for notice in result.notices]
     draft.counts["step"] = checkpoint.counts.get("step")
+
+
+def _subjects(recipe: Recipe, parents: Mapping[str, Artifact]) -> Iterator[tuple[list[Format], Subject]]:
+    """The model of the checkpoint, then the one that its integers stand for, each with the formats that carry it."""
+    plain, of_integers = (
+        [name for name in recipe.export.formats if (name in OF_INTEGERS) == wanted] for wanted in (False, True)
+    )
+    subject = _subject(recipe, parents["train"], parents["tokenizer"])
+    if plain:
+        yield plain, subject
+    if of_integers:
+        from slm.compress.files import load_compressed
+
+        folder = parents["compress"].path / recipe.export.variant
+        yield of_integers, replace(subject, model=load_compressed(folder), variant=folder)
+
+
+def _compressed(recipe: Recipe, checkpoint: Artifact) -> Artifact:
+    """The integers of the checkpoint, among them the variant that is exported."""
+    found = recipe.artifact("compress")
+    require_parent(found, "train", checkpoint)
+    names = list(found.counts["variants"])
+    if recipe.export.variant not in names:
+        raise UserError(
+            f"export.variant ({recipe.export.variant}) must be a variant in {found.path} ({', '.join(names)}); name "
+            "one of them, or add it to compress.variants"
+        )
+    return found
 
 
 def _subject(recipe: Recipe, checkpoint: Artifact, tokenizer: Artifact) -> Subject:

@@ -40,6 +40,8 @@ class Subject:
     checkpoint: str
     """Fingerprint of the checkpoint."""
     datasets: tuple[Dataset, ...] = ()
+    variant: Path | None = None
+    """Folder of the integers that `model` stands for, if it was compressed."""
 
     @property
     def end_ids(self) -> frozenset[int]:

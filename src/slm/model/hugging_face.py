@@ -184,13 +184,26 @@ def save_pretrained(
     The token ids are those of this project's tokenizers unless given. One file is called
     `model.safetensors`, several come with an index.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     ids = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
-    ids = {key: value if value is not None and value < model.config.vocab_size else None for key, value in ids.items()}
-    written = hf_config(model.config) | ids | {"dtype": str(model.embedding.weight.dtype).removeprefix("torch.")}
-    (folder / CONFIG).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-    (folder / GENERATION_CONFIG).write_text(json.dumps(ids, indent=2) + "\n", encoding="utf-8")
+    save_configuration(model.config, folder, model.embedding.weight.dtype, ids)
     save_tensors(to_hf(model.state_dict()), folder, max_shard_bytes, index_one_file=False)
+
+
+def save_configuration(
+    config: ModelConfig,
+    folder: Path,
+    dtype: torch.dtype,
+    ids: Mapping[str, int | None],
+    quantization: Mapping[str, Any] | None = None,
+) -> None:
+    """Write config.json and generation_config.json; `ids` are token ids under transformers' names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {key: value if value is not None and value < config.vocab_size else None for key, value in ids.items()}
+    written = hf_config(config) | known | {"dtype": str(dtype).removeprefix("torch.")}
+    if quantization is not None:
+        written["quantization_config"] = dict(quantization)
+    (folder / CONFIG).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    (folder / GENERATION_CONFIG).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
 
 
 def from_pretrained(folder: Path) -> Transformer:

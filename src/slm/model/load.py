@@ -11,7 +11,7 @@ What it does not do: optimizer state, or atomic publishing; the caller writes in
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -166,8 +166,32 @@ def load_tensors(folder: Path, take: Take | None = None, stem: str = STEM) -> di
     return state
 
 
-def read_safetensors(path: Path, take: Take | None = None) -> dict[str, Tensor]:
-    """All tensors of one file, or what `take` reads of them."""
+def tensor_places(folder: Path) -> dict[str, Path]:
+    """The file that holds each tensor of a model, without reading them."""
+    from safetensors import SafetensorError, safe_open
+
+    if (folder / INDEX).is_file() or not (folder / ONE_FILE).is_file():
+        weight_map = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise DamagedError(f"{folder / INDEX} has no weight_map; restore it or save the model again")
+        return {name: folder / str(file) for name, file in weight_map.items()}
+    try:
+        with safe_open(folder / ONE_FILE, framework="pt") as file:
+            return dict.fromkeys(file.keys(), folder / ONE_FILE)
+    except (SafetensorError, ValueError) as error:
+        raise _damaged(folder / ONE_FILE, error) from error
+
+
+def read_tensor(path: Path, name: str) -> Tensor:
+    """One tensor of one file."""
+    found = read_safetensors(path, names=(name,))
+    if name not in found:
+        raise DamagedError(f"{path} does not hold {name}, which its index names; restore the folder or save again")
+    return found[name]
+
+
+def read_safetensors(path: Path, take: Take | None = None, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+    """All tensors of one file, or those of `names` that are there, or what `take` reads of them."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -175,11 +199,16 @@ def read_safetensors(path: Path, take: Take | None = None) -> dict[str, Tensor]:
     try:
         # Copied out of the mapped file: its tensors start at odd addresses, and MKL's results depend on alignment.
         with safe_open(path, framework="pt") as file:
-            return {name: take(file, name) if take else file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            wanted = [name for name in file.keys() if names is None or name in names]  # noqa: SIM118
+            return {name: take(file, name) if take else file.get_tensor(name).clone() for name in wanted}
     except (SafetensorError, ValueError) as error:
-        raise DamagedError(
-            f"{path} is damaged ({error}; {path.stat().st_size:,} bytes); restore it or go back to an earlier one"
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> DamagedError:
+    return DamagedError(
+        f"{path} is damaged ({error}; {path.stat().st_size:,} bytes); restore it or go back to an earlier one"
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,0 +1,78 @@
+"""Which low-bit variants of a checkpoint to make, from what text, and what each may cost."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from slm.core.config import Config, neutral
+
+Method = Literal["rtn", "awq", "gptq"]
+
+
+class Calibration(Config):
+    """The text over which activations are observed."""
+
+    text: str = ""
+    """A text file to calibrate on; empty takes rows of the training shards."""
+    tokens: int = Field(65_536, ge=1)
+    """How many tokens, cut into rows; more cost time in proportion and little memory."""
+    row_tokens: int = Field(0, ge=0)
+    """Length of a row of `text`; 0 takes the row length trained at. Rows of the shards have theirs."""
+    batch_rows: int = neutral(8, ge=1)
+    """Rows that go through a block together."""
+
+
+class Variant(Config):
+    """One way to store the weights."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
+    """Name of its folder, and what exports and tables call it."""
+    method: Method = "awq"
+    """`rtn` rounds to the nearest; `awq` scales and clips first; `gptq` lets weights make up for each other's error."""
+    bits: Literal[2, 3, 4, 8] = 4
+    """Width of the integers of the blocks' matrices."""
+    group_size: Literal[0, 32, 64, 128, 256] = 128
+    """Neighbouring weights of a row that share a scale; 0 for one scale a row."""
+    symmetric: bool = False
+    """Zero points in the middle; otherwise where each group wants its own."""
+    clip: bool = True
+    """awq: narrow ranges where that lowers the error of the outputs."""
+    outside_bits: Literal[4, 8, 16] = 8
+    """Width for the embedding and the head; 16 keeps them as float16."""
+    max_bits_per_byte_increase: float = Field(0.1, gt=0)
+    """Fail if held-out text costs so much more than in float32."""
+    max_kl: float = Field(0.2, gt=0)
+    """Fail if the mean KL divergence from the float32 model, in nats a token, is above this."""
+
+    @model_validator(mode="after")
+    def _settings_take_effect(self) -> Variant:
+        if self.method != "awq" and not self.clip:
+            raise ValueError(f"clip (false) has no effect on {self.method}; leave it out")
+        return self
+
+
+class CompressConfig(Config):
+    """Checkpoint to integers, with what it cost."""
+
+    variants: tuple[Variant, ...] = ()
+    """What to make; a pipeline leaves the stage out where there is none."""
+    calibration: Calibration = Calibration()
+    on_misfit: Literal["refuse", "next"] = "refuse"
+    """A row that no whole number of groups fills: refuse it, or take the next smaller group that fits and say so."""
+    max_documents: int = Field(0, ge=0)
+    """Held-out documents over which the cost is measured, at even distances; 0 takes all."""
+    positions: int = Field(512, ge=1)
+    """Held-out positions over which KL and the likeliest token are compared."""
+    threads: int = neutral(0, ge=0)
+    """CPU threads; 0 leaves torch's choice."""
+
+    @field_validator("variants")
+    @classmethod
+    def _each_once(cls, variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
+        names = [variant.name for variant in variants]
+        twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is named twice; give each variant a name of its own")
+        return variants

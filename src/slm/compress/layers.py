@@ -1,0 +1,127 @@
+"""A block's matrices to integers: what may be scaled into what, in which order, by which method.
+
+In: a block in float32 and the statistics of its four inputs. Out: the integers of its seven matrices, with the block
+changed in place to what they stand for (norms and matrices that took up a scale included), so that running it is
+running the compressed block.
+
+A scale goes where it costs nothing: those of q, k, v into the norm before them, those of gate and up into theirs,
+that of down into the rows of up, that of o into the rows of v. Where several query heads share a value head, their
+inputs of o share its scale.
+
+Shapes: O outputs, I inputs of a matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from slm.compress import gptq
+from slm.compress.awq import search_clip, search_scale
+from slm.compress.config import Variant
+from slm.compress.statistics import InputStatistics
+from slm.core.errors import UserError
+from slm.model.block import Block
+from slm.model.integers import Grid, Integers, fitting_sizes, quantize
+
+INPUTS = {
+    "attention.q": ("attention.q", "attention.k", "attention.v"),
+    "attention.o": ("attention.o",),
+    "ffn.gate": ("ffn.gate", "ffn.up"),
+    "ffn.down": ("ffn.down",),
+}
+"""The first matrix that reads each input, and all that read it."""
+MATRICES = tuple(name for names in INPUTS.values() for name in names)
+NEVER_CLIPPED = ("attention.q", "attention.k")
+
+
+@dataclass(slots=True)
+class Gain:
+    """What scaling did for one input, as squared errors of the outputs."""
+
+    plain_error: float
+    error: float
+
+
+def grid_for(variant: Variant, inputs: int, name: str, *, take_next: bool) -> Grid:
+    """The grid of a matrix with rows of `inputs`; refuses a misfit, or takes the next smaller group."""
+    size: int = variant.group_size
+    if size and inputs % size:
+        smaller = [fitting for fitting in fitting_sizes(inputs) if fitting < size]
+        if not take_next or not smaller:
+            ways = f"take {smaller[0]}, set compress.on_misfit=next to take it there alone" if smaller else "take 0"
+            raise UserError(
+                f"compress.variants.{variant.name}.group_size ({size}) does not divide the rows of {name} "
+                f"({inputs:,} weights); {ways}"
+            )
+        size = smaller[0]
+    return Grid(variant.bits, size, variant.symmetric)
+
+
+def compress_block(
+    block: Block, statistics: Mapping[str, InputStatistics], variant: Variant, grids: Mapping[str, Grid]
+) -> tuple[dict[str, Integers], dict[str, Gain]]:
+    """The integers of each matrix, and what scaling gained by input; `block` becomes what they stand for."""
+    gains: dict[str, Gain] = {}
+    seen = dict(statistics)
+    if variant.method == "awq":
+        for first, names in INPUTS.items():
+            gains[first] = _scale(block, first, names, seen, grids[first])
+    found: dict[str, Integers] = {}
+    for first, names in INPUTS.items():
+        for name in names:
+            matrix = _matrix(block, name)
+            found[name] = _rounded(matrix.weight, name, seen.get(first), variant, grids[name])
+            matrix.weight.data = found[name].dequantize()
+    return found, gains
+
+
+def _rounded(
+    weight_OI: Tensor, name: str, statistics: InputStatistics | None, variant: Variant, grid: Grid
+) -> Integers:
+    if variant.method == "rtn" or statistics is None:
+        return quantize(weight_OI, grid)
+    if variant.method == "gptq":
+        return gptq.quantize(weight_OI, statistics.gram_II, grid)
+    if not variant.clip or name in NEVER_CLIPPED:
+        return quantize(weight_OI, grid)
+    return quantize(weight_OI, grid, search_clip(weight_OI.detach(), statistics.gram_II, grid))
+
+
+def _scale(block: Block, first: str, names: tuple[str, ...], seen: dict[str, InputStatistics], grid: Grid) -> Gain:
+    """Find the scale of an input, and put it into the matrices that read it and into what makes it."""
+    matrices = [_matrix(block, name) for name in names]
+    shared_I = _value_slots(block) if first == "attention.o" else None
+    best = search_scale([matrix.weight.detach() for matrix in matrices], seen[first], grid, shared_I)
+    for matrix in matrices:
+        matrix.weight.data = matrix.weight.data * best.scale_I
+    seen[first] = seen[first].scaled(best.scale_I)
+    if first == "attention.q":
+        block.attention_norm.weight.data = block.attention_norm.weight.data / best.scale_I
+    elif first == "ffn.gate":
+        block.ffn_norm.weight.data = block.ffn_norm.weight.data / best.scale_I
+    elif first == "ffn.down":
+        block.ffn.up.weight.data = block.ffn.up.weight.data / best.scale_I.unsqueeze(1)
+    else:
+        assert shared_I is not None
+        of_value = torch.empty(block.attention.v.weight.shape[0])
+        of_value[shared_I] = best.scale_I
+        block.attention.v.weight.data = block.attention.v.weight.data / of_value.unsqueeze(1)
+    return Gain(best.plain_error, best.error)
+
+
+def _value_slots(block: Block) -> Tensor:
+    """For each input of o the row of v that it comes from, [I]."""
+    attention = block.attention
+    heads_I = torch.arange(attention.heads * attention.head_dim)
+    head_I, inside_I = heads_I // attention.head_dim, heads_I % attention.head_dim
+    return head_I // (attention.heads // attention.kv_heads) * attention.head_dim + inside_I
+
+
+def _matrix(block: Block, name: str) -> nn.Linear:
+    found = block.get_submodule(name)
+    assert isinstance(found, nn.Linear)
+    return found

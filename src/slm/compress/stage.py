@@ -1,0 +1,214 @@
+"""The compress stage: the newest checkpoint in, one folder of integers a variant out, each with its price.
+
+Variants are made one after the other, block by block, in a working folder beside the artifact
+(`compress.work/VARIANT-DIGEST`), from which a killed run goes on. Then each is read back from its files and measured
+against the checkpoint in float32 on held-out text. One that costs more than its budget stops the stage, and
+nothing is published; what was made stays in the working folder, so another budget does not make it anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slm.core.artifact import Artifact, Draft, Spec, file_sha256, make, require_parent
+from slm.core.console import Progress, say, size, table
+from slm.core.errors import UserError
+
+if TYPE_CHECKING:
+    from slm.compress.calibration import Rows
+    from slm.compress.config import Variant
+    from slm.compress.measure import Cost, HeldOut
+    from slm.compress.stream import StoredModel
+    from slm.recipe import Recipe
+
+RESULTS = "cost.json"
+
+
+def run(recipe: Recipe) -> Artifact:
+    """The recipe's variants of its newest checkpoint; nothing heavy is imported if they are there already."""
+    if not recipe.compress.variants:
+        raise UserError(
+            "compress.variants is empty, so there is nothing to make; choose some, as by compress=ship, or "
+            "'compress.variants=[{name: int4}]'"
+        )
+    checkpoint, tokenizer = recipe.artifact("train"), recipe.artifact("tokenizer")
+    shards, corpus = recipe.artifact("shards"), recipe.artifact("corpus")
+    require_parent(checkpoint, "tokenizer", tokenizer)
+    require_parent(checkpoint, "shards", shards)
+    require_parent(shards, "corpus", corpus)
+    text = recipe.compress.calibration.text
+    if text and not Path(text).is_file():
+        raise UserError(
+            f"compress.calibration.text ({text}) is not a file; correct the path, or leave it empty to calibrate on "
+            "training rows"
+        )
+    parents = {"train": checkpoint, "tokenizer": tokenizer, "shards": shards, "corpus": corpus}
+    inputs = {"calibration": file_sha256(Path(text)) if text else ""}
+    spec = Spec("compress", recipe.compress, parents, inputs, recipe.seed)
+
+    def build(draft: Draft) -> None:
+        _build(draft, recipe, spec)
+
+    made = make(recipe.folder("compress"), spec, build, redo=recipe.redo)
+    shutil.rmtree(work_folder(recipe), ignore_errors=True)
+    return made
+
+
+def work_folder(recipe: Recipe) -> Path:
+    """Where blocks lie until all are there."""
+    folder = recipe.folder("compress")
+    return folder.with_name(f"{folder.name}.work")
+
+
+def _build(draft: Draft, recipe: Recipe, spec: Spec) -> None:
+    import torch
+
+    from slm.compress.assemble import assemble
+    from slm.compress.stream import StoredModel, compress_blocks
+
+    config = recipe.compress
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    model = StoredModel(spec.parents["train"].path)
+    _require_settled_shape(model, recipe)
+    rows = _rows(recipe, spec, model) if any(variant.method != "rtn" for variant in config.variants) else None
+    notices: list[str] = []
+    for variant in config.variants:
+        work = work_folder(recipe) / f"{variant.name}-{_digest(spec, variant, rows)}"
+        with Progress(f"compress: {variant.name}", model.config.layers, "blocks") as progress:
+            notices += compress_blocks(
+                model, rows if variant.method != "rtn" else None, variant, config, work, lambda _: progress.advance(1)
+            )
+        assemble(model, variant, work, draft.path / variant.name)
+    for notice in notices:
+        say(f"compress: {notice}")
+    costs = _measure(draft, recipe, spec)
+    facts = {
+        variant.name: {
+            **asdict(costs[variant.name]),
+            "size_bytes": _size_bytes(draft.path / variant.name),
+            "settings": variant.resolved(),
+        }
+        for variant in config.variants
+    }
+    found = {"variants": facts, "notices": notices}
+    if rows is not None:
+        found["calibration"] = {"hash": rows.hash, "rows": len(rows.tokens_NT), "tokens": rows.tokens}
+    (draft.path / RESULTS).write_text(json.dumps(found, indent=1), encoding="utf-8")
+    draft.counts.update(found, step=spec.parents["train"].counts.get("step"))
+    _show(facts, _size_bytes(spec.parents["train"].path, "model-*.safetensors"))
+    _require_budgets(config.variants, costs)
+
+
+def _require_settled_shape(model: StoredModel, recipe: Recipe) -> None:
+    if model.config.vocab_size != recipe.tokenizer.vocab_size:
+        raise UserError(
+            f"{model.folder} has model.vocab_size {model.config.vocab_size:,}, but tokenizer.vocab_size is "
+            f"{recipe.tokenizer.vocab_size:,}; point artifacts.tokenizer at the one that the model was trained with"
+        )
+
+
+def _rows(recipe: Recipe, spec: Spec, model: StoredModel) -> Rows:
+    from slm.compress.calibration import from_shards, from_text
+    from slm.tokenizer.tokenizer import Tokenizer
+
+    config, shards = recipe.compress.calibration, spec.parents["shards"]
+    if not config.text:
+        return from_shards(shards, config, recipe.seed)
+    length = config.row_tokens or int(shards.counts["seq_len"])
+    if length > model.config.max_seq_len:
+        raise UserError(
+            f"compress.calibration.row_tokens ({length:,}) must not exceed model.max_seq_len "
+            f"({model.config.max_seq_len:,}); lower it"
+        )
+    return from_text(Path(config.text), Tokenizer.load(spec.parents["tokenizer"].path), config, length)
+
+
+def _measure(draft: Draft, recipe: Recipe, spec: Spec) -> dict[str, Cost]:
+    from slm.compress.files import load_compressed
+    from slm.compress.measure import answers, compare
+    from slm.core.seeds import derive
+    from slm.model.load import load_model
+
+    config = recipe.compress
+    text = _held_out(recipe, spec)
+    runs = 1 + len(config.variants)
+    costs = {}
+    with Progress("compress: measuring", runs * text.targets, "tokens") as progress:
+        model = load_model(spec.parents["train"].path, attention="sdpa").eval()
+        reference = answers(model, text, config.positions, progress.advance)
+        del model
+        for variant in config.variants:
+            compressed = load_compressed(draft.path / variant.name).eval()
+            found = answers(compressed, text, config.positions, progress.advance)
+            costs[variant.name] = compare(reference, found, text, derive(recipe.seed, "bootstrap"))
+    return costs
+
+
+def _held_out(recipe: Recipe, spec: Spec) -> HeldOut:
+    import numpy as np
+
+    from slm.compress.measure import HeldOut
+    from slm.corpus import read_documents
+    from slm.shards.encode import encode
+    from slm.tokenizer.tokenizer import Tokenizer
+
+    corpus, most = spec.parents["corpus"], recipe.compress.max_documents
+    total = int(corpus.counts["validation"]["documents"])
+    chosen = (
+        document
+        for number, document in enumerate(read_documents(corpus, "validation"))
+        if not most or most >= total or (number + 1) * most // total > number * most // total
+    )
+    tokenizer = Tokenizer.load(spec.parents["tokenizer"].path)
+    encoded = list(encode(chosen, tokenizer, recipe.shards.threads))
+    sizes_D = np.array([len(document.text.encode()) for document, _ in encoded], dtype=np.float64)
+    return HeldOut([ids for _, ids in encoded], sizes_D, int(spec.parents["shards"].counts["seq_len"]))
+
+
+def _show(facts: dict[str, Any], checkpoint_bytes: int) -> None:
+    rows = [("float32", "", size(checkpoint_bytes), "", "", "", "")]
+    for name, found in facts.items():
+        settings, (low, high) = found["settings"], found["interval_95"]
+        group = f"groups of {settings['group_size']}" if settings["group_size"] else "rows"
+        rows.append(
+            (
+                name, f"{settings['method']}, {settings['bits']} bits, {group}", size(found["size_bytes"]),
+                f"{found['increase']:+.5f}", f"{low:+.5f} to {high:+.5f}", f"{found['mean_kl']:.3g}",
+                f"{100 * found['top1_agreement']:.1f} %",
+            )
+        )  # fmt: skip
+    columns = ("variant", "how", "size", "Δ bits/byte", "95 % interval", "mean KL", "top-1")
+    table("What compressing cost on held-out text", columns, rows)
+
+
+def _require_budgets(variants: tuple[Variant, ...], costs: dict[str, Cost]) -> None:
+    over = []
+    for variant in variants:
+        cost = costs[variant.name]
+        for key, found, budget in (
+            ("max_bits_per_byte_increase", cost.increase, variant.max_bits_per_byte_increase),
+            ("max_kl", cost.mean_kl, variant.max_kl),
+        ):
+            if found > budget:
+                over.append(f"compress.variants.{variant.name}.{key} is {budget:g}, it cost {found:.4g}")
+    if over:
+        raise UserError(
+            f"{'; '.join(over)}; nothing was published: take smaller groups, more bits or method awq, or raise the "
+            "budget if that loss is worth the size"
+        )
+
+
+def _digest(spec: Spec, variant: Variant, rows: Rows | None) -> str:
+    settings = {name: value for name, value in variant.identity().items() if not name.startswith("max_")}
+    made_from = [spec.parents["train"].fingerprint, settings, rows.hash if rows is not None else ""]
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _size_bytes(folder: Path, pattern: str = "*.safetensors") -> int:
+    return sum(file.stat().st_size for file in folder.glob(pattern))
