@@ -11,14 +11,14 @@ import pytest
 from slm import pipeline
 from slm.core.artifact import Artifact
 from slm.core.errors import UserError
-from slm.recipe import STAGES, Recipe, build_recipe
+from slm.recipe import CHAIN, Recipe, build_recipe
 
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replace every stage by one that only notes that it ran."""
     order: list[str] = []
-    for stage in STAGES:
+    for stage in CHAIN:
         module = importlib.import_module(f"slm.{stage}")
 
         def note(_recipe: Recipe, stage: str = stage) -> Artifact:
@@ -32,13 +32,13 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_stages_run_in_order(ran, tmp_path, capsys):
     asked = {"variants": [{"name": "int4"}]}
     made = pipeline.run(build_recipe({"runs_dir": str(tmp_path), "compress": asked}))
-    assert ran == list(STAGES) == list(made)
-    assert f"[1/{len(STAGES)}] corpus" in capsys.readouterr().out
+    assert ran == list(CHAIN) == list(made)
+    assert f"[1/{len(CHAIN)}] corpus" in capsys.readouterr().out
 
 
 def test_nothing_is_compressed_where_no_variant_is_asked_for(ran, tmp_path, capsys):
     made = pipeline.run(build_recipe({"runs_dir": str(tmp_path)}))
-    assert ran == list(made) == [stage for stage in STAGES if stage != "compress"]
+    assert ran == list(made) == [stage for stage in CHAIN if stage != "compress"]
     assert "compress: compress.variants is empty, nothing to make" in capsys.readouterr().out
 
 

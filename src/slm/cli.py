@@ -9,9 +9,10 @@ from pathlib import Path
 
 from slm import __version__
 from slm.compose import guarded, recipe_files
-from slm.core.artifact import Artifact, lineage
+from slm.core.artifact import Artifact
 from slm.core.console import say, size
 from slm.core.errors import ProblemsError
+from slm.core.lineage import lineage
 from slm.diff import diff
 from slm.explain import explain
 from slm.recipe import STAGES
@@ -27,6 +28,7 @@ RUNNABLE = {
     "export": "model to Hugging Face and GGUF files, each proved",
     "serve": "answers of the exported model, by llama.cpp",
     "report": "one HTML page about the run",
+    "release": "the run to a bundle that may leave, or every reason why not",
     "card": "what is in the run's corpus, as HTML and Markdown",
     "plan": "what a training will take: memory, time, cost",
     "lr_range": "which learning rates train it, from a short sweep",
@@ -42,6 +44,11 @@ ARGUMENT_WORDS = {
         "slm.tokenizer.compare",
         "compare",
         "vocabularies side by side, ours or others'",
+    ),
+    "verify BUNDLE [corpus=FOLDER]": (
+        "slm.release.verify",
+        "verify",
+        "whether a release is whole and says its golden prompts here",
     ),
     "compare A B [PAGE.html]": ("slm.compare", "compare", "two evaluated runs on the same items: what differs"),
 }
@@ -82,7 +89,7 @@ def dispatch(arguments: list[str]) -> None:
     elif word == "recipes":
         say(recipes_text())
     else:
-        known = ", ".join([*RUNNABLE, "compare", "explain", "lineage", "diff", "consolidate", "recipes"])
+        known = ", ".join([*RUNNABLE, "compare", "verify", "explain", "lineage", "diff", "consolidate", "recipes"])
         raise ProblemsError([f"slm {word}: no such command; known are {known}"])
 
 

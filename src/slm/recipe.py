@@ -27,14 +27,19 @@ from slm.evaluate.config import EvaluateConfig
 from slm.export.config import ExportConfig
 from slm.model.config import ModelConfig
 from slm.objective.config import ObjectiveConfig
+from slm.release.config import ReleaseConfig
 from slm.report.config import ReportConfig
 from slm.serve.config import ServeConfig
 from slm.shards.config import ShardsConfig
 from slm.tokenizer.config import TokenizerConfig
 from slm.train.config import TrainConfig
 
-Stage = Literal["corpus", "tokenizer", "shards", "train", "evaluate", "compress", "export", "serve", "report"]
+Stage = Literal[
+    "corpus", "tokenizer", "shards", "train", "evaluate", "compress", "export", "serve", "report", "release"
+]
 STAGES: tuple[Stage, ...] = typing.get_args(Stage)
+CHAIN = STAGES[: STAGES.index("report") + 1]
+"""What a pipeline runs unless it is told where to stop: nothing leaves the house by default."""
 
 
 class ArtifactPaths(Config):
@@ -66,7 +71,7 @@ class Recipe(Config):
     start: Stage = "corpus"
     """First stage of a pipeline (`from=` on the command line)."""
     stop: Stage = "report"
-    """Last stage of a pipeline (`to=` on the command line)."""
+    """Last stage of a pipeline (`to=` on the command line); a release is made only where it is named here."""
     artifacts: ArtifactPaths = ArtifactPaths()
     corpus: CorpusConfig = CorpusConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -79,6 +84,7 @@ class Recipe(Config):
     export: ExportConfig = ExportConfig()
     serve: ServeConfig = ServeConfig()
     report: ReportConfig = ReportConfig()
+    release: ReleaseConfig = ReleaseConfig()
 
     def folder(self, stage: Stage) -> Path:
         """Where a stage's artifact lies: in the run, unless `artifacts` names another place."""

@@ -1,4 +1,4 @@
-"""Artifacts: complete or absent whatever happens, damage noticed, parents bound, lineage told."""
+"""Artifacts: complete or absent whatever happens, damage noticed, parents bound."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,30 +28,14 @@ from slm.core.artifact import (
     create,
     differences,
     find,
-    lineage,
     make,
     newest,
     open_artifact,
     require_parent,
     write_atomically,
 )
-from slm.core.config import Config, neutral
 from slm.core.errors import DamagedError, UserError
-
-
-class Shape(Config):
-    size: int = 3
-    threads: int = neutral(1)
-
-
-def writer(content: str = "abc") -> Callable[[Draft], None]:
-    def build(draft: Draft) -> None:
-        (draft.path / "sub").mkdir()
-        (draft.path / "sub" / "b.bin").write_bytes(bytes(range(256)))
-        (draft.path / "a.txt").write_text(content, encoding="utf-8")
-        draft.counts["letters"] = len(content)
-
-    return build
+from tests.core.family import Shape, family, writer
 
 
 def forbidden(_: Draft) -> None:
@@ -261,16 +244,7 @@ def test_a_later_format_is_refused_as_such(made: Artifact) -> None:
         open_artifact(made.path)
 
 
-# Parents and lineage
-
-
-def family(folder: Path) -> dict[str, Artifact]:
-    """corpus -> tokenizer, shards (corpus, tokenizer) -> train (shards)."""
-    corpus = make(folder / "corpus", Spec("corpus", Shape()), writer())
-    tokenizer = make(folder / "tokenizer", Spec("tokenizer", Shape(), {"corpus": corpus}), writer())
-    shards = make(folder / "shards", Spec("shards", Shape(), {"corpus": corpus, "tokenizer": tokenizer}), writer())
-    train = make(folder / "train" / "step-1", Spec("train", Shape(), {"shards": shards}), writer())
-    return {"corpus": corpus, "tokenizer": tokenizer, "shards": shards, "train": train}
+# Parents
 
 
 def test_a_child_of_another_parent_is_refused_with_both_fingerprints(tmp_path: Path) -> None:
@@ -292,34 +266,6 @@ def test_a_changed_parent_makes_the_child_another(tmp_path: Path) -> None:
     corpus = make(tmp_path / "corpus", Spec("corpus", Shape(size=4)), writer("other"), redo=True)
     with pytest.raises(UserError, match=r"tokenizer was made by another recipe .*\(parents.corpus: "):
         make(ours["tokenizer"].path, Spec("tokenizer", Shape(), {"corpus": corpus}), forbidden)
-
-
-def test_lineage_goes_back_to_the_text_from_any_file_even_after_the_run_moved(tmp_path: Path) -> None:
-    family(tmp_path / "a")
-    (tmp_path / "a").rename(tmp_path / "b")
-    chain = lineage(tmp_path / "b" / "train" / "step-1" / "sub" / "b.bin")
-    told = [(depth, found.kind if isinstance(found, Artifact) else found) for depth, found in chain]
-    assert told == [(0, "train"), (1, "shards"), (2, "corpus"), (2, "tokenizer"), (3, "corpus")]
-
-
-def test_lineage_says_where_it_breaks_off(tmp_path: Path) -> None:
-    ours = family(tmp_path)
-    shutil.rmtree(tmp_path / "tokenizer")
-    make(tmp_path / "corpus", Spec("corpus", Shape(size=4)), writer("other"), redo=True)
-    broken = [found for _, found in lineage(ours["train"].path) if isinstance(found, str)]
-    assert len(broken) == 2
-    assert broken[0].startswith(f"corpus {ours['corpus'].fingerprint[:12]}: {tmp_path / 'corpus'} is now ")
-    assert broken[1].startswith(f"tokenizer {ours['tokenizer'].fingerprint[:12]}: not there (there is no artifact in")
-
-
-def test_lineage_of_a_file_outside_any_artifact_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "f").touch()
-    monkeypatch.chdir(tmp_path)
-    for path in (tmp_path / "f", Path("f")):
-        with pytest.raises(
-            UserError, match=r"f lies in no artifact \(no manifest.json in it or above it\); give a path"
-        ):
-            lineage(path)
 
 
 # Killed, full, abandoned

@@ -206,7 +206,7 @@ def open_artifact(path: Path, kind: str | None = None, *, verify: Verify = "smal
     what = kind or "artifact"
     if not manifest_path.is_file():
         raise UserError(f"there is no {what} in {path} (no {MANIFEST}); make it first, or correct the path")
-    manifest = _read_manifest(manifest_path)
+    manifest = read_manifest(manifest_path)
     if kind is not None and manifest["kind"] != kind:
         raise UserError(f"{path} holds a {manifest['kind']}, but a {kind} is needed here; correct the path")
     for name, record in manifest["files"].items():
@@ -229,21 +229,6 @@ def require_parent(child: Artifact, name: str, parent: Artifact) -> None:
             f"{parent.fingerprint[:12]}; point artifacts.{name} at the one it was made from, or make the "
             f"{child.kind} again with redo=true"
         )
-
-
-def lineage(path: Path) -> list[tuple[int, Artifact | str]]:
-    """The artifact that holds `path` and all that it was made from, as (depth, artifact) from the top.
-
-    A parent that is gone or no longer the recorded one appears as a sentence instead.
-    """
-    start = path if path.is_dir() else path.parent
-    while not (start / MANIFEST).is_file():
-        if start == start.parent or start == Path():
-            raise UserError(f"{path} lies in no artifact (no {MANIFEST} in it or above it); give a path inside a run")
-        start = start.parent
-    chain: list[tuple[int, Artifact | str]] = []
-    _ascend(open_artifact(start), 0, chain)
-    return chain
 
 
 def changes(manifest: Mapping[str, Any], spec: Spec) -> list[str]:
@@ -377,7 +362,8 @@ def _replace(draft: Path, path: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest that is whole by its own checksum; `DamagedError` where it is not, whatever its files are."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         missing = [name for name in REQUIRED if name not in manifest]
@@ -400,6 +386,11 @@ def manifest_checksum(manifest: Mapping[str, Any]) -> str:
     return _digest({name: value for name, value in manifest.items() if name != "checksum"})
 
 
+def manifest_fingerprint(manifest: Mapping[str, Any]) -> str:
+    """What a manifest's `fingerprint` must be, from what it says it was made of and the hashes of its files."""
+    return _digest({"key": _digest(manifest["ingredients"]), "files": manifest["files"]})
+
+
 def _check_file(path: Path, record: Mapping[str, Any], verify: Verify) -> None:
     way_out = "delete the artifact's folder and run the same command again"
     if not path.is_file():
@@ -409,22 +400,6 @@ def _check_file(path: Path, record: Mapping[str, Any], verify: Verify) -> None:
         raise DamagedError(f"{path} is damaged: {found:,} bytes found, {expected:,} in its manifest; {way_out}")
     if (verify == "full" or expected <= SMALL_FILE_BYTES) and file_sha256(path) != record["sha256"]:
         raise DamagedError(f"{path} is damaged: its sha256 is not the one in its manifest; {way_out}")
-
-
-def _ascend(artifact: Artifact, depth: int, chain: list[tuple[int, Artifact | str]]) -> None:
-    chain.append((depth, artifact))
-    for name, parent in artifact.manifest["parents"].items():
-        path = Path(os.path.normpath(artifact.path / parent["path"]))
-        try:
-            found = open_artifact(path)
-        except UserError as error:
-            chain.append((depth + 1, f"{name} {parent['fingerprint'][:12]}: not there ({error})"))
-            continue
-        if found.fingerprint != parent["fingerprint"]:
-            sentence = f"{name} {parent['fingerprint'][:12]}: {path} is now {found.fingerprint[:12]}"
-            chain.append((depth + 1, sentence))
-            continue
-        _ascend(found, depth + 1, chain)
 
 
 def _digest(value: Any) -> str:

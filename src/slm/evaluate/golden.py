@@ -106,36 +106,44 @@ def read_golden(path: Path) -> list[GoldenPrompt]:
 
 def check(model: Transformer, tokenizer: Tokenizer, prompts: Sequence[GoldenPrompt]) -> list[Outcome]:
     """The outcome of each prompt on `model`."""
-    outcomes = []
-    for item in prompts:
-        if item.pattern:
-            text = greedy(model, tokenizer, item.prompt, item.max_tokens, item.name)
-            passed, found = re.search(item.pattern, text) is not None, repr(text)
-        else:
-            mean = logprob_per_token(model, tokenizer, item.prompt, item.continuation, item.name)
-            low, high = item.min_logprob_per_token, item.max_logprob_per_token
-            passed = (low is None or mean >= low) and (high is None or mean <= high)
-            found = f"{mean:.3f}"
-        outcomes.append(Outcome(item.name, item.prompt, passed, item.expected, found))
-    return outcomes
+    return [
+        judge(item, greedy(model, tokenizer, item.prompt, item.max_tokens, item.name))
+        if item.pattern
+        else judge(item, logprob_per_token(model, tokenizer, item.prompt, item.continuation, item.name))
+        for item in prompts
+    ]
+
+
+def judge(item: GoldenPrompt, found: str | float) -> Outcome:
+    """Whether what a model said keeps the rule: its greedy text, or the mean log-probability of the continuation."""
+    if isinstance(found, str):
+        return Outcome(item.name, item.prompt, re.search(item.pattern, found) is not None, item.expected, repr(found))
+    low, high = item.min_logprob_per_token, item.max_logprob_per_token
+    passed = (low is None or found >= low) and (high is None or found <= high)
+    return Outcome(item.name, item.prompt, passed, item.expected, f"{found:.3f}")
 
 
 @torch.inference_mode()
 def logprob_per_token(model: Transformer, tokenizer: Tokenizer, prompt: str, continuation: str, name: str) -> float:
-    """Mean log-probability, in nats, of the tokens by which prompt + continuation goes on after the prompt.
-
-    Text is encoded whole, so a token may straddle the border; it then counts to the continuation.
-    """
-    before = tokenizer.encode(prompt, bos=True)
+    """Mean log-probability, in nats, of the tokens by which prompt + continuation goes on after the prompt."""
     ids = tokenizer.encode(prompt + continuation, bos=True)
-    shared = 0
-    while shared < min(len(before), len(ids) - 1) and before[shared] == ids[shared]:
-        shared += 1
+    shared = first_of_continuation(tokenizer.encode(prompt, bos=True), ids)
     _check_room(model, len(ids), name)
     device = next(model.parameters()).device
     row_BT = torch.tensor([ids], device=device)
     x_BTD = model.hidden(row_BT[:, :-1])
     return -float(token_nats(model, x_BTD[0, shared - 1 :], row_BT[0, shared:]).double().mean())
+
+
+def first_of_continuation(before: Sequence[int], ids: Sequence[int]) -> int:
+    """Where in the ids of prompt + continuation those of the prompt end.
+
+    Text is encoded whole, so a token may straddle the border; it then counts to the continuation.
+    """
+    shared = 0
+    while shared < min(len(before), len(ids) - 1) and before[shared] == ids[shared]:
+        shared += 1
+    return shared
 
 
 @torch.inference_mode()

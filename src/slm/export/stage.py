@@ -17,9 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from slm.core.artifact import Artifact, Draft, Spec, file_sha256, lineage, make, require_parent
+from slm.core.artifact import Artifact, Draft, Spec, file_sha256, make, require_parent
 from slm.core.console import say
 from slm.core.errors import DamagedError, UserError
+from slm.core.lineage import lineage
 from slm.export import EXPORTERS
 from slm.export.config import OF_INTEGERS, Format
 from slm.export.subject import Dataset, Exporter, Subject

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slm.core.artifact import MANIFEST, Artifact, file_sha256, lineage, newest
-from slm.recipe import STAGES, Recipe, Stage
+from slm.core.artifact import MANIFEST, Artifact, file_sha256, newest
+from slm.core.lineage import lineage
+from slm.recipe import CHAIN, Recipe, Stage
 from slm.train.ledger import read_ledger
 from slm.train.metrics import read_metrics
 
 METRICS = "metrics.jsonl"
-UNSEEN = frozenset({"redo", "verify", "start", "stop", "report"})
+UNSEEN = frozenset({"redo", "verify", "start", "stop", "report", "release"})
 """Parts of a recipe that change nothing that a report shows."""
 
 Json = dict[str, Any]
@@ -62,7 +63,7 @@ def finished_artifacts(recipe: Recipe) -> dict[Stage, Artifact]:
     recipe.artifact("train")
     return {
         stage: recipe.artifact(stage)
-        for stage in STAGES
+        for stage in CHAIN
         if stage != "report" and (newest(recipe.folder(stage)) / MANIFEST).is_file()
     }
 
