@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import slm.corpus
 from slm.core.artifact import Artifact, open_artifact
 from slm.core.errors import EXIT_FAILED, DamagedError, UserError
 from slm.recipe import Recipe, build_recipe
@@ -115,3 +116,37 @@ def test_sources_give_their_shares_and_the_manifest_says_how_much(recipe_of: Cal
     other = recipe.model_copy(update={"tokenizer": recipe.tokenizer.model_copy(update={"weights": {"books": 2.0}})})
     with pytest.raises(UserError, match=rf"tokenizer\.weights \(books\) must name exactly the sources .* \({name}\)"):
         run(other.model_copy(update={"redo": True}))
+
+
+def test_without_weights_sources_give_their_shares_of_the_mixture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sources = []
+    for name in ("code", "prose"):
+        with (tmp_path / f"{name}.jsonl").open("w") as stream:
+            for number in range(600):
+                stream.write(json.dumps({"text": f"{name} {number} {MANY[number : number + 300]}"}) + "\n")
+        sources.append({"kind": "jsonl", "name": name, "path": str(tmp_path / f"{name}.jsonl"), "licence": "MIT"})
+
+    def learned_from(*weights: int, **tokenizer: object) -> dict[str, int]:
+        stage = {"sources": [{"source": item["name"], "weight": w} for item, w in zip(sources, weights, strict=True)]}
+        recipe = build_recipe(
+            {
+                "runs_dir": str(tmp_path / "runs"), "run": "r", "redo": True, "shards": {"mixture": [stage]},
+                "corpus": {"sources": sources, "validation_fraction": 0.1, "duplicates": {"near": False}},
+                "model": {"vocab_size": 330},
+                "tokenizer": {"vocab_size": 330, "sample_bytes": 100_000, **tokenizer},
+            }
+        )  # fmt: skip
+        if not recipe.folder("corpus").exists():
+            slm.corpus.run(recipe)
+        return dict(run(recipe).counts["learned_from"])
+
+    assert learned_from(3, 1) == {"code": 75_000, "prose": 25_000}
+    assert (
+        "shares of shards.mixture, as tokenizer.weights is empty: code 75.0 %, prose 25.0 %" in capsys.readouterr().out
+    )
+    assert learned_from(3, 1) == {"code": 75_000, "prose": 25_000}
+    assert "tokenizer: up to date" in capsys.readouterr().out
+    assert learned_from(1, 1) == {"code": 50_000, "prose": 50_000}
+    assert learned_from(1, 1, weights={"code": 1, "prose": 4}) == {"code": 20_000, "prose": 80_000}

@@ -27,14 +27,23 @@ def run(recipe: Recipe) -> Artifact:
 
     if recipe.artifacts.tokenizer:
         return recipe.artifact("tokenizer")
-    corpus = recipe.artifact("corpus")
+    corpus, config = recipe.artifact("corpus"), recipe.tokenizer
+    shares = {}
+    if recipe.shards.mixture and not config.weights:
+        from slm.tokenizer.shares import bytes_of_sources, shares_of_mixture
+
+        shares = shares_of_mixture(recipe.shards.mixture, bytes_of_sources(corpus), recipe.train.tokens)
 
     def build(draft: Draft) -> None:
+        from slm.core.console import say
         from slm.tokenizer.build import build_tokenizer
 
-        build_tokenizer(recipe.tokenizer, corpus, draft)
+        if shares:
+            told = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items())
+            say(f"tokenizer: sources in their shares of shards.mixture, as tokenizer.weights is empty: {told}")
+        build_tokenizer(config.model_copy(update={"weights": config.weights or shares}), corpus, draft)
 
-    spec = Spec("tokenizer", recipe.tokenizer, parents={"corpus": corpus})
+    spec = Spec("tokenizer", config, {"corpus": corpus}, {"shares_of_mixture": shares} if shares else {})
     return make(recipe.folder("tokenizer"), spec, build, redo=recipe.redo)
 
 

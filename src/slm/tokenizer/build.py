@@ -14,6 +14,7 @@ from slm.tokenizer.audit import audit, print_report
 from slm.tokenizer.config import TokenizerConfig
 from slm.tokenizer.hugging_face import write_hugging_face
 from slm.tokenizer.sample import Quota, quotas
+from slm.tokenizer.shares import bytes_of_sources
 from slm.tokenizer.tokenizer import MODEL_FILE, Tokenizer
 from slm.tokenizer.training import largest_sample, peak_bytes, train_model
 
@@ -57,12 +58,10 @@ def build_tokenizer(config: TokenizerConfig, corpus: Artifact, draft: Draft) -> 
 
 def sample_plan(corpus: Artifact, config: TokenizerConfig) -> dict[str, Quota]:
     """What to learn from: how many bytes of each source, or of all together where none is weighed."""
-    counts, limit = corpus.counts, min(config.sample_bytes, largest_sample(config.memory_bytes))
-    total = int(counts["train"]["bytes"])
+    total, limit = int(corpus.counts["train"]["bytes"]), min(config.sample_bytes, largest_sample(config.memory_bytes))
     if not config.weights:
         return {ALL: Quota(min(total, limit), total)}
-    trained = total / max(total + counts["validation"]["bytes"], 1)
-    held = {name: int(trained * figures["bytes"]) for name, figures in counts["sources"].items()}
+    held = bytes_of_sources(corpus)
     if set(config.weights) != set(held):
         given, there = ", ".join(config.weights), ", ".join(held)
         raise UserError(f"tokenizer.weights ({given}) must name exactly the sources of {corpus.path} ({there})")

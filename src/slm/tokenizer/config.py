@@ -15,7 +15,8 @@ class TokenizerConfig(Config):
     sample_bytes: int = Field(100_000_000, ge=100_000)
     """How much training text the vocabulary is learned from at most, in UTF-8 bytes."""
     weights: dict[str, float] = Field(default_factory=dict)
-    """Share of that text per source name, relative to each other; empty takes every source by its size."""
+    """Share of that text per source name, relative to each other; empty takes each source by what the stages of
+    `shards.mixture` read of it, and without a mixture by its size."""
     memory_bytes: int = Field(6_000_000_000, ge=500_000_000)
     """Memory that learning may take, whatever the text; less is learned from where it would not do for sample_bytes.
     The bound is for words that never repeat: of prose, a tenth is used."""

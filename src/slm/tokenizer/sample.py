@@ -55,10 +55,11 @@ class Quota:
 def quotas(total_bytes: Mapping[str, int], weights: Mapping[str, float], sample_bytes: int) -> dict[str, Quota]:
     """What to take of each source so that the sample has the shares of `weights`, as far as the text goes.
 
-    A source that holds less than its share is taken whole, and the others fill the rest by their weights.
+    A source that holds less than its share is taken whole, and the others fill the rest by their weights; nothing is
+    taken of one whose weight is 0.
     """
     taken = dict.fromkeys(weights, 0)
-    open_names, left = dict(weights), sample_bytes
+    open_names, left = {name: weight for name, weight in weights.items() if weight}, sample_bytes
     while open_names:
         whole = sum(open_names.values())
         small = [name for name, weight in open_names.items() if total_bytes[name] <= left * weight / whole]
