@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from slm.corpus.units import Unit
 IDS, STEM = "ids.bin", "documents"
 CONTROL_TEXT = re.compile(r"<\|\w+\|>")
 TICK_DOCUMENTS = 64
+BATCH_DOCUMENTS, BATCH_CHARACTERS = 64, 1 << 20
 
 
 class CorpusWork(NamedTuple):
@@ -107,12 +108,14 @@ def _write(config: CorpusConfig, unit: Unit, folder: Path, tick: Tick | None) ->
     signer, samples, ids = Signer(config.duplicates), Samples(), bytearray()
     control = read = read_bytes = 0
     with DocumentWriter(folder, STEM) as writer:
-        for document in source(item.kind).read(item, unit, rejects):
+        documents = source(item.kind).read(item, unit, rejects)
+        batch = 1 if item.max_documents else BATCH_DOCUMENTS  # what comes after the last one taken is not looked at
+        for document, pieces in _cleaned(documents, cleaner, decontaminator, batch):
             read += 1
             read_bytes += len(document.text)
             if tick is not None and read % TICK_DOCUMENTS == 0:
                 tick(read, read_bytes)
-            for cleaned in _cleaned(document, cleaner, decontaminator):
+            for cleaned in pieces:
                 if isinstance(cleaned, Document) and CONTROL_TEXT.search(cleaned.text):
                     control += 1
                     cleaned = _with_control_text(config, cleaned)
@@ -140,16 +143,39 @@ def _write(config: CorpusConfig, unit: Unit, folder: Path, tick: Tick | None) ->
     }
 
 
-def _cleaned(document: Document, cleaner: Cleaner, decontaminator: Decontaminator) -> Sequence[Document | Dropped]:
-    """What becomes of a document: one that is cleaned, pieces of it, or the reason why it is left out."""
+def _cleaned(
+    documents: Iterable[Document], cleaner: Cleaner, decontaminator: Decontaminator, batch: int
+) -> Iterator[tuple[Document, Sequence[Document | Dropped]]]:
+    """Each document with what becomes of it: one that is cleaned, pieces of it, or the reason why it is left out.
+
+    They are looked through for evaluation items `batch` at a time, which takes half as long as one at a time.
+    """
+    pending: list[tuple[Document, Document | Dropped]] = []
+    characters = 0
+    for document in documents:
+        pending.append((document, _clean(document, cleaner)))
+        characters += len(document.text)
+        if len(pending) == batch or characters >= BATCH_CHARACTERS:
+            yield from _checked(pending, decontaminator)
+            pending, characters = [], 0
+    yield from _checked(pending, decontaminator)
+
+
+def _clean(document: Document, cleaner: Cleaner) -> Document | Dropped:
     if not document.text or document.text.isspace():
-        return [Dropped("empty")]
+        return Dropped("empty")
     cleaned = cleaner(document)
-    if isinstance(cleaned, Dropped):
-        return [cleaned]
-    if not cleaned.text or cleaned.text.isspace():
-        return [Dropped("empty", "after cleaning")]
-    return decontaminator(cleaned)
+    if isinstance(cleaned, Document) and (not cleaned.text or cleaned.text.isspace()):
+        return Dropped("empty", "after cleaning")
+    return cleaned
+
+
+def _checked(
+    pending: Sequence[tuple[Document, Document | Dropped]], decontaminator: Decontaminator
+) -> Iterator[tuple[Document, Sequence[Document | Dropped]]]:
+    checked = iter(decontaminator.clean([cleaned for _, cleaned in pending if isinstance(cleaned, Document)]))
+    for document, cleaned in pending:
+        yield document, [cleaned] if isinstance(cleaned, Dropped) else next(checked)
 
 
 def _with_control_text(config: CorpusConfig, document: Document) -> Document | Dropped:

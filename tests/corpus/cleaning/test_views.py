@@ -38,6 +38,41 @@ def test_runs_are_counted_as_their_definitions_say(words: list[str], length: int
     assert runs.repeated_characters(length) == repeated_characters(words, length)
 
 
+@given(WORD_LISTS, st.integers(0, 200))
+def test_what_does_not_matter_is_told_as_nought_and_what_does_exactly(words: list[str], above: int) -> None:
+    runs = WordRuns(words, Counter(words))
+    for length in (2, 3, 4, 1):
+        exact = most_frequent_characters(words, length)
+        assert runs.top_characters(length, above) in ((exact,) if exact > above else (exact, 0))
+    for length in (5, 6, 2):
+        exact = repeated_characters(words, length)
+        assert runs.repeated_characters(length, above) in ((exact,) if exact > above else (exact, 0))
+
+
+def test_texts_that_repeat_little_are_not_looked_at_closely() -> None:
+    words = [f"word{number % 90}" for number in range(100)]
+    runs = WordRuns(words, Counter(words))
+    assert most_frequent_characters(words, 2) == runs.top_characters(2) == 22
+    assert runs.top_characters(2, above=50) == 0
+    assert repeated_characters(words, 5) == runs.repeated_characters(5) == 50
+    assert runs.repeated_characters(5, above=200) == 0
+
+
+def test_runs_of_very_many_words_are_told_apart() -> None:
+    words = [f"{number % 60_000}" for number in range(120_001)]
+    assert len(set(words)) ** 4 > 1 << 63
+    assert WordRuns(words, Counter(words)).top_characters(4) == most_frequent_characters(words, 4)
+
+
+def test_words_of_any_length_are_compared_by_their_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["a" * 30, "b", "é", "a" * 10, "a" * 20, "b", "é", "c", "a" * 31]
+    expected = [repeated_characters(words, length) for length in (2, 3, 4)]
+    assert any(expected)
+    assert [WordRuns(words, Counter(words)).repeated_characters(length) for length in (2, 3, 4)] == expected
+    monkeypatch.setattr(views, "POWERS", 8)
+    assert [WordRuns(words, Counter(words)).repeated_characters(length) for length in (2, 3, 4)] == expected
+
+
 def test_the_same_letters_in_other_words_are_a_repetition() -> None:
     for words, characters in ((["can", "not", "x", "cannot", "x"], 0), (["ab", "c", "a", "bc"], 3)):
         assert WordRuns(words, Counter(words)).repeated_characters(2) == characters

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from slm.corpus.cleaning import words
@@ -33,6 +33,22 @@ def test_words_and_marks_part_as_english_has_it(text: str, expected: str) -> Non
 def test_no_letter_is_lost(text: str) -> None:
     assert "".join(split_words(text)) == "".join(text.split())
     assert all(word and not any(map(str.isspace, word)) for word in split_words(text))
+
+
+@given(st.text(st.sampled_from("abcMrUSdontsé.,;:!?)('"), min_size=1, max_size=8))
+@example("Mr.")
+@example("dont,")
+@example("U.S.")
+def test_plain_pieces_part_without_the_rules_as_with_them(piece: str) -> None:
+    assert words._plainly(piece) in ([], words._split(piece))
+
+
+def test_most_pieces_of_prose_are_plain() -> None:
+    prose = "The old house, which stood by the river (for years), was empty; nobody knew why. Was it? No!"
+    assert [piece for piece in prose.split() if not words._plainly(piece)] == ["(for", "years),"]
+    assert [words._plainly(piece) for piece in ("e.g.", "can't", "it.", "A.", "x)", "cannot")] == [
+        [], [], ["it", "."], [], ["x", ")"], []
+    ]  # fmt: skip
 
 
 def test_long_texts_are_split_in_blocks_to_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:

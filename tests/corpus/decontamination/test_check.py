@@ -71,8 +71,8 @@ def test_a_document_with_an_item_is_dropped_and_others_stay_as_they_are() -> Non
 
 def test_what_is_left_out_names_the_items() -> None:
     check = checker(*(question(seed) for seed in range(7)))
-    assert check(document(f"{FILLER}{question(3)}")) == [Dropped("contaminated", "test 3")]
-    (dropped,) = check(document(" ".join(question(seed) for seed in range(7))))
+    assert check.clean([document(f"{FILLER}{question(3)}")]) == [[Dropped("contaminated", "test 3")]]
+    ((dropped,),) = check.clean([document(" ".join(question(seed) for seed in range(7)))])
     assert dropped == Dropped("contaminated", "test 0, test 1, test 2, test 3, test 4 ...")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from slm.corpus.cleaning.config import StepConfig
-from slm.corpus.cleaning.views import Notes, TextViews
+from slm.corpus.cleaning.views import Clock, Notes, TextViews
 from slm.corpus.document import Document, Dropped
 
 Step: TypeAlias = Callable[[TextViews, Notes], str | Dropped]
@@ -44,7 +44,8 @@ WORDS = "words"
 class Cleaner:
     """`Cleaner(config.steps)(document)` is the cleaned document, or `Dropped`."""
 
-    def __init__(self, config: Sequence[StepConfig]) -> None:
+    def __init__(self, config: Sequence[StepConfig], clock: Clock = time.perf_counter) -> None:
+        self._clock = clock
         self._steps: list[tuple[str, Step]] = [(step.step, _function(step.step)(step)) for step in config]
         names = [*dict.fromkeys(name for name, _ in self._steps), WORDS]
         self.tally: Counter[str] = Counter()
@@ -58,16 +59,16 @@ class Cleaner:
         """Run the steps; the first that refuses the document ends it."""
         if not self._steps:
             return document
-        views, notes = TextViews(document.text), Notes(dict(document.metadata))
+        views, notes = TextViews(document.text, self._clock), Notes(dict(document.metadata))
         for name, step in self._steps:
-            began, before = time.perf_counter(), views.seconds
+            began, before = self._clock(), views.seconds
             result = step(views, notes)
-            self._book(name, views, time.perf_counter() - began, views.seconds - before)
+            self._book(name, views, self._clock() - began, views.seconds - before)
             if isinstance(result, Dropped):
                 return Dropped(f"{name}/{result.reason}", result.note)
             if result != views.text:
                 notes.counts[f"{name}/documents changed"] += 1
-                views = TextViews(result)
+                views = TextViews(result, self._clock)
         self.tally.update(+notes.counts)
         return replace(document, text=views.text, metadata=notes.metadata)
 
@@ -94,9 +95,11 @@ def identity(config: Sequence[StepConfig]) -> dict[str, Any]:
     return found
 
 
-def rates(config: Sequence[StepConfig], documents: Iterable[Document]) -> dict[str, float]:
+def rates(
+    config: Sequence[StepConfig], documents: Iterable[Document], clock: Clock = time.perf_counter
+) -> dict[str, float]:
     """Millions of characters per second of each step, over the documents that reach it."""
-    cleaner = Cleaner(config)
+    cleaner = Cleaner(config, clock)
     for document in documents:
         cleaner(document)
     return {name: cleaner.characters[name] / seconds / 1e6 for name, seconds in cleaner.seconds.items() if seconds > 0}

@@ -6,6 +6,7 @@ repeat; the reasons are ours.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable
 
@@ -105,12 +106,17 @@ def _repeated_pieces(text: str, config: GopherRepetitionStep) -> str:
     return ""
 
 
+def surely_within(most: float, characters: int) -> float:
+    """So many of the characters are within the limit however the division is rounded; all are where there is none."""
+    return most * characters * (1 - 1e-9) if most else math.inf
+
+
 def _repeated_runs(views: TextViews, config: GopherRepetitionStep) -> str:
     characters = max(len(views.text), 1)
     for length, most in config.max_top_ngrams.items():
-        if exceeds(views.runs.top_characters(length) / characters, most):
+        if exceeds(views.runs.top_characters(length, surely_within(most, characters)) / characters, most):
             return f"top_{length}_gram"
     for length, most in config.max_duplicate_ngrams.items():
-        if exceeds(views.runs.repeated_characters(length) / characters, most):
+        if exceeds(views.runs.repeated_characters(length, surely_within(most, characters)) / characters, most):
             return f"duplicate_{length}_grams"
     return ""

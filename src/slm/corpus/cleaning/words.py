@@ -37,6 +37,7 @@ km² km³ km m² m³ m/s m dm² dm³ dm cm² cm³ cm mm² mm³ mm ha µm nm yd i
 mbar mb MB kb KB gb GB tb TB T G M K %
 """)
 PIECES_AND_GAPS = re.compile(r"[^\s]+|(?! [^\s])\s+")
+PLAIN_MARKS = frozenset(".,;:!?)")
 HYPHENS = "--|---|——|[-–—~]"
 
 
@@ -96,7 +97,7 @@ class _Pieces(dict[str, tuple[str, ...]]):
     """Piece to words, worked out at the first look; forgotten when full, so that memory stays bounded."""
 
     def __missing__(self, piece: str) -> tuple[str, ...]:
-        words = tuple(map(sys.intern, _split(piece)))
+        words = tuple(map(sys.intern, _plainly(piece) or _split(piece)))
         if len(self) >= REMEMBERED:
             self.clear()
         if len(piece) < 100:
@@ -105,6 +106,15 @@ class _Pieces(dict[str, tuple[str, ...]]):
 
 
 _PIECES = _Pieces()
+
+
+def _plainly(piece: str) -> list[str]:
+    """What `_split` gives for letters with a mark at the end or none, most of all pieces; nothing for others."""
+    known, mark = _rules().known, piece[-1:]
+    letters = piece[:-1] if mark in PLAIN_MARKS else piece
+    if not (letters.isascii() and letters.isalpha()) or letters in known or piece in known:
+        return []
+    return [letters] if letters is piece else [letters, mark] if mark != "." or letters[-1:].islower() else []
 
 
 def _split(piece: str) -> list[str]:

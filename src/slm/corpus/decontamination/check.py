@@ -81,10 +81,6 @@ class Decontaminator:
         against = config.enabled or source.synthetic is not None
         return Decontaminator(config, read_index(config) if against else Index((), 1, 1))
 
-    def __call__(self, document: Document) -> Sequence[Document | Dropped]:
-        """What is left of a document, or why nothing is."""
-        return self.clean([document])[0]
-
     def clean(self, documents: Sequence[Document]) -> list[Sequence[Document | Dropped]]:
         """What is left of each document: itself, pieces with ids such as `source/file#2`, or why nothing is."""
         if not len(self._index):
