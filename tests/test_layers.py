@@ -42,6 +42,7 @@ ENTRY_POINTS = {
     "lr_range",
     "pipeline",
     "plan",
+    "power",
     "recipe",
 }
 HEAVY = ("torch", "scipy", "transformers", "pyarrow", "datasets", "sentencepiece", "xllamacpp", "matplotlib", "hydra")

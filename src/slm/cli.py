@@ -51,6 +51,7 @@ ARGUMENT_WORDS = {
         "whether a release is whole and says its golden prompts here",
     ),
     "compare A B [PAGE.html]": ("slm.compare", "compare", "two evaluated runs on the same items: what differs"),
+    "power RUN": ("slm.power", "power", "how small a difference can be found; or items=N or difference=D"),
 }
 """Commands that take names instead of settings: module, function and a word on it."""
 
@@ -89,7 +90,8 @@ def dispatch(arguments: list[str]) -> None:
     elif word == "recipes":
         say(recipes_text())
     else:
-        known = ", ".join([*RUNNABLE, "compare", "verify", "explain", "lineage", "diff", "consolidate", "recipes"])
+        beside = [words_of(line)[0] for line in ARGUMENT_WORDS if len(words_of(line)) == 1]
+        known = ", ".join([*RUNNABLE, *beside, "explain", "lineage", "diff", "consolidate", "recipes"])
         raise ProblemsError([f"slm {word}: no such command; known are {known}"])
 
 

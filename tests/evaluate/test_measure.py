@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import lzma
 import math
 
@@ -175,3 +176,16 @@ def test_golden_prompts_that_the_corpus_held_are_left_out_of_the_clean_subset(tm
     assert clean_subset(corpus, outcomes) == {"passed": 1, "failed": 1}
     unchecked = make(tmp_path / "without", spec, lambda draft: build(draft, False))
     assert clean_subset(unchecked, outcomes) is None
+
+
+def test_calibration_of_the_next_token_is_in_the_results(results):
+    found = results["calibration"]["next token"]
+    assert found["fitted_on"] + found["judged_on"] == results["validation"]["tokens"]
+    assert found["stated"]["nats"] == pytest.approx(results["validation"]["nats_per_token"], rel=0.05)
+    assert 0 < found["stated"]["confidence"] < 1
+    assert found["scaled"]["nats"] < found["stated"]["nats"] + 0.01
+
+
+def test_one_document_has_no_calibration(on_trained):
+    made = slm.evaluate.run(on_trained("single", evaluate={"max_documents": 1}))
+    assert json.loads(made.file("results.json").read_text())["calibration"] == {}

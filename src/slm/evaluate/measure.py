@@ -28,6 +28,7 @@ from slm.corpus.decontamination.report import clean_items
 from slm.evaluate.baselines import XzMeter, count_targets, gzip_bytes, unigram_nats
 from slm.evaluate.config import EvaluateConfig
 from slm.evaluate.golden import Outcome, check, read_golden
+from slm.evaluate.next_token import next_token_calibration
 from slm.evaluate.score import score
 from slm.evaluate.statistics.intervals import estimate
 from slm.model.load import load_model
@@ -41,6 +42,9 @@ from slm.tokenizer.tokenizer import Tokenizer
 BLOCK_TOKENS = 1 << 21
 """Documents sorted by length together."""
 
+CALIBRATION_DOCUMENTS = 256
+"""A sample of the held-out positions is taken from at most so many documents."""
+NEXT_TOKEN = "next token"
 COLUMNS = ("id", "source", "domain", "language", "bytes", "tokens", "rare_token_rate", "nats", "gzip_bytes")
 """Of each document; `rare_token_rate` is the share of its tokens met less than `RARE_BELOW` times in training rows."""
 
@@ -82,6 +86,7 @@ def measure(recipe: Recipe, parents: Mapping[str, Artifact], golden: Path | None
             "gzip_bits_per_byte": 8 * sum(columns["gzip_bytes"]) / num_bytes,
             "xz_bits_per_byte": 8 * xz / num_bytes,
         },
+        "calibration": _calibration(model, tokenizer, corpus, (context, stride), recipe),
         "sources": _groups(columns, "source"),
         "domains": _groups(columns, "domain"),
         "golden": {
@@ -193,6 +198,27 @@ def _blocks(encoded: Iterable[Encoded]) -> Iterator[list[Encoded]]:
         yield block
 
 
+def _calibration(
+    model: Transformer, tokenizer: Tokenizer, corpus: Artifact, window: tuple[int, int], recipe: Recipe
+) -> dict[str, Any]:
+    """Of next-token predictions on a sample of the documents; empty where there is one document only."""
+    config = recipe.evaluate
+    most = min(config.max_documents or CALIBRATION_DOCUMENTS, CALIBRATION_DOCUMENTS)
+    encoded = [ids for _, ids in encode(_chosen(corpus, most), tokenizer, recipe.shards.threads)]
+    if len(encoded) < 2:
+        return {}
+    found = next_token_calibration(
+        model,
+        encoded,
+        context=window[0],
+        stride=window[1],
+        batch_tokens=config.batch_tokens,
+        precision=config.precision,
+        seed=derive(recipe.seed, "calibration"),
+    )
+    return {NEXT_TOKEN: found}
+
+
 def _summary(columns: Columns, seed: int) -> dict[str, Any]:
     nats_D, bytes_D = np.array(columns["nats"]), np.array(columns["bytes"], dtype=np.float64)
     nats, num_bytes, tokens = float(nats_D.sum()), int(bytes_D.sum()), sum(columns["tokens"])
@@ -252,6 +278,13 @@ def _print(results: dict[str, Any]) -> None:
             groups = results[name].items()
             facts = ("documents", "bits_per_byte", "gzip_bits_per_byte")
             table("", columns, [(group, *(figures[fact] for fact in facts)) for group, figures in groups])
+    if NEXT_TOKEN in results["calibration"]:
+        stated, scaled = (results["calibration"][NEXT_TOKEN][key] for key in ("stated", "scaled"))
+        say(
+            f"evaluate: says its likeliest token with {100 * stated['confidence']:.1f} % and is right "
+            f"{100 * stated['accuracy']:.1f} %; calibration error {stated['error']:.4f} (a calibrated model's "
+            f"{stated['error_if_calibrated']:.4f}), at temperature {scaled['temperature']:.3f} {scaled['error']:.4f}"
+        )
     say(f"evaluate: perplexity {validation['perplexity']:.2f} a token, {validation['nats_per_token']:.4f} nats")
     if golden["items"]:
         say(f"evaluate: {golden['passed']} of {len(golden['items'])} golden prompts passed")

@@ -27,6 +27,7 @@ BITS_PER_BYTE = "bits per byte"
 LOWER_IS_BETTER = ("bits per byte", "bits_per_byte", "nll", "perplexity", "brier", "loss", "word_perplexity",
                    "byte_perplexity", "bits_per_char")  # fmt: skip
 NOT_RECORDED = "not recorded"
+CLEAN = {True: "clean", False: "met in the corpus", None: NOT_RECORDED}
 
 Row = Mapping[str, Any]
 
@@ -148,7 +149,7 @@ def _items(name: str, rows: list[Row]) -> Measurement:
         {
             "source": [row["source"] or NOT_RECORDED for row in rows],
             "language": [row["language"] or NOT_RECORDED for row in rows],
-            "contamination": ["clean" if row["clean"] else "met in the corpus" for row in rows],
+            "contamination": [CLEAN[row["clean"]] for row in rows],
         },
         {"prompt tokens": np.array([row["prompt_tokens"] for row in rows], dtype=np.float64)},
         rows,

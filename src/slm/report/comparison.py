@@ -6,13 +6,17 @@ best. Texts come from the runs and are escaped like all others.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from slm.core.artifact import Artifact
 from slm.evaluate.comparison import Change, Comparison, Finding, Prospect
+from slm.evaluate.stage import RESULTS
 from slm.evaluate.statistics.intervals import Estimate
 from slm.evaluate.statistics.paired import Difference
+from slm.report.calibration import calibration
 from slm.report.charts import NARROW, WIDE, forest
 from slm.report.page import Fact, Figure, Sample, Section, Table
 from slm.report.render import page
@@ -32,7 +36,8 @@ def comparison_page(a: Artifact, b: Artifact, prospects: Sequence[Prospect], fou
         "tell them apart at 5 % after Holm's correction."
     )
     return page(title, "comparison", summary, headline(found), [
-        differences(found), before(prospects), parts(found), *changed(found.changes), inputs(a, b),
+        differences(found), before(prospects), parts(found), calibration({"A": results(a), "B": results(b)}),
+        *changed(found.changes), inputs(a, b),
     ])  # fmt: skip
 
 
@@ -132,6 +137,11 @@ def inputs(a: Artifact, b: Artifact) -> Section:
 def printed_rows(found: Sequence[Finding]) -> list[tuple[str, ...]]:
     """The table of metrics for the terminal."""
     return [_cells(one) for one in found]
+
+
+def results(evaluation: Artifact) -> Mapping[str, Any]:
+    """What an evaluation says as a whole."""
+    return dict(json.loads(evaluation.file(RESULTS).read_text(encoding="utf-8")))
 
 
 def name_of(evaluation: Artifact) -> str:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from slm.core.console import duration, size
 from slm.model.counting import num_parameters
 from slm.report import sections, stages
+from slm.report.calibration import calibration
 from slm.report.effort import effort
 from slm.report.gather import Run
 from slm.report.page import Fact, Section, compact, visible
@@ -54,6 +55,7 @@ def page_sections(run: Run) -> list[Section]:
     """Everything below the headline, in reading order."""
     return [
         sections.result(run),
+        calibration({run.recipe.run: run.results}),
         sections.training(run),
         effort(run),
         sections.layers(run),
