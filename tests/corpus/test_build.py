@@ -16,6 +16,7 @@ from slm.core.errors import UserError
 from slm.corpus import read_documents
 from slm.corpus.build import split_of
 from slm.corpus.decontamination.report import clean_items
+from slm.corpus.samples import PER_NAME
 
 Corpus = Callable[..., Artifact]
 
@@ -174,6 +175,19 @@ def test_samples_of_what_was_left_out_are_kept(corpus_of: Corpus, folder: Path) 
     notes = {"text/42.txt": "of row 7 in unit 0", "text/07.txt": "of row 40 in unit 0"}
     assert records[0]["note"] == notes[records[0]["id"]]
     assert records[1]["id"] == "text/43.txt"
+
+
+def test_samples_of_what_cleaning_changed_are_the_same_however_units_are_cut(corpus_of: Corpus, tmp_path: Path) -> None:
+    texts = [f"text {n}: {('fine', 'schÃ¶n')[n % 2]}, me{n}@here.com" for n in range(80)]
+    item = {**lines(tmp_path / "a.jsonl", *texts, key=list(map(str, range(80)))), "id_column": "key"}
+    settings = {"steps": [{"step": "unicode"}, {"step": "pii"}]}
+    whole, cut = corpus_of(item, **settings), corpus_of(item, run="cut", unit_bytes=1_000, workers=2, **settings)
+    content = whole.file("changed.jsonl").read_text(encoding="utf-8")
+    assert cut.file("changed.jsonl").read_text(encoding="utf-8") == content
+    records = [json.loads(line) for line in content.splitlines()]
+    assert [record["step"] for record in records] == ["pii"] * PER_NAME + ["unicode"] * PER_NAME
+    assert all("here.com" in one["before"] and "example." in one["after"] for one in records[:PER_NAME])
+    assert whole.counts["cleaning"]["unicode/documents changed"] == 40
 
 
 def test_nothing_is_lost_what_is_read_is_kept_or_counted(corpus_of: Corpus, tmp_path: Path) -> None:

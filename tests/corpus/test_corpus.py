@@ -13,6 +13,7 @@ from slm.core.artifact import Artifact, file_sha256
 from slm.core.errors import UserError
 from slm.corpus import SOURCES, read_documents, run, source, units_folder
 from slm.corpus.config import KEYS_OF_KIND
+from slm.corpus.samples import PER_NAME
 from slm.recipe import Recipe
 
 Make = Callable[..., Recipe]
@@ -84,10 +85,14 @@ def test_an_interrupted_corpus_leaves_nothing_half_made(
 
 def test_parts_and_workers_change_no_byte(recipe_of: Make, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     item = {"kind": "text", "path": str(folder), "licence": "MIT"}
-    whole = run(recipe_of(item, run="whole", unit_bytes=1_000))
-    assert run(recipe_of(item, run="parts", unit_bytes=1_000, part="1/2")) is None
+    for number in range(20):
+        (folder / f"{number:02d}.txt").write_text(f"text of {number}@here.com " + "x" * 200, encoding="utf-8")
+    settings = {"unit_bytes": 1_000, "steps": [{"step": "pii"}]}
+    whole = run(recipe_of(item, run="whole", **settings))
+    assert whole.file("changed.jsonl").read_text().count("\n") == PER_NAME
+    assert run(recipe_of(item, run="parts", **settings, part="1/2")) is None
     assert re.search(r"part 1/2 is made, \d+ of \d+ units are there", capsys.readouterr().out)
-    in_parts = run(recipe_of(item, run="parts", unit_bytes=1_000, workers=2))
+    in_parts = run(recipe_of(item, run="parts", **settings, workers=2))
     assert in_parts.fingerprint == whole.fingerprint
 
 

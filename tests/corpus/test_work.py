@@ -57,7 +57,7 @@ def test_text_that_imitates_control_tokens_is_left_out_or_refused(
     make_unit(config, unit, tmp_path / "units")
     facts = read_facts(tmp_path / "units", unit)
     assert facts["skipped"] == {"empty": 2, "imitates control tokens": 1}
-    assert [record["note"] for record in facts["samples"] if record["note"]] == ["<|user|>"]
+    assert [record["note"] for record in facts["dropped"] if record["note"]] == ["<|user|>"]
     config, unit = one(recipe_of, lines, on_control_text="refuse")
     with pytest.raises(UserError, match=r"a.jsonl:@52 .*'<\|user\|>' at character 5 imitates a control token"):
         make_unit(config, unit, tmp_path / "units")
@@ -73,7 +73,7 @@ def test_what_the_evaluations_hold_is_left_out_under_their_name(
     facts = read_facts(tmp_path / "units", unit)
     assert facts["decontamination"]["hits"]["exam"]["1"]["documents"] == 1
     assert facts["skipped"]["contaminated"] == 1
-    assert [record["note"] for record in facts["samples"] if record["note"]] == ["exam 1"]
+    assert [record["note"] for record in facts["dropped"] if record["note"]] == ["exam 1"]
 
 
 def test_a_unit_stops_at_the_most_documents_of_its_source(

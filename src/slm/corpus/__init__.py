@@ -1,8 +1,8 @@
 """Text to documents: sources fall into units, units are cleaned anywhere, and put together without what repeats.
 
 In: a recipe's `corpus` section. Out: an artifact with `train-*.parquet` and `validation-*.parquet`, samples of what
-was left out in `dropped.jsonl`, and in its counts how many documents and bytes came from where under which licence
-and what was left out. Finished units lie beside it, in `corpus.units`.
+was left out in `dropped.jsonl` and of what cleaning changed in `changed.jsonl`, and in its counts how many documents
+and bytes came from where under which licence and what was left out. Finished units lie beside it, in `corpus.units`.
 """
 
 from __future__ import annotations

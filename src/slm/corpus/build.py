@@ -1,8 +1,9 @@
 """Units to a corpus: what repeats is left out, and the rest is written in unit order.
 
 In: the finished units of a plan. Out: `train-00000.parquet`, `validation-00000.parquet`, ... in source order,
-`dropped.jsonl` with samples of what was left out, and the counts for the manifest. The order is the plan's, so the
-files are the same bytes whoever made the units.
+`dropped.jsonl` and `changed.jsonl` with samples of what was left out and of what cleaning changed (as it was before,
+personal data included), and the counts for the manifest. The order is the plan's, so the files are the same bytes
+whoever made the units.
 
 A document is held out if the sha256 of its id falls below `validation_fraction`: adding a source or reading
 in another order never moves a document from one side to the other. Memory holds one row group of 8 MB per split and
@@ -39,7 +40,7 @@ from slm.corpus.tables import DocumentWriter, read_tables
 from slm.corpus.units import Unit, plan
 from slm.corpus.work import IDS, CorpusWork, read_unit
 
-DROPPED = "dropped.jsonl"
+DROPPED, CHANGED = "dropped.jsonl", "changed.jsonl"
 
 
 def build_corpus(config: CorpusConfig, folder: Path, root: Path) -> dict[str, Any]:
@@ -82,7 +83,8 @@ class Tally:
     decontamination: Findings = field(default_factory=Findings)
     control_text: int = 0
     renumbered: int = 0
-    samples: Samples = field(default_factory=Samples)
+    dropped: Samples = field(default_factory=lambda: Samples("reason"))
+    changed: Samples = field(default_factory=lambda: Samples("step"))
 
     def add_unit(self, label: str, facts: dict[str, Any], taken: int) -> None:
         """Count what a unit's maker left out, and its documents beyond those that are taken."""
@@ -96,12 +98,13 @@ class Tally:
         self.cleaning.update(facts["cleaning"])
         self.decontamination = Findings.together([self.decontamination, Findings(**facts["decontamination"])])
         self.control_text += facts["control_text"]
-        self.samples.merge(facts["samples"])
+        self.dropped.merge(facts["dropped"])
+        self.changed.merge(facts["changed"])
 
     def drop(self, document: Document, drop: Drop) -> None:
         """Count a document that is left out for what other units hold."""
         self.skipped[document.source][drop.reason] += 1
-        self.samples.add(drop.reason, document, drop.note)
+        self.dropped.drop(drop.reason, document, drop.note)
 
     def counts(self, config: CorpusConfig) -> dict[str, Any]:
         """The manifest's figures."""
@@ -160,7 +163,8 @@ def merge(config: CorpusConfig, units: Sequence[Unit], folder: Path, root: Path)
                     tally.kept[document.source] += 1
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    _write_dropped(folder, tally)
+    _write_samples(folder / DROPPED, tally.dropped)
+    _write_samples(folder / CHANGED, tally.changed)
     _require_documents(config, tally)
     _require_both_sides(config, writers)
     sides: dict[str, Any] = {
@@ -222,9 +226,9 @@ def _renumbered(config: CorpusConfig, document: Document, copy: int, unit: Unit)
     return replace(document, id=f"{document.id}~{copy + 1}")
 
 
-def _write_dropped(folder: Path, tally: Tally) -> None:
-    with (folder / DROPPED).open("w", encoding="utf-8") as stream:
-        for record in tally.samples.records():
+def _write_samples(path: Path, samples: Samples) -> None:
+    with path.open("w", encoding="utf-8") as stream:
+        for record in samples.records():
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 

@@ -1,7 +1,8 @@
 """One unit: read, cleaned, checked, signed, and published in one rename.
 
 In: a unit of the plan. Out: a folder named by the unit's key (see `slm.core.units`), with the documents that stay as
-Parquet, digests of their ids, their signatures, and among its facts what was left out, why, and samples of it.
+Parquet, digests of their ids, their signatures, and among its facts what was left out, why, and samples of it and of
+what steps changed.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def _write(config: CorpusConfig, unit: Unit, folder: Path, tick: Tick | None) ->
     item = config.sources[unit.source]
     rejects = Rejects(config.on_bad_text, config.max_document_bytes)
     cleaner, decontaminator = Cleaner(config.steps), Decontaminator.of(config.decontamination, item)
-    signer, samples, ids = Signer(config.duplicates), Samples(), bytearray()
+    signer, samples, ids = Signer(config.duplicates), Samples("reason"), bytearray()
     control = read = read_bytes = 0
     with DocumentWriter(folder, STEM) as writer:
         documents = source(item.kind).read(item, unit, rejects)
@@ -121,7 +122,7 @@ def _write(config: CorpusConfig, unit: Unit, folder: Path, tick: Tick | None) ->
                     cleaned = _with_control_text(config, cleaned)
                 if isinstance(cleaned, Dropped):
                     rejects.skip(cleaned.reason)
-                    samples.add(cleaned.reason, document, cleaned.note)
+                    samples.drop(cleaned.reason, document, cleaned.note)
                     continue
                 writer.write(cleaned)
                 signer.add(cleaned)
@@ -136,7 +137,8 @@ def _write(config: CorpusConfig, unit: Unit, folder: Path, tick: Tick | None) ->
         "bytes": writer.bytes,
         "skipped": dict(sorted(rejects.counts.items())),
         "places": dict(sorted(rejects.places.items())),
-        "samples": samples.records(),
+        "dropped": samples.records(),
+        "changed": cleaner.changes.records(),
         "cleaning": _sorted(cleaner.tally),
         "decontamination": decontaminator.found.record(),
         "control_text": control,

@@ -222,3 +222,18 @@ def test_words_equal_those_that_datatrove_counts(
         if digest("\n".join(split_words(text))) != theirs
     }
     assert differing == set()
+
+
+def test_changed_documents_that_stay_are_sampled_before_and_after_each_step() -> None:
+    clean = cleaner(
+        {"step": "unicode"}, {"step": "pii"}, {"step": "gopher_quality", "min_words": 4, "min_stop_words": 0}
+    )
+    clean(document("schÃ¶n, write to me@here.com today please", "both"))
+    clean(document("nothing to change, be sure of that", "neither"))
+    clean(document("Ã¶ me@here.com", "dropped"))
+    found = [(one["step"], one["id"], one["before"], one["after"]) for one in clean.changes.records()]
+    mended = "schön, write to me@here.com today please"
+    assert found == [
+        ("pii", "s/both", mended, mended.replace("me@here.com", "email@example.com")),
+        ("unicode", "s/both", "schÃ¶n, write to me@here.com today please", mended),
+    ]

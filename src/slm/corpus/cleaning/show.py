@@ -1,7 +1,9 @@
-"""`slm corpus audit RUN [PAGE.html]`: what was kept beside what was dropped, in the terminal or as a page.
+"""`slm corpus audit RUN [PAGE.html]`: what was kept beside what was dropped, and what steps changed, before and after.
 
-In: a corpus with its samples of what was left out. For every reason, the dropped documents stand at the right of kept
-ones, of the same source where there are any: those of the first documents whose ids have the lowest hashes.
+In: a corpus with its samples of what was left out and changed. Out: text in the terminal, or a page. For every reason,
+the dropped documents stand at the right of kept ones, of the same source where there are any: those of the first
+documents whose ids have the lowest hashes. For every step that changed documents, what it made of them stands at the
+right of what it was given, from shortly before the first change on.
 """
 
 from __future__ import annotations
@@ -13,14 +15,16 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from slm.core.artifact import Artifact, open_artifact, write_atomically
 from slm.core.console import say, speaking
 from slm.core.errors import DamagedError, ProblemsError, UserError
 from slm.corpus import read_documents
-from slm.corpus.build import DROPPED
+from slm.corpus.build import CHANGED, DROPPED
+from slm.corpus.cleaning import cleaner
+from slm.corpus.cleaning.audit_page import Pairs, Shown, page, plain
 from slm.corpus.document import Document
 
 KEPT_OF_A_SOURCE = 12
@@ -33,18 +37,6 @@ TERMINAL_CHARACTERS = 400
 TERMINAL_PAIRS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A text, and a word on what it is."""
-
-    title: str
-    text: str
-
-
-Section = tuple[str, list[tuple[Shown, Shown]]]
-"""A reason with its number, and kept and dropped documents in pairs."""
-
-
 def show(arguments: Sequence[str]) -> None:
     """Print the audit of a run's corpus, or write it as a page where a second word names one."""
     if not 1 <= len(arguments) <= 2 or any("=" in word for word in arguments):
@@ -53,7 +45,7 @@ def show(arguments: Sequence[str]) -> None:
     found = sections(corpus)
     if len(arguments) == 2:
         write_atomically(Path(arguments[1]), page(str(corpus.path), found))
-        say(f"audit: {arguments[1]}, {len(found)} reasons")
+        say(f"audit: {arguments[1]}, {len(found)} reasons and steps")
     else:
         _print(str(corpus.path), found)
 
@@ -66,8 +58,12 @@ def corpus_of(path: Path) -> Artifact:
     return open_artifact(folder, "corpus")
 
 
-def sections(corpus: Artifact) -> list[Section]:
-    """Every reason with kept documents beside dropped ones, the most frequent first."""
+def sections(corpus: Artifact) -> list[Pairs]:
+    """Every reason with kept documents beside dropped ones, then every step with what it changed; most first."""
+    return [*_dropped(corpus), *_changed(corpus)]
+
+
+def _dropped(corpus: Artifact) -> list[Pairs]:
     counts: Mapping[str, int] = corpus.counts["skipped"]
     dropped: dict[str, list[tuple[str, Shown]]] = defaultdict(list)
     for record in _records(corpus.file(DROPPED)):
@@ -76,15 +72,34 @@ def sections(corpus: Artifact) -> list[Section]:
         dropped[record["reason"]].append((record["source"], shown))
     kept = kept_by_source(itertools.islice(read_documents(corpus, "train"), LOOKED_AT)) if dropped else {}
     anybody = [shown for of_source in kept.values() for shown in of_source]
-    result: list[Section] = []
+    result: list[Pairs] = []
     for reason in sorted(dropped, key=lambda name: (-counts.get(name, 0), name)):
         number = counts.get(reason, len(dropped[reason]))
         beside = [kept.get(source) or anybody for source, _ in dropped[reason]]
         pairs = [
             (of[at % len(of)], shown) for at, (of, (_, shown)) in enumerate(zip(beside, dropped[reason], strict=True))
         ]
-        result.append((f"{reason}: {number:,} document{'s' * (number != 1)} dropped", pairs))
+        result.append(Pairs(f"{reason}: {number:,} document{'s' * (number != 1)} dropped", pairs))
     return result
+
+
+def _changed(corpus: Artifact) -> list[Pairs]:
+    counts: Mapping[str, int] = corpus.counts.get("cleaning", {})
+    changed: dict[str, list[tuple[Shown, Shown]]] = defaultdict(list)
+    for record in _records(corpus.file(CHANGED)):
+        begin = f", from character {record['from']:,} on" if record["from"] else ""
+        before, after = record["characters"]
+        changed[record["step"]].append(
+            (
+                Shown(f"before: {record['id']} ({before:,} characters{begin})", record["before"]),
+                Shown(f"after: {record['id']} ({after:,} characters{begin})", record["after"]),
+            )
+        )
+    numbers = {step: counts.get(f"{step}/{cleaner.CHANGED}", len(pairs)) for step, pairs in changed.items()}
+    return [
+        Pairs(f"{step}: {numbers[step]:,} document{'s' * (numbers[step] != 1)} changed", changed[step], marked=True)
+        for step in sorted(changed, key=lambda step: (-numbers[step], step))
+    ]
 
 
 def kept_by_source(documents: Iterator[Document]) -> dict[str, list[Shown]]:
@@ -104,7 +119,7 @@ def _kept(document: Document) -> Shown:
     return Shown(f"kept: {document.id} ({len(document.text):,} characters{metadata})", document.text[:MAX_CHARACTERS])
 
 
-def _records(path: Path) -> Iterator[dict[str, str]]:
+def _records(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8", newline="\n") as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -113,7 +128,7 @@ def _records(path: Path) -> Iterator[dict[str, str]]:
                 raise DamagedError(f"{path}:{number} is not JSON ({error}); make the corpus anew, redo=true") from error
 
 
-def _print(title: str, found: Sequence[Section]) -> None:
+def _print(title: str, found: Sequence[Pairs]) -> None:
     if not speaking():
         return
     from rich import box
@@ -121,49 +136,19 @@ def _print(title: str, found: Sequence[Section]) -> None:
     from rich.table import Table
 
     console = Console(width=None if sys.stdout.isatty() else 140, markup=False, highlight=False)
-    console.print(f"{title}: what was kept beside what was dropped" if found else f"{title}: nothing was dropped")
-    for name, pairs in found:
-        grid = Table(box=box.SIMPLE_HEAD, show_header=False, show_lines=True, expand=True, title=name)
+    what = "what was kept beside what was dropped, and what was changed" if found else "nothing was dropped or changed"
+    console.print(f"{title}: {what}")
+    for of in found:
+        grid = Table(box=box.SIMPLE_HEAD, show_header=False, show_lines=True, expand=True, title=of.title)
         grid.title_justify = "left"
         grid.add_column(ratio=1, overflow="fold")
         grid.add_column(ratio=1, overflow="fold")
-        for pair in pairs[:TERMINAL_PAIRS]:
+        for pair in of.pairs[:TERMINAL_PAIRS]:
             grid.add_row(*(f"{shown.title}\n{_cut(shown.text)}" for shown in pair))
         console.print(grid)
 
 
 def _cut(text: str) -> str:
     """A text cut to size, with nothing in it that would move the cursor."""
-    shown = "".join(sign if sign.isprintable() or sign == "\n" else "�" for sign in text.replace("\t", " "))
+    shown = plain(text).replace("\t", " ")
     return shown if len(shown) <= TERMINAL_CHARACTERS else f"{shown[:TERMINAL_CHARACTERS]} …"
-
-
-def page(title: str, found: Sequence[Section]) -> str:
-    """The audit as one self-contained HTML page."""
-    from markupsafe import Markup
-
-    cell = Markup("<td><b>{}</b><pre>{}</pre></td>")
-    body = Markup()
-    for name, pairs in found:
-        rows = (Markup().join(cell.format(shown.title, shown.text) for shown in pair) for pair in pairs)
-        body += Markup("<h2>{}</h2>\n<table>\n{}</table>\n").format(
-            name, Markup().join(Markup("<tr>{}</tr>\n").format(row) for row in rows)
-        )
-    return str(Markup(_PAGE).format(title=title, body=body))
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Audit of {title}</title>
-<style>
-html {{ color-scheme: light dark }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }}
-table {{ width: 100%; border-collapse: collapse; table-layout: fixed }}
-td {{ vertical-align: top; border-top: 1px solid #8888; padding: .5rem }}
-b {{ font-size: .85rem; overflow-wrap: anywhere }}
-pre {{ white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; max-height: 24rem; overflow: auto }}
-</style></head><body>
-<h1>Audit of {title}</h1>
-<p>What was kept beside what was dropped, by reason: samples, the same however the corpus was made, cut to size.</p>
-{body}</body></html>
-"""
