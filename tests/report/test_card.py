@@ -13,7 +13,7 @@ from slm.core.artifact import Artifact, Spec, create, open_artifact
 from slm.core.errors import UserError
 from slm.corpus.config import CorpusConfig
 from slm.recipe import Recipe
-from slm.report.card import card_sections, duplicates, left_out, make_card
+from slm.report.card import card_sections, changed, duplicates, left_out, make_card
 from slm.report.gather import Run, data_artifacts, gather_data
 from slm.report.page import Section
 from slm.report.scan import Scan, scan
@@ -28,6 +28,18 @@ SOURCES = {
     "code": {"documents": 20, "bytes": 2_000, "licence": "MIT", "origin": "a repository"},
 }
 SKIPPED = {"gopher_quality/min_words": 12, "duplicate": 5, "near duplicate": 3, "contaminated": 2}
+REPEATED = {
+    "scheme": {"algorithm": "MinHash", "algorithm_version": 2, "shingle_words": 5, "bands": 14, "rows": 8, "seed": 42},
+    "threshold": 0.8, "documents": 7_070, "copies": 5, "candidate_pairs": 33, "compared_pairs": 22, "crowded_keys": 0,
+    "near": 3, "paragraphs": 0, "similarities": {"0.80": 1, "0.95": 2},
+}  # fmt: skip
+EXAMPLE = {"document": "code/1", "character": 5, "text": "how many | eggs"}
+
+
+def checked(found: int) -> dict[str, Any]:
+    """Figures of a decontamination against one evaluation."""
+    evaluations = {"gsm8k": {"items": 1_319, "unchecked": 4, "found": found}}
+    return {"checked": 8_282, "dropped": 2, "cut": 1, "entries": 9_876, "evaluations": evaluations}
 
 
 def corpus_of(recipe: Recipe, **counts: Any) -> Artifact:
@@ -42,6 +54,9 @@ def corpus_of(recipe: Recipe, **counts: Any) -> Artifact:
             table = pa.table({name: pa.array([item[name] for item in part], pa.string()) for name in part[0]})
             pq.write_table(table, draft.path / f"{split}-00000.parquet")
             draft.counts[split] = {"documents": len(part), "bytes": sum(len(item["text"].encode()) for item in part)}
+        hits = {"7": {"documents": 2, "example": EXAMPLE}}
+        report = {"evaluations": {"gsm8k": {"hits": hits}, "mbpp": {"hits": {}}}}
+        (draft.path / "contamination.json").write_text(json.dumps(report))
         draft.counts.update({"sources": SOURCES, "skipped": SKIPPED, **counts})
     return open_artifact(recipe.folder("corpus"))
 
@@ -68,7 +83,9 @@ def test_the_card_shows_what_every_stage_recorded(recipe: Recipe) -> None:
     corpus = corpus_of(
         recipe,
         skipped_by_source={"books": {"gopher_quality/min_words": 12}, "code": {"duplicate": 5}},
-        decontamination={"checked": 82, "evaluations": {"gsm8k": {"items": 1_319, "found": 7}}},
+        decontamination=checked(7),
+        duplicates=REPEATED,
+        cleaning={"pii/emails": 31, "unicode/documents changed": 13},
         mixture="- source: books\n",
     )
     make_tokenizer(recipe, corpus)
@@ -83,13 +100,14 @@ def test_the_card_shows_what_every_stage_recorded(recipe: Recipe) -> None:
         for expected in (
             "data card", "books", "1,111", "a repository", "3,333", "4,444", "gopher_quality/min_words",
             "near duplicate",
-            "gsm8k", "1,319", "- source: books", "contaminated", "bytes per token", "21,212", "5.41M",
+            "gsm8k 7", "how many | eggs", "1,319", "- source: books", "contaminated", "7,070 documents were compared",
+            "documents changed", "bytes per token", "21,212", "5.41M",
             "22 documents, 26.8 %",
         ):  # fmt: skip
             assert expected in words, expected
-    assert len(page.all("svg")) == 1
+    assert len(page.all("svg")) == 2
     assert not page.all("script")
-    assert page.all("title") == [{}, {"id": "lengths-title"}]
+    assert page.all("title") == [{}, {"id": "lengths-title"}, {"id": "narrow-title"}]
     assert card.file("lengths.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
@@ -98,36 +116,59 @@ def test_what_nobody_recorded_is_called_so(recipe: Recipe) -> None:
     shown = make_card(recipe).file("card.md").read_text(encoding="utf-8")
     assert "| books | 40 | 4.0 kB | not recorded | CC0-1.0 | a shelf |" in shown
     assert "| not recorded | 40 |" in shown  # no language
-    assert "- exact: yes" in shown
     assert shown.count("This stage was not run.") == 2  # tokenizer, shards
     bare = corpus_of(recipe.model_copy(update={"run": "bare"}), skipped={})
     run = Run(recipe, {"corpus": bare}, [], [], [], [], [])
     assert left_out(run).lead == "Nothing that was read was left out."
-    assert duplicates(run).lead == "No document that repeats another was met."
+    assert duplicates(run).lead.startswith("Whether documents repeat each other is not recorded")
+    assert changed(run).lead.endswith("None changed a document that stays.")
 
 
-def test_contamination_is_not_recorded_or_clean_or_told_by_what_was_found(recipe: Recipe) -> None:
+def test_of_duplicates_each_figure_and_each_setting_is_shown_once(recipe: Recipe) -> None:
+    corpus_of(recipe, duplicates=REPEATED, skipped={**SKIPPED, "mostly repeated lines": 88})
+    section = section_of(recipe, "duplicates")
+    assert {fact.label: fact.value for fact in section.facts} == {
+        "exact copies left out": "5", "near duplicates left out": "3", "pairs compared exactly": "22",
+        "repeated paragraphs cut": "0",
+    }  # fmt: skip
+    assert [(bar.label, bar.value) for bar in section.bars] == [("from 0.80", "1"), ("from 0.95", "2")]
+    (settings,) = section.tables
+    assert dict(settings.rows) == {
+        "least similarity (Jaccard)": "0.8", "words in a run": "5", "keys per document": "14",
+        "MinHash values per key": "8", "hashing": "MinHash 2, seed 42",
+    }  # fmt: skip
+    exact = recipe.model_copy(update={"run": "exact"})
+    corpus_of(exact, duplicates={**REPEATED, "scheme": {**REPEATED["scheme"], "bands": 0}, "similarities": {}})
+    assert section_of(exact, "duplicates").tables == []
+    assert section_of(exact, "duplicates").bars == []
+
+
+def test_contamination_is_not_looked_for_or_not_met_or_told_item_by_item(recipe: Recipe) -> None:
     corpus_of(recipe, skipped={})
-    assert section_of(recipe, "contamination").lead == "Whether the text holds parts of evaluations is not recorded."
+    assert section_of(recipe, "contamination").lead.startswith("The recipe names no evaluation")
     other = recipe.model_copy(update={"run": "clean"})
-    corpus_of(other, skipped={}, decontamination={"checked": 60, "evaluations": {"gsm8k": {"items": 3, "found": 0}}})
-    assert section_of(other, "contamination").lead.endswith("none was met.")
-    unnamed = recipe.model_copy(update={"run": "unnamed"})
-    corpus_of(unnamed, skipped={}, decontamination={"checked": 60, "evaluations": {}})
-    assert section_of(unnamed, "contamination").lead.startswith("The recipe names no evaluation")
+    corpus_of(other, skipped={}, decontamination=checked(0))
+    assert section_of(other, "contamination").lead == "Of 1,319 items of 1 evaluations, what was read held 0."
     third = recipe.model_copy(update={"run": "found"})
-    corpus_of(third)
-    assert [(fact.label, fact.value) for fact in section_of(third, "contamination").facts] == [
-        ("left out: contaminated", "2")
-    ]
+    corpus_of(third, decontamination=checked(1))
+    section = section_of(third, "contamination")
+    assert section.lead.endswith("what was read held 1.")
+    facts = {fact.label: fact.value for fact in section.facts}
+    assert facts == {"documents checked": "8,282", "left out": "2", "cut": "1", "runs of words looked for": "9,876"}
+    evaluations, met = section.tables
+    assert evaluations.rows == [("gsm8k", "1,319", "4", "1")]
+    assert met.rows == [("gsm8k 7", "2", "code/1", "how many | eggs")]
 
 
 def test_lengths_add_up_and_name_their_classes(recipe: Recipe) -> None:
     corpus_of(recipe)
     section = section_of(recipe, "lengths")
-    assert sum(int(bar.value.split()[0]) for bar in section.bars) == 60
-    assert section.bars[0].label == "1 to 1 bytes"
-    assert section.bars[-1].label == "524,288 to 1,048,575 bytes"
+    (table,) = section.tables
+    assert table.folded, "the chart shows the same"
+    assert sum(int(count) for _, count, _ in table.rows) == 60
+    assert table.rows[0][0] == "1 to 1"
+    assert table.rows[-1][0] == "524,288 to 1,048,575"
+    assert not section.bars
     facts = {fact.label: fact.value for fact in section.facts}
     assert (facts["shortest"], facts["longest"]) == ("1 B", "524.3 kB")
 

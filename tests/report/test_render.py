@@ -60,7 +60,7 @@ def test_the_page_shows_the_figures_of_every_stage(recipe: Recipe, make_run: Mak
         "bits per byte 1.687", "xz -9 all of the text as one stream 1.752", "gzip -9 each document alone 2.121",
         "unigram frequencies of single tokens 4.127",
         "14.7M 600 steps", "2,048 ids; a token of held-out text is 2.66 bytes on average", "PSF-2.0",
-        "left out: near duplicate 88", "21,212 rows of 256 tokens", "0.076 %", "GGUF F16 0.0011 0.005",
+        "left out: mostly repeated lines 88", "21,212 rows of 256 tokens", "0.076 %", "GGUF F16 0.0011 0.005",
         "9 of 9 equal, 1 tied", "2 of 3 golden prompts passed", "FAILED", "sampled · 84 tokens at 402/s",
         "llama.cpp (xllamacpp 2026.10.1)", "600 steps of 24,576 tokens with Muon and AdamW, wsd schedule",
         "model-q8_0.gguf",
@@ -169,3 +169,18 @@ def test_a_run_is_summed_up_in_a_sentence_and_five_figures(whole: Run) -> None:
 
 def test_the_same_run_gives_the_same_page(whole: Run) -> None:
     assert render(whole) == render(whole)
+
+
+def test_each_cell_names_its_column_since_narrow_screens_show_no_heads(recipe: Recipe, make_run: Make) -> None:
+    make_run(recipe, *ALL)
+    content = Checked(page_of(recipe))
+    cells = [cell for cell in content.all("td") if cell.get("class") != "bar" and "data-column" in cell]
+    assert {"licence", "bytes per token", "padding", "budget"} <= {str(cell["data-column"]) for cell in cells}
+    bare = [cell for cell in content.all("td") if "data-column" not in cell]
+    assert all(cell["class"] in ("bar", "number") for cell in bare), "only bars, whose rows are short"
+    style = content_of_style(page_of(recipe))
+    assert "content: attr(data-column)" in style.partition("@media (max-width: 40rem)")[2]
+
+
+def content_of_style(page: str) -> str:
+    return page.partition("<style>")[2].partition("</style>")[0]

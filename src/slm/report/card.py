@@ -8,7 +8,8 @@ examples). What a stage has not recorded is called so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import yaml
 
 from slm.core.artifact import Artifact, Draft, Spec, make
 from slm.core.console import size
+from slm.corpus.decontamination.report import FILE as REPORT
 from slm.recipe import Recipe
 from slm.report import stages
-from slm.report.charts import WIDE, histogram
+from slm.report.charts import SMALL, WIDE, histogram
 from slm.report.gather import Run, data_artifacts, gather_data
 from slm.report.markdown import markdown
 from slm.report.page import Bar, Code, Fact, Figure, Sample, Section, Table, compact, percent
@@ -27,11 +29,12 @@ from slm.report.render import page
 from slm.report.scan import NOT_RECORDED, Scan, scan
 
 FOLDER, HTML, MARKDOWN, PLOT = "card", "card.html", "card.md", "lengths.png"
-DUPLICATES = ("duplicate", "near duplicate")
-CONTAMINATION = ("contaminat", "decontaminat")
-"""How the reasons begin for which a document is left out since an evaluation holds it."""
-VERSION = 1
+CONTAMINATED = "contaminated"
+"""The reason for which a document is left out since an evaluation holds parts of it."""
+VERSION = 2
 """To be raised when the same artifacts would give another card."""
+SHOWN_ITEMS = 20
+"""Of the evaluations' items that documents held, so many are named."""
 
 
 def make_card(recipe: Recipe) -> Artifact:
@@ -59,6 +62,7 @@ def card_sections(run: Run, found: Scan) -> list[Section]:
         sources(run),
         groups(run, found),
         left_out(run),
+        changed(run),
         duplicates(run),
         contamination(run),
         lengths(found),
@@ -73,7 +77,7 @@ def card_sections(run: Run, found: Scan) -> list[Section]:
 def summary(run: Run) -> str:
     """The corpus in one sentence."""
     counts = run.artifacts["corpus"].counts
-    names = list(counts["sources"])
+    names = sorted(counts["sources"], key=lambda name: -int(counts["sources"][name]["bytes"]))
     total = sum(counts[split]["bytes"] for split in ("train", "validation"))
     return f"{size(total)} of text from {', '.join(names[:4])}{' and more' if len(names) > 4 else ''}."
 
@@ -174,8 +178,20 @@ def left_out(run: Run) -> Section:
                 ],
             )
         ]
-    changed: dict[str, int] = counts.get("cleaning", {})
-    section.facts = [Fact(what, f"{count:,}") for what, count in changed.items() if isinstance(count, int)]
+    return section
+
+
+def changed(run: Run) -> Section:
+    """What cleaning steps did to documents that stay."""
+    section = Section("changed", "Changed")
+    tally: dict[str, int] = run.artifacts["corpus"].counts.get("cleaning", {})
+    steps = [step["step"] for step in run.artifacts["corpus"].section.get("steps", [])]
+    section.lead = f"Cleaning ran these steps over every document: {', '.join(steps) or 'none'}."
+    if tally:
+        rows = [(*name.split("/", 1), f"{count:,}") for name, count in sorted(tally.items())]
+        section.tables = [Table("What they did to documents that stay", ("step", "what", "count"), rows)]
+    elif steps:
+        section.lead += " None changed a document that stays."
     return section
 
 
@@ -183,39 +199,78 @@ def duplicates(run: Run) -> Section:
     """Documents that repeat another."""
     section = Section("duplicates", "Duplicates")
     counts = run.artifacts["corpus"].counts
-    found = {reason: counts["skipped"][reason] for reason in DUPLICATES if reason in counts["skipped"]}
-    settings = run.artifacts["corpus"].section.get("duplicates")
+    found: dict[str, Any] | None = counts.get("duplicates")
+    if found is None:
+        section.lead = f"Whether documents repeat each other is {NOT_RECORDED}: the recipe does not look for it."
+        return section
     section.lead = (
-        "Of documents that repeat another one stays." if found else "No document that repeats another was met."
+        f"{found['documents']:,} documents were compared. Of those that are the same but for case and white space, or "
+        "as alike as the threshold says, one stays."
     )
-    section.facts = [Fact(f"{reason}s left out", f"{count:,}") for reason, count in found.items()]
-    section.facts += [Fact(_words(name), _shown(value)) for name, value in _flat(settings)]
-    section.facts += [Fact(_words(name), _shown(value)) for name, value in _flat(counts.get("duplicates"))]
+    section.facts = [
+        Fact("exact copies left out", f"{found['copies']:,}"),
+        Fact("near duplicates left out", f"{found['near']:,}"),
+        Fact("pairs compared exactly", f"{found['compared_pairs']:,}", f"of {found['candidate_pairs']:,} candidates"),
+        Fact("repeated paragraphs cut", f"{found['paragraphs']:,}"),
+    ]
+    if found["crowded_keys"]:
+        section.facts.append(Fact("keys with too many documents", f"{found['crowded_keys']:,}", "compared in part"))
+    by_similarity: dict[str, int] = found["similarities"]
+    section.bars = [
+        Bar(f"from {least}", f"{count:,}", count / max(by_similarity.values()))
+        for least, count in by_similarity.items()
+    ]
+    section.bars_caption = "Near duplicates by similarity to the document that stays."
+    scheme = found["scheme"]
+    if not scheme["bands"]:
+        return section
+    rows = [("least similarity (Jaccard)", f"{found['threshold']:g}"), ("words in a run", str(scheme["shingle_words"]))]
+    rows += [("keys per document", str(scheme["bands"])), ("MinHash values per key", str(scheme["rows"]))]
+    rows += [("hashing", f"{scheme['algorithm']} {scheme['algorithm_version']}, seed {scheme['seed']}")]
+    section.tables = [Table("How they were looked for", ("setting", "value"), rows)]
     return section
 
 
 def contamination(run: Run) -> Section:
     """Documents that hold text of an evaluation."""
     section = Section("contamination", "Contamination")
-    counts = run.artifacts["corpus"].counts
-    tally = counts.get("decontamination")
-    dropped = {reason: count for reason, count in counts["skipped"].items() if reason.startswith(CONTAMINATION)}
-    if tally is None and not dropped:
-        section.lead = f"Whether the text holds parts of evaluations is {NOT_RECORDED}."
-        return section
-    found = dict(tally or {})
-    evaluations: dict[str, dict[str, int]] = found.pop("evaluations", {})
-    section.facts = [Fact(_words(name), _shown(value)) for name, value in _flat(found)]
-    section.facts += [Fact(f"left out: {reason}", f"{count:,}") for reason, count in dropped.items()]
-    if evaluations:
-        names = tuple(dict.fromkeys(name for item in evaluations.values() for name in item))
-        rows = [(one, *(_shown(item.get(name, 0)) for name in names)) for one, item in evaluations.items()]
-        section.tables = [Table("Evaluations looked for", ("evaluation", *map(_words, names)), rows)]
-    met = bool(dropped) or any(item.get("found") for item in evaluations.values())
-    section.lead = "Text that evaluations hold was looked for" + ("." if met else "; none was met.")
-    if not met and not evaluations:
+    corpus = run.artifacts["corpus"]
+    tally: dict[str, Any] | None = corpus.counts.get("decontamination")
+    if tally is None:
         section.lead = "The recipe names no evaluation, so text of none was looked for."
+        return section
+    evaluations: dict[str, dict[str, int]] = tally["evaluations"]
+    total, items = (sum(item[name] for item in evaluations.values()) for name in ("found", "items"))
+    section.lead = f"Of {items:,} items of {len(evaluations):,} evaluations, what was read held {total:,}."
+    section.facts = [
+        Fact("documents checked", f"{tally['checked']:,}"),
+        Fact("left out", f"{corpus.counts['skipped'].get(CONTAMINATED, 0):,}"),
+        Fact("cut", f"{tally['cut']:,}"),
+        Fact("runs of words looked for", f"{tally['entries']:,}"),
+    ]
+    rows = [
+        (name, f"{item['items']:,}", f"{item['unchecked']:,}", f"{item['found']:,}")
+        for name, item in evaluations.items()
+    ]
+    columns = ("evaluation", "items", "too short to check", "found in the text")
+    section.tables = [Table("Evaluations looked for", columns, rows)]
+    met = list(_items_met(corpus))
+    if met:
+        most = f"Items that were met (the first {SHOWN_ITEMS:,})" if len(met) > SHOWN_ITEMS else "Items that were met"
+        columns = ("item", "documents", "first in", "words")
+        section.tables.append(Table(most, columns, met[:SHOWN_ITEMS]))
     return section
+
+
+def _items_met(corpus: Artifact) -> Iterator[tuple[str, ...]]:
+    """Items of evaluations that documents held, by evaluation: name, documents, the first of them, and its words."""
+    if REPORT not in corpus.manifest["files"]:
+        return
+    found = json.loads(corpus.file(REPORT).read_text(encoding="utf-8"))["evaluations"]
+    for name, evaluation in found.items():
+        for item, hit in evaluation["hits"].items():
+            example = hit["example"]
+            yield f"{name} {item}", f"{hit['documents']:,}", example["document"], example["text"]
 
 
 def lengths(found: Scan) -> Section:
@@ -226,13 +281,13 @@ def lengths(found: Scan) -> Section:
         section.lead = "There are no documents."
         return section
     title = f"Documents by length in bytes, from {found.shortest:,} to {found.longest:,}"
-    section.figures = [Figure(title + ".", histogram("lengths", title, found.lengths, WIDE), wide=True)]
-    most = max(found.lengths.values())
-    section.bars = [
-        Bar(f"{_least(power):,} to {2**power - 1:,} bytes", f"{count:,}  ({percent(count / total)})", count / most)
+    wide, narrow = (histogram(name, title, found.lengths, to) for name, to in (("lengths", WIDE), ("narrow", SMALL)))
+    section.figures = [Figure(title + ".", wide, narrow, wide=True)]
+    rows = [
+        (f"{_least(power):,} to {2**power - 1:,}", f"{count:,}", percent(count / total))
         for power, count in sorted(found.lengths.items())
     ]
-    section.bars_caption = "Documents by length."
+    section.tables = [Table("The same in numbers", ("bytes", "documents", "share"), rows, folded=True)]
     section.facts = [
         Fact("shortest", size(found.shortest)),
         Fact("median", f"{size(_least(_median(found)))} to {size(2 ** _median(found) - 1)}"),
@@ -300,25 +355,3 @@ def _shards(run: Run) -> dict[str, Any]:
 
 def _count(value: int | None) -> str:
     return NOT_RECORDED if value is None else f"{value:,}"
-
-
-def _flat(values: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested figures as (dotted name, value)."""
-    if not isinstance(values, Mapping):
-        return []
-    found: list[tuple[str, Any]] = []
-    for name, value in values.items():
-        found += _flat(value, f"{prefix}{name}: ") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
-    return found
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -71,11 +71,15 @@ class Link(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of text; columns whose cells are all numbers are set to the right by the template."""
+    """Rows of text; columns whose cells are all numbers are set to the right by the template.
+
+    One that repeats in numbers what a chart shows is `folded` away.
+    """
 
     caption: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
+    folded: bool = False
 
     @property
     def numeric(self) -> list[bool]:

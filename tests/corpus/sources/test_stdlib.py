@@ -45,7 +45,7 @@ def test_the_library_is_megabytes_of_code_and_some_prose(whole: tuple[list[Docum
     assert 6_000_000 < size["code"] < 16_000_000
     assert size["prose"] > 300_000
     assert whole[1]["generated table"] > 50
-    assert whole[1]["near duplicate"] > 20
+    assert whole[1]["mostly repeated lines"] > 20
 
 
 def test_tests_tables_and_installed_packages_are_left_out(whole: tuple[list[Document], Counter[str]]) -> None:

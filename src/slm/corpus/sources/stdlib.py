@@ -39,6 +39,8 @@ TABLE_SHARE = 0.5
 TABLE_BYTES = 2_000
 TELLING_LINE = 30
 REPEATED_SHARE = 0.5
+REPEATS = "mostly repeated lines"
+"""Why such a document is left out; near duplicates are what `corpus.duplicates` finds."""
 
 
 def pieces(config: SourceConfig, unit_bytes: int) -> Iterator[Piece]:
@@ -78,7 +80,7 @@ def _documents(config: SourceConfig, rejects: Rejects) -> Iterator[Document]:
     known: set[int] = set()
     for place, domain, text in _texts(rejects):
         if _mostly_known(text, known):
-            rejects.skip("near duplicate")
+            rejects.skip(REPEATS)
         else:
             yield Document.of(config, place, text, domain=domain)
 
