@@ -17,6 +17,7 @@ import yaml
 
 from slm.core.artifact import Artifact, Draft, Spec, make
 from slm.core.console import size
+from slm.corpus.cleaning.cleaner import CHANGED
 from slm.corpus.decontamination.report import FILE as REPORT
 from slm.recipe import Recipe
 from slm.report import stages
@@ -173,7 +174,7 @@ def left_out(run: Run) -> Section:
                 "By source",
                 ("reason", *by_source),
                 [
-                    (reason, *(f"{found.get(reason, 0):,}" for found in by_source.values()))
+                    (reason, *(f"{found[reason]:,}" if found.get(reason) else "–" for found in by_source.values()))
                     for reason in sorted(skipped, key=lambda reason: -skipped[reason])
                 ],
             )
@@ -188,8 +189,20 @@ def changed(run: Run) -> Section:
     steps = [step["step"] for step in run.artifacts["corpus"].section.get("steps", [])]
     section.lead = f"Cleaning ran these steps over every document: {', '.join(steps) or 'none'}."
     if tally:
-        rows = [(*name.split("/", 1), f"{count:,}") for name, count in sorted(tally.items())]
-        section.tables = [Table("What they did to documents that stay", ("step", "what", "count"), rows)]
+        by_step: dict[str, dict[str, int]] = {}
+        for name, count in tally.items():
+            step, _, what = name.partition("/")
+            by_step.setdefault(step, {})[what] = count
+        rows = [
+            (
+                step,
+                f"{found.pop(CHANGED, 0):,}",
+                ", ".join(f"{what} {count:,}" for what, count in sorted(found.items())) or "–",
+            )
+            for step, found in sorted(by_step.items())
+        ]
+        columns = ("step", CHANGED, "counted")
+        section.tables = [Table("What they did to documents that stay", columns, rows)]
     elif steps:
         section.lead += " None changed a document that stays."
     return section
