@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from slm import pipeline
 from slm.compose import load_recipe, option_files, read_yaml, recipe_files, shipped_folder
 from slm.core.config import Config
+from slm.corpus import SPLITS, Document, read_documents
 from slm.recipe import Recipe, field_of, known_keys
 
 SOURCE = Path(__file__).parents[1] / "src" / "slm"
+DATA = Path(__file__).parents[2] / "shared" / "data"
 RECIPES = sorted(folder.name for folder in shipped_folder("recipes").iterdir() if (folder / "config.yaml").is_file())
 FACTS = ["makes", "data", "tokens", "hardware", "expected cost", "run so far"]
 VALIDATORS = {"model_validator", "field_validator"}
@@ -61,7 +64,8 @@ def test_a_piece_holds_known_keys_of_its_section(section: str, option: str) -> N
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_states_its_facts(name: str) -> None:
     page = (shipped_folder("recipes") / name / "README.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| ([^|]+?) \| (.+?) \|$", page, re.MULTILINE))
+    facts = page.partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| ([^|]+?) \| (.+?) \|$", facts, re.MULTILINE))
     assert list(rows) == FACTS
     assert all(len(text) > 3 for text in rows.values())
     assert page.startswith(f"# {name}\n")
@@ -172,3 +176,36 @@ def dig(content: Any, path: tuple[str, ...]) -> Any:
     for part in path:
         content = content.get(part) if isinstance(content, dict) else None
     return content
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data beside the checkout")
+def test_open_text_prepares_real_files_of_every_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").symlink_to(DATA.resolve())
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("recipe=open_text", "to=shards", "tokenizer.vocab_size=800", "model.vocab_size=800")
+    few = tuple(source.model_copy(update={"max_documents": 25}) for source in recipe.corpus.sources)
+    settings = {"sources": few, "validation_fraction": 0.2}
+    made = pipeline.run(recipe.model_copy(update={"corpus": recipe.corpus.model_copy(update=settings)}))
+    counts, shards = made["corpus"].counts, made["shards"].counts
+    texts: dict[str, list[Document]] = {source.label: [] for source in few}
+    for document in (document for split in SPLITS for document in read_documents(made["corpus"], split)):
+        texts[document.source].append(document)
+    assert {name: len(found) for name, found in texts.items()} == {
+        "wikitext": 25, "tinystories": 25, "gutenberg": 25, "gutenberg_german": 3, "dolly": 25,
+    }  # fmt: skip
+    assert all(record["licence"] and record["origin"] for record in counts["sources"].values())
+    books = [document.text for name in ("gutenberg", "gutenberg_german") for document in texts[name]]
+    assert not any("\r" in text or "***" in text or "roject Gutenberg E" in text for text in books)
+    assert any(text.lstrip().startswith("CHAPTER II. The Pool of Tears\n") for text in books)
+    german = texts["gutenberg_german"][0]
+    assert "Als Gregor Samsa eines Morgens aus unruhigen Träumen erwachte" in german.text
+    assert {document.metadata["language"] for document in texts["gutenberg_german"]} == {"de"}
+    assert texts["wikitext"][1].text.startswith(" = ")
+    assert texts["dolly"][0].text.startswith("When did Virgin Australia start operating?\n\nVirgin Australia, the")
+    items = {name: found["items"] for name, found in counts["decontamination"]["evaluations"].items()}
+    assert items == {"gsm8k": 1_319, "arc_easy": 2_376, "hellaswag": 1_000, "humaneval": 164, "mbpp": 974}
+    assert set(shards["sources"]) == set(texts)
+    assert shards["train"]["padding"] < 0.1 * shards["train"]["tokens"]
+    assert "evaluation" in capsys.readouterr().out

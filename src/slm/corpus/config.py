@@ -56,7 +56,7 @@ class SourceConfig(Config):
     `hub` the dataset's name, such as HuggingFaceFW/fineweb-edu."""
     separator: str = ""
     r"""text: a regular expression at whose matches a file falls into documents; empty makes one document of each file.
-    Paragraphs are \n\s*\n, TinyStories <\|endoftext\|>, WikiText articles (?m)^(?= = [^=\n]+ = $)."""
+    Paragraphs are \n\s*\n, TinyStories <\|endoftext\|>, WikiText articles (?m)(?<=^ \n)(?= = [^=\n]+ = \n \n)."""
     encoding: str = "utf-8"
     """text: the files' encoding, as Python names it, such as iso-8859-1; never guessed."""
     begins_after: str = ""

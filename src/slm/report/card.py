@@ -134,12 +134,13 @@ def groups(run: Run, found: Scan) -> Section:
     recorded = _shards(run)
     for kind, named in (("licences", found.licences), ("languages", found.languages)):
         tokens = {name: item["tokens"] for name, item in recorded.get(kind, {}).items()}
+        unseen = 0 if tokens else None  # of a language that only held-out documents have, no token is trained on
         section.tables.append(
             Table(
                 f"By {kind[:-1]}",
                 (kind[:-1], "documents", "UTF-8", "tokens to train on"),
                 [
-                    (name, f"{group.documents:,}", size(group.bytes), _count(tokens.get(name)))
+                    (name, f"{group.documents:,}", size(group.bytes), _count(tokens.get(name, unseen)))
                     for name, group in sorted(named.items(), key=lambda item: -item[1].bytes)
                 ],
             )

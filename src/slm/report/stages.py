@@ -128,10 +128,11 @@ def shards(run: Run) -> Section:
     section.tables = [
         Table(
             "Packing",
-            ("rows", "documents", "tokens", "number of rows", "padding", "documents cut", "bytes per token"),
+            ("rows", "documents", "tokens", "number of rows", "padding", "used", "documents cut", "bytes per token"),
             [
                 (
                     name, f"{item['documents']:,}", f"{item['tokens']:,}", f"{item['rows']:,}", f"{item['padding']:,}",
+                    percent(1 - item["padding"] / max(item["rows"] * length, 1), 2),
                     f"{item['split_documents']:,}", f"{item['bytes'] / max(item['tokens'], 1):.2f}",
                 )
                 for name, item in {**counts["sources"], "held out": counts["validation"]}.items()

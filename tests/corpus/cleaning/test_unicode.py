@@ -67,9 +67,3 @@ def test_repaired_once_is_repaired_for_good(text: str) -> None:
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=200))
 def test_plain_text_comes_through(text: str) -> None:
     assert clean(text + ".", "unicode") == text + "."
-
-
-def test_line_ends_become_line_feeds_where_asked_for() -> None:
-    text = "one\r\ntwo\rthree\r\r\nfour\n"
-    assert clean(text, "unicode") == text
-    assert clean(text, "unicode", line_feeds=True) == "one\ntwo\nthree\n\nfour\n"

@@ -16,10 +16,11 @@ from markupsafe import Markup, escape
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A text, and a word on what it is."""
+    """A text, and a word on what it is; `cut` where the document goes on."""
 
     title: str
     text: str
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,35 +46,36 @@ def plain(text: str) -> str:
     return "".join(_visible(sign) for sign in text)
 
 
-def differences(before: str, after: str) -> tuple[Markup, Markup]:
-    """Both texts as markup, with what only one of them has in `del` and `ins`."""
+def differences(before: str, after: str, cut: bool = False) -> tuple[Markup, Markup]:
+    """Both texts as markup, with what only one of them has in `del` and `ins`; `cut` where the texts go on."""
     left, right = Markup(), Markup()
     for kind, a, b, c, d in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
-        gone, new = escape(_plain_change(before[a:b])), escape(_plain_change(after[c:d]))
-        if kind == "equal":
-            gone = new = escape(plain(before[a:b]))
-        left += gone if kind == "equal" or not gone else Markup("<del>{}</del>").format(gone)
-        right += new if kind == "equal" or not new else Markup("<ins>{}</ins>").format(new)
+        goes_on = cut and b == len(before) and d == len(after)  # whether that is a difference is not to be seen
+        if kind == "equal" or goes_on:
+            left, right = left + escape(plain(before[a:b])), right + escape(plain(after[c:d]))
+            continue
+        left += Markup("<del>{}</del>").format(_plain_change(before[a:b])) if b > a else ""
+        right += Markup("<ins>{}</ins>").format(_plain_change(after[c:d])) if d > c else ""
     return left, right
 
 
 def _visible(sign: str) -> str:
     if sign in "\n\t" or sign.isprintable():
         return sign
-    if ord(sign) < 32:
-        return chr(0x2400 + ord(sign))
-    return f"\u27e8U+{ord(sign):04X}\u27e9"
+    return ascii(sign)[1:-1]  # as Python writes it, since few fonts have pictures of control characters
 
 
 def _plain_change(text: str) -> str:
     """What changed, line feeds and tabs visible too."""
-    return plain(text).replace("\n", "\u240a\n").replace("\t", "\u2409\t")
+    return plain(text).replace("\n", "\\n\n").replace("\t", "\\t\t")
 
 
 def _section(number: int, of: Pairs) -> Markup:
     pairs = Markup()
     for left, right in of.pairs:
-        texts = differences(left.text, right.text) if of.marked else tuple(escape(plain(x.text)) for x in (left, right))
+        texts = escape(plain(left.text)), escape(plain(right.text))
+        if of.marked:
+            texts = differences(left.text, right.text, left.cut or right.cut)
         pairs += Markup('<div class="pair">\n{}</div>\n').format(
             Markup().join(
                 Markup("<article><h3>{}</h3><pre>\n{}</pre></article>\n").format(shown.title, text)

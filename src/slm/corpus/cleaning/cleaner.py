@@ -27,6 +27,7 @@ Step: TypeAlias = Callable[[TextViews, Notes], str | Dropped]
 
 STEPS: dict[str, str] = {
     "unicode": "slm.corpus.cleaning.unicode.build",
+    "line_feeds": "slm.corpus.cleaning.line_feeds.build",
     "language": "slm.corpus.cleaning.language.build",
     "gopher_quality": "slm.corpus.cleaning.gopher.quality",
     "gopher_repetition": "slm.corpus.cleaning.gopher.repetition",

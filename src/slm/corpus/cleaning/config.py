@@ -29,10 +29,15 @@ class UnicodeStep(Config):
     """Undo misread encodings (`schÃ¶n` for `schön`), drop control characters and terminal escapes."""
     unescape_html: bool = False
     """Also turn `&amp;` into `&` up to the first line with a `<`; for web pages, not for source code."""
-    line_feeds: bool = False
-    """Also write all line ends of Windows (CR LF) and of the old Macintosh (CR) as line feeds."""
     normal_form: Literal["NFC", "none"] = "NFC"
     """Unicode normal form (UAX #15) of the result."""
+
+
+class LineFeedsStep(Config):
+    """Line ends of Windows (CR LF) and of the old Macintosh (CR) become line feeds. Never drops a document."""
+
+    step: Literal["line_feeds"] = "line_feeds"
+    """The step's name."""
 
 
 class LanguageStep(Config):
@@ -182,6 +187,7 @@ class QualityScoreStep(Config):
 
 StepConfig: TypeAlias = Annotated[
     UnicodeStep
+    | LineFeedsStep
     | LanguageStep
     | GopherQualityStep
     | GopherRepetitionStep

@@ -35,6 +35,7 @@ MAX_CHARACTERS = 2_000
 TERMINAL_CHARACTERS = 400
 """Of a text, this much is shown in the terminal; the page shows all that the audit has."""
 TERMINAL_PAIRS = 3
+SIDES = ("before", "after")
 
 
 def show(arguments: Sequence[str]) -> None:
@@ -88,13 +89,17 @@ def _changed(corpus: Artifact) -> list[Pairs]:
     changed: dict[str, list[tuple[Shown, Shown]]] = defaultdict(list)
     for record in _records(corpus.file(CHANGED)):
         begin = f", from character {record['from']:,} on" if record["from"] else ""
-        before, after = record["characters"]
-        changed[record["step"]].append(
-            (
-                Shown(f"before: {record['id']} ({before:,} characters{begin})", record["before"]),
-                Shown(f"after: {record['id']} ({after:,} characters{begin})", record["after"]),
+        pair = [
+            Shown(
+                f"{side}: {record['id']} ({characters:,} characters{begin})",
+                text,
+                len(text) + record["from"] < characters,
             )
-        )
+            for side, characters, text in zip(
+                SIDES, record["characters"], (record[side] for side in SIDES), strict=True
+            )
+        ]
+        changed[record["step"]].append((pair[0], pair[1]))
     numbers = {step: counts.get(f"{step}/{cleaner.CHANGED}", len(pairs)) for step, pairs in changed.items()}
     return [
         Pairs(f"{step}: {numbers[step]:,} document{'s' * (numbers[step] != 1)} changed", changed[step], marked=True)

@@ -42,8 +42,6 @@ def build(config: UnicodeStep) -> Callable[[TextViews, Notes], str]:
     )
 
     def once(text: str) -> str:
-        if config.line_feeds and "\r" in text:
-            text = text.replace("\r\n", "\n").replace("\r", "\n")
         if config.repair or config.unescape_html:
             text = repaired(text, settings)
         if config.normal_form != "none" and not text.isascii():
