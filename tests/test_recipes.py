@@ -199,11 +199,11 @@ def test_open_text_prepares_real_files_of_every_source(
     books = [document.text for name in ("gutenberg", "gutenberg_german") for document in texts[name]]
     assert not any("\r" in text or "***" in text or "roject Gutenberg E" in text for text in books)
     assert any(text.lstrip().startswith("CHAPTER II. The Pool of Tears\n") for text in books)
-    german = texts["gutenberg_german"][0]
-    assert "Als Gregor Samsa eines Morgens aus unruhigen Träumen erwachte" in german.text
+    assert any("Als Gregor Samsa eines Morgens aus unruhigen Träumen erwachte" in text for text in books)
     assert {document.metadata["language"] for document in texts["gutenberg_german"]} == {"de"}
-    assert texts["wikitext"][1].text.startswith(" = ")
-    assert texts["dolly"][0].text.startswith("When did Virgin Australia start operating?\n\nVirgin Australia, the")
+    assert all(document.text.startswith(" = ") for document in texts["wikitext"])
+    joined = "When did Virgin Australia start operating?\n\nVirgin Australia, the trading name"
+    assert any(document.text.startswith(joined) for document in texts["dolly"])
     items = {name: found["items"] for name, found in counts["decontamination"]["evaluations"].items()}
     assert items == {"gsm8k": 1_319, "arc_easy": 2_376, "hellaswag": 1_000, "humaneval": 164, "mbpp": 974}
     assert set(shards["sources"]) == set(texts)
