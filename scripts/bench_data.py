@@ -4,7 +4,8 @@
 
 Each part runs in a process of its own (`bench_data_parts.py`); where there is another side, both take turns in one
 run. The text is made by a seeded generator: English words in the order of chance, with repeated, nearly repeated
-and unusable documents among them. Measured are: Parquet to shards with every default step, and where the time goes;
+and unusable documents among them. Measured are: Parquet to shards with every default step and an evaluation to look
+for, and where the time goes; the same with the steps of `corpus=web`, and the rate of each of these;
 tokenization beside SentencePiece's own batch encoding, and by two processes beside one; MinHash signatures beside
 datasketch; packing; the loader; and the pipeline again from 1 MB to `--largest`, with its peak memory. The vocabulary
 is learned once, before, and its cost told apart. The last line is one JSON object. `--check` leaves with status 1
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = ROOT / "scripts" / "bench_data_parts.py"
 LEAST = {
     "pipeline_mb_per_second": 1.5,
+    "web_mb_per_second": 1.5,
     "encode_over_sentencepiece": 0.9,
     "encode_two_processes_over_one": 1.8,
     "minhash_over_datasketch": 10.0,
@@ -42,7 +44,7 @@ MOST = {"packing_lost_tokens": 0.0, "cost_growth": 1.25, "memory_growth": 1.25}
 STEADY_BYTES = 60e6
 """From here on windows and row groups are full, and the fixed costs of starting weigh little."""
 SHOWN_STEPS = 15
-CHOICES = ("pipeline", "encode", "minhash", "packing", "loader", "curve")
+CHOICES = ("pipeline", "web", "cleaning", "encode", "minhash", "packing", "loader", "curve")
 
 Figures = dict[str, Any]
 
@@ -101,15 +103,18 @@ def measured(args: argparse.Namespace, folder: Path) -> Figures:
     """All figures that were asked for."""
     figures: Figures = {}
     tokenizer = ""
-    if {"pipeline", "encode", "curve"} & set(args.only):
+    if {"pipeline", "web", "encode", "curve"} & set(args.only):
         learned = run_pipeline(args, folder, int(args.bytes), "")
         tokenizer = str(folder / "runs" / "run" / "tokenizer")
         figures["learning_seconds"] = learned["seconds"]["tokenizer"]
         (folder / "runs" / "run").rename(folder / "kept")
         tokenizer = str(folder / "kept" / "tokenizer")
-    if "pipeline" in args.only:
-        whole = figures["pipeline"] = run_pipeline(args, folder, int(args.bytes), tokenizer)
-        figures["pipeline_mb_per_second"] = whole["bytes"] / 1e6 / sum(whole["seconds"].values())
+    for name, words in (("pipeline", ()), ("web", ("corpus=web",))):
+        if name in args.only:
+            whole = figures[name] = run_pipeline(args, folder, int(args.bytes), tokenizer, *words)
+            figures[f"{name}_mb_per_second"] = whole["bytes"] / 1e6 / sum(whole["seconds"].values())
+    if "cleaning" in args.only:
+        figures["cleaning"] = part("cleaning", args, bytes=int(args.bytes / 4))["rates"]
     if "encode" in args.only:
         given = {"tokenizer": tokenizer, "bytes": int(args.bytes / 4)}
         sides = figures["encode"] = part("encode", args, **given)
@@ -135,13 +140,13 @@ def measured(args: argparse.Namespace, folder: Path) -> Figures:
     return figures
 
 
-def run_pipeline(args: argparse.Namespace, folder: Path, num_bytes: int, tokenizer: str) -> Figures:
+def run_pipeline(args: argparse.Namespace, folder: Path, num_bytes: int, tokenizer: str, *words: str) -> Figures:
     """Text made, the pipeline run over it, and both removed again but the run of the first."""
     path = folder / "text.parquet"
     made = part("write_parquet", args, bytes=num_bytes, path=str(path))
     found = part(
         "pipeline", args, path=str(path), runs=str(folder / "runs"), run="run", tokenizer=tokenizer,
-        words=args.words.split(),
+        words=[*words, *args.words.split()],
     )  # fmt: skip
     path.unlink()
     if tokenizer:
@@ -191,8 +196,10 @@ def print_table(figures: Figures) -> None:
     print(figures["machine"])
     if "learning_seconds" in figures:
         print(f"learning the vocabulary of 16,384, once: {figures['learning_seconds']:.1f} s")
-    if "pipeline" in figures:
-        print_pipeline(figures["pipeline"])
+    for name in sorted({"pipeline", "web"} & set(figures)):
+        print_pipeline("Parquet to shards" + (", corpus=web" if name == "web" else ""), figures[name])
+    for name, rate in figures.get("cleaning", {}).items():
+        print(f"step of corpus=web: {name:<20}{rate:>8.1f} MB/s of the text that reaches it")
     if "encode" in figures:
         sides, team = figures["encode"], figures["encode_processes"]
         print(
@@ -220,6 +227,11 @@ def print_table(figures: Figures) -> None:
         print(
             f"{size:>9,.0f} MB{point['seconds']:>10,.1f} s{size / point['seconds']:>8.2f} MB/s{peak:>8,.0f} MB at most"
         )
+    print_bars(figures)
+
+
+def print_bars(figures: Figures) -> None:
+    """Which are met, and which are missed."""
     for bars, better in ((LEAST, lambda found, bar: found >= bar), (MOST, lambda found, bar: found <= bar)):
         for name, bar in bars.items():
             if name in figures:
@@ -227,13 +239,17 @@ def print_table(figures: Figures) -> None:
                 print(f"{word} {name} {figures[name]:,.4g} (bar {bar:,})")
 
 
-def print_pipeline(whole: Figures) -> None:
+def print_pipeline(title: str, whole: Figures) -> None:
     """Stages, and the steps that take the most."""
     seconds = whole["seconds"]
+    left_out: Counter[str] = Counter()
+    for reason, count in whole["skipped"].items():
+        left_out[reason.partition("/")[0]] += count
+    skipped = ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
     print(
-        f"Parquet to shards, {whole['bytes'] / 1e6:.1f} MB in {whole['documents']:,} documents, of which "
-        f"{whole['kept_bytes'] / 1e6:.1f} MB are kept: {sum(seconds.values()):.1f} s, at most "
-        f"{whole['peak_bytes'] / 1e6:,.0f} MB of memory"
+        f"{title}, {whole['bytes'] / 1e6:.1f} MB in {whole['documents']:,} documents, of which "
+        f"{whole['kept_bytes'] / 1e6:.1f} MB are kept (left out: {skipped or 'nothing'}): "
+        f"{sum(seconds.values()):.1f} s, at most {whole['peak_bytes'] / 1e6:,.0f} MB of memory"
     )
     total = sum(whole["profile"].values())
     steps = Counter(whole["profile"]).most_common(SHOWN_STEPS)

@@ -29,6 +29,9 @@ import numpy as np
 Settings = dict[str, Any]
 PROFILE_SECONDS = 0.002
 PARQUET_ROWS = 2_000
+EVALUATION_WORDS = 40
+WARMED_UP = 50
+"""Documents that are cleaned before the time counts: libraries are imported and tables made."""
 DOCUMENTS_A_LENGTH = {"web": (0.9, 490, 1.0), "books": (0.002, 60_000, 0.5), "notes": (0.098, 60, 0.8)}
 """Of the packing benchmark: share, median tokens, and spread of the logarithm."""
 
@@ -120,6 +123,15 @@ def write_parquet(settings: Settings) -> Settings:
     return {"bytes": written, "documents": count}
 
 
+def write_evaluation(path: Path, seed: int) -> None:
+    """Items to look for, one a line: 2,000 of another seed, which the text does not hold, and 20 that it holds."""
+    items = []
+    for writer, count in ((Writer(seed + 1), 2_000), (Writer(seed), 20)):
+        texts = (writer.document() for _ in range(count))
+        items += [" ".join(text.split()[:EVALUATION_WORDS]) for text in texts]
+    path.write_text("\n".join(items) + "\n", encoding="utf-8")
+
+
 def texts_of(num_bytes: int, seed: int) -> list[str]:
     """Fresh documents of about so many bytes together."""
     writer, texts, size = Writer(seed), list[str](), 0
@@ -162,18 +174,23 @@ class Profile:
 
 
 def pipeline(settings: Settings) -> Settings:
-    """Parquet to shards with every default step, and the tokenizer of `tokenizer` (made here where it is empty)."""
+    """Parquet to shards with every default step and an evaluation to look for.
+
+    The tokenizer is that of `tokenizer`; it is made here where that is empty.
+    """
     from slm import corpus, shards, tokenizer
     from slm.compose import load_recipe
 
     source = {"kind": "parquet", "path": settings["path"], "id_column": "id", "licence": "CC0-1.0", "name": "made"}
     words = [f"{key}: {value}" for key, value in source.items()]
-    given = settings["tokenizer"]
+    given, items = settings["tokenizer"], Path(settings["path"]).with_suffix(".txt")
+    write_evaluation(items, settings["seed"])
     recipe = load_recipe(
         "recipe=smoke", f"runs_dir={settings['runs']}", f"run={settings['run']}",
         f"corpus.sources=[{{{', '.join(words)}}}]", "corpus.validation_fraction=0.01",
         "tokenizer.vocab_size=16384", "tokenizer.threads=1", "model.vocab_size=16384", "shards.threads=1",
         "shards.seq_len=2048", "model.max_seq_len=2048", "train.batch_tokens=16384", "train.micro_batch_rows=8",
+        f"corpus.decontamination.against=[{{name: made, path: {items}}}]",
         *([f"artifacts.tokenizer={given}"] if given else []), *settings.get("words", []),
     )  # fmt: skip
     seconds: dict[str, float] = {}
@@ -184,10 +201,12 @@ def pipeline(settings: Settings) -> Settings:
             after = os.times()
             children = after.children_user + after.children_system - before.children_user - before.children_system
             seconds[name] = watch() + (children if settings["cpu_seconds"] else 0.0)
+    items.unlink()
     kept = recipe.artifact("corpus").counts
     return {
         "seconds": seconds,
         "profile": dict(profile.seconds.most_common()),
+        "skipped": kept["skipped"],
         "kept_bytes": sum(kept[split]["bytes"] for split in ("train", "validation")),
         "tokens": recipe.artifact("shards").counts["train"]["tokens"],
     }
@@ -206,6 +225,19 @@ def alternate(rounds: int, settings: Settings, *sides: Callable[[], object]) -> 
             if number:
                 found.append(watch())
     return [statistics.median(found) for found in seconds]
+
+
+def cleaning(settings: Settings) -> Settings:
+    """Characters a second of each step that `corpus=web` lists, of the texts that reach it."""
+    from slm.compose import load_recipe
+    from slm.corpus import Document
+    from slm.corpus.cleaning.cleaner import rates
+
+    steps = load_recipe("recipe=smoke", "corpus=web").corpus.steps
+    texts = texts_of(settings["bytes"], 1)
+    documents = [Document(text, str(number), "made", "CC0-1.0", "") for number, text in enumerate(texts)]
+    rates(steps, documents[:WARMED_UP])
+    return {"rates": rates(steps, documents, time.process_time if settings["cpu_seconds"] else time.perf_counter)}
 
 
 def encode(settings: Settings) -> Settings:
@@ -390,6 +422,7 @@ def loader_rate(folder: Path, seq_len: int, settings: Settings) -> float:
 PARTS: dict[str, Callable[[Settings], Settings]] = {
     "write_parquet": write_parquet,
     "pipeline": pipeline,
+    "cleaning": cleaning,
     "encode": encode,
     "encode_part": encode_part,
     "encode_processes": encode_processes,

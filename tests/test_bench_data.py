@@ -78,6 +78,25 @@ def test_the_profile_books_time_on_the_function_that_spends_it(parts: ModuleType
     assert profile.seconds["slm.core.seeds.derive"] > 0.1
 
 
+def test_the_pipeline_is_measured_with_an_evaluation_that_its_text_holds(parts: ModuleType, tmp_path: Path) -> None:
+    made = parts.write_parquet({**SETTINGS, "bytes": 300_000, "path": str(tmp_path / "a.parquet")})
+    words = ["tokenizer.vocab_size=400", "model.vocab_size=400", "corpus=web", "corpus.validation_fraction=0.2"]
+    settings = {**SETTINGS, "path": str(tmp_path / "a.parquet"), "runs": str(tmp_path), "run": "r", "tokenizer": ""}
+    found = parts.pipeline({**settings, "words": words})
+    assert found["skipped"]["contaminated"] >= 15
+    assert {reason.partition("/")[0] for reason in found["skipped"]} > {"duplicate", "language", "gopher_quality"}
+    assert 0 < found["kept_bytes"] < made["bytes"]
+    assert found["tokens"] > found["kept_bytes"] / 20
+    assert sum(found["profile"].values()) == pytest.approx(sum(found["seconds"].values()), rel=0.3)
+
+
+def test_every_step_for_web_pages_has_a_rate(parts: ModuleType) -> None:
+    rates = parts.cleaning({**SETTINGS, "bytes": 100_000})["rates"]
+    steps = {"unicode", "language", "gopher_repetition", "gopher_quality", "c4", "fineweb_quality", "pii", "words"}
+    assert rates.keys() == steps
+    assert all(rate > 0.1 for rate in rates.values())
+
+
 def test_packing_is_measured_on_rows_that_are_full_and_lose_nothing(parts: ModuleType) -> None:
     found = parts.packing(SETTINGS)
     for length in (512, 2048):
@@ -109,4 +128,4 @@ def test_an_unknown_part_is_refused() -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert "pakcing: no such part; there are pipeline, encode" in done.stderr
+    assert "pakcing: no such part; there are pipeline, web, cleaning, encode" in done.stderr

@@ -66,7 +66,7 @@ class LanguageModel:
     def __call__(self, text: str, places: int) -> list[tuple[str, float]]:
         """The `places` most probable languages with their probabilities."""
         words = text.encode().replace(b"\0", b" ").split()
-        if END in words:  # fastText reads no further
+        if "</s>" in text and END in words:  # fastText reads no further
             words = words[: words.index(END)]
         if "__label__" in text:
             words = [word for word in words if not word.startswith(LABEL)]
