@@ -155,7 +155,8 @@ class ObjectServer:
         self.requests: list[str] = []
         """Every request so far, as `PUT /bucket/key?query`."""
         self.fault: Callable[[str], int] = lambda _request: 0
-        """The status to answer a request with; 0 lets S3 answer. It may take its time."""
+        """The status to answer a request with; 0 lets S3 answer, and -n lets the connection break after n bytes. It may
+        take its time."""
         self.port = 0
         self.bucket = f"bucket-{next(self.BUCKETS)}"
         self.start()
@@ -201,9 +202,11 @@ class ObjectServer:
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
         query = f"?{environ['QUERY_STRING']}" if environ.get("QUERY_STRING") else ""
         request = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}{query}"
+        status = 0
         if "HTTP_X_ASIDE" not in environ:
             self.requests.append(request)
-            if status := self.fault(request):
+            status = self.fault(request)
+            if status > 0:
                 environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
                 code = {403: "AccessDenied", 503: "ServiceUnavailable"}.get(status, "InternalError")
                 words = (
@@ -215,7 +218,7 @@ class ObjectServer:
                 start_response(f"{status} {code}", headers)
                 return [words.encode()]
         answer: Iterable[bytes] = self._s3(environ, start_response)
-        return answer
+        return [b"".join(answer)[:-status]] if status < 0 else answer
 
 
 @pytest.fixture

@@ -145,3 +145,14 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
         UserError, match=r"counting.executor=ray needs Ray, which is not installed; pip install '.\[ray\]'"
     ):
         make_units(counting(tmp_path, executor="ray"))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_is_named_and_what_is_finished_is_kept(small_disk: Callable[[int], Path], workers: int) -> None:
+    work = counting(small_disk(100) / "units", workers=workers)
+    work = work._replace(units=[*work.units[:2], Numbers("large", 100_000), Numbers("huge", 100_000)])
+    with pytest.raises(UserError, match=r"No space left on device while units were written to .*/units; free some sp"):
+        make_units(work)
+    kept = sorted(path.name for path in work.root.iterdir())
+    assert kept == sorted(unit.key for unit in work.units if is_finished(work.root, unit))
+    assert "unit0" in kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -107,7 +108,9 @@ def test_repeated_ids_empty_and_null_texts(corpus_of: Corpus, tmp_path: Path) ->
     pq.write_table(pa.table({"text": texts, "key": [str(n % 30) for n in range(33)]}), tmp_path / "a.parquet")
     corpus = corpus_of(item, run="again")
     pq.write_table(pa.table({"text": texts[3:], "key": [str(n % 29) for n in range(30)]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match="the id parquet/0 stands 2 times with different texts"):
+    with pytest.raises(
+        UserError, match=r"the id parquet/0 stands 2 times with different texts \(again in a.parquet: 'text 29'\)"
+    ):
         corpus_of(item, run="third")
 
 
@@ -186,6 +189,37 @@ def test_a_bucket_reads_as_a_folder_even_when_requests_fail_in_the_middle(
     assert seen["reads"] > 15
     assert sorted(text for _, text in texts_of(remote)) == sorted(text for _, text in local)
     assert len(local) == 1_800
+
+
+def test_a_connection_that_breaks_in_the_middle_of_an_answer_harms_no_document(
+    corpus_of: Corpus, bucket: tuple[ObjectServer, Path]
+) -> None:
+    server, here = bucket
+    packed = gzip.compress("\n\n".join(f"story {n} " + str(n**40) for n in range(900)).encode())
+    (here / "d.txt.gz").write_bytes(packed)
+    server.ask("PUT", f"/{server.bucket}/texts/d.txt.gz", packed)
+    broken: Counter[str] = Counter()
+    last = {"": ""}
+
+    def fault(request: str) -> int:
+        name = request.partition("?")[0].rpartition(".")[2]
+        if not request.startswith("GET") or "list-type" in request or broken[name] > 6 or last[""] == name:
+            last[""] = ""
+            return 0
+        broken[name] += 1
+        last[""] = name
+        return -1_000
+
+    def sources(place: str) -> list[dict[str, object]]:
+        more = {"kind": "text", "path": f"{place}/d.txt.gz", "separator": r"\n\n", "licence": "MIT", "origin": "a test"}
+        return [*sources_at(place), more]
+
+    local = texts_of(corpus_of(*sources(str(here)), run="local"))
+    server.fault = fault
+    remote = texts_of(corpus_of(*sources(f"s3://{server.bucket}/texts"), run="remote"))
+    assert remote == local
+    assert len(local) == 2_700
+    assert all(broken[name] > 1 for name in ("jsonl", "zst", "parquet", "gz")), broken
 
 
 def test_a_bucket_that_stays_away_is_one_sentence(

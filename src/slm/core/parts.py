@@ -8,12 +8,13 @@ nobody has to know of anybody else.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -112,7 +113,8 @@ def make_units(work: Work, number: int = 0, total: int = 1) -> None:
         if work.executor == "ray":
             _by_ray(parts, meter)
         elif len(parts) == 1:
-            make_part(parts[0], lambda documents, num_bytes: meter.tell(0, documents, num_bytes))
+            with _room_needed(parts[0]):
+                make_part(parts[0], lambda documents, num_bytes: meter.tell(0, documents, num_bytes))
         else:
             _by_processes(parts, meter)
 
@@ -228,17 +230,25 @@ def _work(part: Part, link: Connection) -> None:
 def _message_of(part: Part, told: Told) -> str:
     """Make a part; what a person can mend comes back as its sentence, since not every error can be sent."""
     try:
-        make_part(part, told)
+        with _room_needed(part):
+            make_part(part, told)
     except UserError as error:
         return str(error)
+    return ""
+
+
+@contextlib.contextmanager
+def _room_needed(part: Part) -> Iterator[None]:
+    """A full disk as a sentence that says where."""
+    try:
+        yield
     except OSError as error:
         if not is_disk_full(error):
             raise
-        return (
+        raise UserError(
             f"No space left on device while units were written to {part.work.root}; free some space and run the same "
             "command again: finished units are kept"
-        )
-    return ""
+        ) from error
 
 
 def _say_nothing(documents: int, num_bytes: int) -> None:

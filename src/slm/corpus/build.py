@@ -219,9 +219,11 @@ def _across(
 
 def _renumbered(config: CorpusConfig, document: Document, copy: int, unit: Unit) -> Document:
     if config.on_bad_text == "refuse":
+        place = document.metadata.get("file", unit.place)
         raise UserError(
-            f"the id {document.id} stands {copy + 1} times with different texts (again in {unit.place}); name a column "
-            "whose values differ with id_column, or none, or let repeated ids be numbered with corpus.on_bad_text=skip"
+            f"the id {document.id} stands {copy + 1} times with different texts (again in {place}: "
+            f"{document.text[:40]!r}); name a column whose values differ with id_column, or none, or "
+            "let repeated ids be numbered with corpus.on_bad_text=skip"
         )
     return replace(document, id=f"{document.id}~{copy + 1}")
 
@@ -239,7 +241,7 @@ def _require_documents(config: CorpusConfig, tally: Tally) -> None:
             left_out = ", ".join(f"{count:,} {reason}" for reason, count in found.items()) or "nothing left out"
             raise UserError(
                 f"corpus.sources: {item.label} gave no document ({item.origin_or_default}; {left_out}); correct its "
-                "path or remove the source"
+                "path or columns, or remove the source"
             )
 
 
