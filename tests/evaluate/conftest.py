@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ import slm.shards
 import slm.tokenizer
 import slm.train
 from slm.core.artifact import Artifact
+from slm.evaluate.scorer import Scorer
+from slm.evaluate.tasks.config import TaskConfig
 from slm.model.config import ModelConfig
 from slm.model.transformer import Transformer, build
 from slm.recipe import Recipe, build_recipe
@@ -107,3 +110,22 @@ def on_trained(trained: Recipe, make_recipe):
         return made
 
     return recipe
+
+
+@pytest.fixture
+def scorer(model, tokenizer) -> Scorer:
+    return Scorer(model, tokenizer, 256)
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Callable[..., TaskConfig]:
+    """A task over rows that are written to a file."""
+
+    def make(layout: str, rows: list[Any], name: str = "made", suffix: str = "jsonl", **more: Any) -> TaskConfig:
+        path = tmp_path / f"{name}.{suffix}"
+        lines = rows if suffix == "txt" else [json.dumps(row, ensure_ascii=False) for row in rows]
+        content = json.dumps(rows) if suffix == "json" and isinstance(rows, dict) else "\n".join(lines)
+        path.write_text(content, encoding="utf-8")
+        return TaskConfig(name=name, layout=layout, path=str(path), **more)
+
+    return make

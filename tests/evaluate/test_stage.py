@@ -106,7 +106,7 @@ def test_the_command_runs_the_stage(monkeypatch: pytest.MonkeyPatch):
     called: list[object] = []
     monkeypatch.setattr(__main__, "command", lambda *arguments: called.append(arguments))
     __main__.main()
-    assert called == [("evaluate", slm.evaluate.run)]
+    assert called == [("evaluate", slm.evaluate.run, {"tasks": "evaluate.tasks"})]
 
 
 def test_missing_checkpoints_are_named(make_recipe):

@@ -107,3 +107,33 @@ def test_a_full_cache_and_a_wrong_batch_are_refused(
     with pytest.raises(UserError, match="holds 2 rows, but 3 came; make a cache for 3 rows"):
         model(tokens(3, 1), cache=cache)
     assert cache.length == 6
+
+
+@torch.no_grad()
+def test_a_row_goes_on_from_another_cache_and_without_its_neighbours(
+    shape: Callable[..., ModelConfig], tokens: Callable[..., Tensor]
+) -> None:
+    model, ids = build(shape(), 3), tokens(3, 9)
+    ids[:, :4] = ids[0, :4]
+    once, cache = KVCache(model.config, 1, 4), KVCache(model.config, 3, 9)
+    model(ids[:1, :4], cache=once)
+    cache.fill(once)
+    model(ids[:, 4:7], cache=cache)
+    rows = torch.tensor([2, 0])
+    cache.keep(rows)
+    found = model(ids[rows, 7:], cache=cache)
+    torch.testing.assert_close(found, model(ids)[rows, 7:], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_what_a_token_sees_can_be_said_for_each(
+    shape: Callable[..., ModelConfig], tokens: Callable[..., Tensor]
+) -> None:
+    model, ids = build(shape(), 3), tokens(1, 6)
+    two_ends = torch.cat((ids, ids[:, 4:].flip(1)), 1)  # a beginning of four and two continuations of it
+    sees = torch.ones(8, 8, dtype=torch.bool).tril()
+    sees[6:, 4:6] = False
+    found = model.hidden(two_ends, positions_BT=torch.tensor([[0, 1, 2, 3, 4, 5, 4, 5]]), sees_BTK=sees[None])
+    torch.testing.assert_close(found[:, :6], model.hidden(ids), atol=1e-5, rtol=0)
+    other = torch.cat((ids[:, :4], ids[:, 4:].flip(1)), 1)
+    torch.testing.assert_close(found[:, 6:], model.hidden(other)[:, 4:], atol=1e-5, rtol=0)

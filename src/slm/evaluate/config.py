@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from slm.core.config import Config, neutral
+from slm.evaluate.tasks.config import HarnessConfig, TaskConfig
 
 
 class EvaluateConfig(Config):
@@ -22,9 +23,22 @@ class EvaluateConfig(Config):
     """Arithmetic: fp32 for numbers that are compared; bf16 is faster and moves them in the third digit."""
     golden: str = ""
     """A JSON Lines table of golden prompts that the model must pass; empty skips it."""
+    tasks: tuple[str, ...] = ()
+    """Tasks to run: names of task_files, scored here, or else of lm-eval, such as [arc_easy, hellaswag]."""
+    task_files: tuple[TaskConfig, ...] = ()
+    """Tasks whose items lie in files here; evaluate.tasks says which of them are run."""
+    harness: HarnessConfig = HarnessConfig()
     batch_tokens: int = neutral(4_096, ge=1)
     """Positions scored in one forward pass; on a CPU larger is slower, on a GPU faster."""
     device: Literal["auto", "cpu", "cuda"] = neutral("auto")
     """Where to compute; auto takes a GPU where there is one."""
     threads: int = neutral(0, ge=0)
     """CPU threads; 0 leaves torch's choice."""
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> EvaluateConfig:
+        for key, names in (("tasks", list(self.tasks)), ("task_files", [one.name for one in self.task_files])):
+            for name in dict.fromkeys(names):
+                if names.count(name) > 1:
+                    raise ValueError(f"{key}: {name} stands there twice; give each a name of its own")
+        return self

@@ -1,10 +1,11 @@
-"""All numbers of one checkpoint: scores per document, baselines, intervals, golden prompts, and their table.
+"""All numbers of one checkpoint: scores per document, baselines, intervals, golden prompts, tasks, and their table.
 
 Memory: a block of documents (2 million tokens) at a time, and one line of figures per document.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,10 +28,14 @@ from slm.corpus.decontamination.config import GOLDEN
 from slm.corpus.decontamination.report import clean_items
 from slm.evaluate.baselines import XzMeter, count_targets, gzip_bytes, unigram_nats
 from slm.evaluate.config import EvaluateConfig
-from slm.evaluate.golden import Outcome, check, read_golden
+from slm.evaluate.golden import GoldenPrompt, Outcome, check, read_golden
+from slm.evaluate.journal import Journal, key_of
 from slm.evaluate.next_token import next_token_calibration
 from slm.evaluate.score import score
+from slm.evaluate.scorer import Scorer
+from slm.evaluate.stage import ANSWERS
 from slm.evaluate.statistics.intervals import estimate
+from slm.evaluate.tasks.run import plan_tasks, run_tasks
 from slm.model.load import load_model
 from slm.model.transformer import Transformer
 from slm.recipe import Recipe
@@ -56,19 +61,44 @@ def measure(recipe: Recipe, parents: Mapping[str, Artifact], golden: Path | None
     """Take every number of `recipe.evaluate` and write them into `draft`."""
     config = recipe.evaluate
     prompts = read_golden(golden) if golden else []
+    tasks = plan_tasks(config, parents["corpus"])
     tokenizer = Tokenizer.load(parents["tokenizer"].path)
     model = _load(parents["train"], tokenizer, config)
-    context, stride = _window(config, parents["shards"], model)
-    corpus = parents["corpus"]
+    _window(config, parents["shards"], model)
     if not parents["train"].counts["finished"]:
         say(f"evaluate: {parents['train'].path} is a checkpoint of a run that has not finished")
 
+    asked = key_of(parents["train"].fingerprint, parents["tokenizer"].fingerprint, config.precision)
+    with Journal(recipe.folder("evaluate").with_name(ANSWERS) / f"{asked}.jsonl") as journal:
+        if journal.resumed:
+            say(f"evaluate: going on from {journal.resumed:,} answers of an evaluation that was stopped")
+        scorer = Scorer(model, tokenizer, config.batch_tokens, config.precision, journal)
+        results, columns = _figures(recipe, parents, scorer, prompts, journal)
+        results["tasks"] = run_tasks(tasks, scorer, draft.path)
+    _write(draft.path, results, columns)
+    found = results["golden"]
+    draft.counts.update({name: value for name, value in results["validation"].items() if name != "interval_95"})
+    draft.counts.update(results["baselines"], golden_passed=found["passed"], golden_failed=found["failed"])
+    draft.counts.update(tasks=results["tasks"])
+    _print(results)
+
+
+def _figures(
+    recipe: Recipe,
+    parents: Mapping[str, Artifact],
+    scorer: Scorer,
+    prompts: Sequence[GoldenPrompt],
+    journal: Journal,
+) -> tuple[dict[str, Any], Columns]:
+    """Held-out documents, baselines and golden prompts: the results, and a line of figures per document."""
+    config, corpus, model, tokenizer = recipe.evaluate, parents["corpus"], scorer.model, scorer.tokenizer
+    context, stride = _window(config, parents["shards"], model)
     train_V = count_targets(ShardReader(parents["shards"], "train"))
     same_documents = not (config.max_documents or recipe.artifacts.corpus)
     total = parents["shards"].counts["validation"]["targets"] if same_documents else None
     documents = _chosen(corpus, config.max_documents)
     columns, held_out_V, xz = _score(
-        model, tokenizer, documents, total, (context, stride), recipe, train_V < RARE_BELOW
+        model, tokenizer, documents, total, (context, stride), recipe, train_V < RARE_BELOW, journal
     )
     if not columns["id"]:
         raise UserError(f"{corpus.path} holds no held-out documents; raise corpus.validation_fraction")
@@ -96,10 +126,7 @@ def measure(recipe: Recipe, parents: Mapping[str, Artifact], golden: Path | None
             "items": [asdict(item) for item in outcomes],
         },
     }
-    _write(draft.path, results, columns)
-    draft.counts.update({name: value for name, value in validation.items() if name != "interval_95"})
-    draft.counts.update(results["baselines"], golden_passed=passed, golden_failed=len(outcomes) - passed)
-    _print(results)
+    return results, columns
 
 
 def clean_subset(corpus: Artifact, outcomes: Sequence[Outcome]) -> dict[str, int] | None:
@@ -158,22 +185,27 @@ def _score(
     window: tuple[int, int],
     recipe: Recipe,
     rare_V: NDArray[np.bool_],
+    journal: Journal,
 ) -> tuple[Columns, NDArray[np.int64], int]:
     """Figures per document, how often each token is a target in them, and the size of `xz -9` of all."""
     config, columns = recipe.evaluate, Columns({name: [] for name in COLUMNS})
     held_out_V, xz = np.zeros(tokenizer.vocab_size, dtype=np.int64), XzMeter()
     with Progress("evaluate: scoring", total, "tokens") as progress:
         for block in _blocks(encode(documents, tokenizer, recipe.shards.threads)):
-            nats_D = score(
-                model,
-                [ids for _, ids in block],
-                context=window[0],
-                stride=window[1],
-                batch_tokens=config.batch_tokens,
-                precision=config.precision,
-                progress=progress.advance,
-            )
-            for (document, ids), nats in zip(block, nats_D.tolist(), strict=True):
+            key = key_of("documents", window, hashlib.sha256(b"".join(ids.tobytes() for _, ids in block)).hexdigest())
+            nats_of: list[float] | None = journal.get(key)
+            if nats_of is None:
+                nats_of = score(
+                    model,
+                    [ids for _, ids in block],
+                    context=window[0],
+                    stride=window[1],
+                    batch_tokens=config.batch_tokens,
+                    precision=config.precision,
+                    progress=progress.advance,
+                ).tolist()
+                journal.put([(key, nats_of)])
+            for (document, ids), nats in zip(block, nats_of, strict=True):
                 text = document.text.encode()
                 xz.feed(text)
                 held_out_V += np.bincount(ids[1:], minlength=tokenizer.vocab_size)

@@ -67,9 +67,15 @@ def plan(
     device: torch.device,
     documents_BT: Tensor | None = None,
     cache: KVCache | None = None,
+    sees_BTK: Tensor | None = None,
 ) -> Plan:
-    """Decide how new tokens, `shape` [B, T], attend to themselves and to what `cache` holds, computing in `dtype`."""
+    """Decide how new tokens, `shape` [B, T], attend to themselves and to what `cache` holds, computing in `dtype`.
+
+    Where `sees_BTK` is given it decides alone.
+    """
     batch, num_tokens = shape
+    if sees_BTK is not None:
+        return Plan(causal=False, mask_BTK=_additive(sees_BTK, dtype))
     backend = choose(config, device, dtype, training=torch.is_grad_enabled()).name if cache is None else "sdpa"
     if backend == "flex":
         blocks = block_mask(documents_BT, batch, num_tokens, config.sliding_window, device)
@@ -90,8 +96,7 @@ def plan(
         if start == 0:
             return Plan()
     sees_BTK = visible(keys_BK, num_tokens, stop - first_slot, window, device)
-    mask_BTK = torch.zeros(sees_BTK.shape, dtype=dtype, device=device).masked_fill_(~sees_BTK, float("-inf"))
-    mask_B1TK = mask_BTK.unsqueeze(1)
+    mask_B1TK = _additive(sees_BTK, dtype)
     trains_on_cpu = cache is None and device.type == "cpu" and torch.is_grad_enabled()
     keys = first_keys(mask_B1TK) if trains_on_cpu else []
     return Plan(causal=False, mask_BTK=mask_B1TK, first_keys=keys, first_slot=first_slot)
@@ -107,6 +112,12 @@ def visible(documents_BK: Tensor | None, num_queries: int, num_keys: int, window
     if documents_BK is None:
         return sees_TK.unsqueeze(0)
     return sees_TK & (documents_BK[:, num_keys - num_queries :, None] == documents_BK[:, None, :])
+
+
+def _additive(sees_BTK: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a query sees a key, -inf where not, the same for all heads."""
+    mask_BTK = torch.zeros(sees_BTK.shape, dtype=dtype, device=sees_BTK.device).masked_fill_(~sees_BTK, float("-inf"))
+    return mask_BTK.unsqueeze(1)
 
 
 def _one_document(documents_BK: Tensor) -> bool:

@@ -45,6 +45,19 @@ class KVCache:
         """Forget all tokens after the first `length`."""
         self.length = min(self.length, length)
 
+    def keep(self, rows: Tensor) -> None:
+        """Forget all rows but these, given by number; they are numbered anew in this order."""
+        self.keys_LBSHD, self.values_LBSHD = self.keys_LBSHD[:, rows], self.values_LBSHD[:, rows]
+        self.documents_BS = self.documents_BS[rows]
+
+    def fill(self, one: KVCache) -> None:
+        """Begin every row with what a cache of one row holds."""
+        self.reset()
+        self.keys_LBSHD[:, :, : one.length] = one.keys_LBSHD[:, :, : one.length]
+        self.values_LBSHD[:, :, : one.length] = one.values_LBSHD[:, :, : one.length]
+        self.documents_BS[:, : one.length] = one.documents_BS[:, : one.length]
+        self.length, self.packed = one.length, one.packed
+
     def reserve(self, documents_BT: Tensor | None, batch: int, num_tokens: int) -> None:
         """Check that `num_tokens` more fit and note which documents they belong to."""
         if batch != self.documents_BS.shape[0]:

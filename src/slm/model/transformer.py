@@ -68,6 +68,7 @@ class Transformer(nn.Module):
         *,
         positions_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
+        sees_BTK: Tensor | None = None,
         cache: KVCache | None = None,
         dropout: Dropout | None = None,
     ) -> Tensor:
@@ -76,13 +77,15 @@ class Transformer(nn.Module):
         Without `documents_BT` each row is one document; with it, tokens see only their own document, and
         -1 marks padding, whose output means nothing. Without `positions_BT` positions run through the
         row, after those in `cache`. Tokens are added to `cache`, if any. With `dropout` parts are left out.
+        `sees_BTK` says instead which of the K tokens in the cache and the row each of the T sees, itself among them;
+        positions and the window are then the caller's affair.
         """
         batch, num_tokens = tokens_BT.shape
         x_BTD = thinned_embedding(self.embedding(tokens_BT), dropout)
         dtype = compute_dtype(x_BTD)
         if cache is not None:
             cache.reserve(documents_BT, batch, num_tokens)
-        how = plan(self.config, tokens_BT.shape, dtype, x_BTD.device, documents_BT, cache)
+        how = plan(self.config, tokens_BT.shape, dtype, x_BTD.device, documents_BT, cache, sees_BTK)
         rotation = self._rotation(positions_BT, num_tokens, cache, dtype, x_BTD.device)
         for block in self.blocks:
             x_BTD = block(x_BTD, rotation, how, cache, dropout)

@@ -1,0 +1,169 @@
+"""Many prompts continued at once, greedily or drawn.
+
+In: prompts as ids, each with its longest answer, stop strings, temperature and seed. Out, as batches are done: the
+text of each answer, up to the end of text, the end of a turn, or the first stop string. Prompts of similar length
+share a batch; what all of a batch begin with (examples, or one prompt drawn from many times) is computed once. Rows
+that have ended leave the batch when they are half of it. A drawn answer depends on its seed and the model alone, not
+on what else is in the batch.
+
+Against one prompt at a time: the same tokens (tested), 32 prompts in about a quarter of the time on two cores.
+
+Shapes: B rows, N new tokens, K slots of the cache, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slm.evaluate.likelihood import read_prefix
+from slm.evaluate.score import autocast
+from slm.evaluate.tree import SHORTEST_PREFIX, Ids, common
+from slm.model.cache import KVCache
+from slm.model.transformer import Transformer
+from slm.serve.sampling import greedy, scale_temperature
+from slm.serve.stream import StopStream, Utf8Stream
+from slm.tokenizer.tokenizer import Tokenizer
+
+MOST_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is continued and how."""
+
+    ids: Ids
+    max_tokens: int
+    stops: tuple[str, ...] = ()
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One row while it is written."""
+
+    number: int
+    prompt: Prompt
+    stream: StopStream
+    bytes: Utf8Stream = field(default_factory=Utf8Stream)
+    text: str = ""
+    tokens: int = 0
+    ended: bool = False
+
+    def take(self, token: int, tokenizer: Tokenizer, ends: frozenset[int]) -> None:
+        """Add one token."""
+        self.tokens += 1
+        if token in ends:
+            self.ended = True
+        else:
+            self.text += self.stream.push(self.bytes.push(tokenizer.token_bytes(token)))
+            self.ended = self.stream.stopped or self.tokens >= self.prompt.max_tokens
+        if self.ended and not self.stream.stopped:
+            self.text += self.stream.push(self.bytes.finish()) + self.stream.finish()
+
+
+@torch.inference_mode()
+def generate(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    *,
+    ends: frozenset[int],
+    batch_tokens: int,
+    precision: Literal["fp32", "bf16"] = "fp32",
+) -> Iterator[list[tuple[int, str]]]:
+    """The number and answer of each prompt, a batch at a time, the longest first."""
+    order = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number].ids), prompts[number].ids.tobytes()))
+    first = 0
+    while first < len(order):
+        longest = prompts[order[first]]
+        room = len(longest.ids) + longest.max_tokens
+        rows = min(MOST_ROWS, max(1, 2 * batch_tokens // room))
+        batch = order[first : first + rows]
+        first += rows
+        with autocast(next(model.parameters()).device.type, precision):
+            answers = _answer(model, tokenizer, [(number, prompts[number]) for number in batch], ends, precision)
+        yield [(answer.number, answer.text) for answer in answers]
+
+
+def _answer(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    batch: Sequence[tuple[int, Prompt]],
+    ends: frozenset[int],
+    precision: Literal["fp32", "bf16"],
+) -> list[_Answer]:
+    parameter = next(model.parameters())
+    device, window = parameter.device, model.config.sliding_window
+    answers = [_Answer(number, prompt, StopStream(prompt.stops)) for number, prompt in batch]
+    generators = {number: np.random.Generator(np.random.Philox(prompt.seed)) for number, prompt in batch}
+    prefix = shared_prefix([prompt.ids for _, prompt in batch])
+    lengths_B = torch.tensor([len(prompt.ids) for _, prompt in batch], device=device)
+    widest = int(lengths_B.max())
+    most = max(prompt.max_tokens for _, prompt in batch)
+    cache = KVCache(
+        model.config, len(batch), widest + most, torch.bfloat16 if precision == "bf16" else parameter.dtype, device
+    )
+    if prefix:
+        read_prefix(model, batch[0][1].ids[:prefix], cache)
+    tokens_BN = np.zeros((len(batch), widest - prefix), dtype=np.int64)
+    for row, (_, prompt) in enumerate(batch):
+        tokens_BN[row, : len(prompt.ids) - prefix] = prompt.ids[prefix:]
+    x_BND = model.hidden(torch.from_numpy(tokens_BN).to(device), cache=cache)
+    x_BD = x_BND[torch.arange(len(batch), device=device), lengths_B - prefix - 1]
+    alive = list(answers)
+    while True:
+        logits_BV = model.project(x_BD)
+        tokens = [
+            _picked(logits_V, answer.prompt.temperature, generators[answer.number])
+            for logits_V, answer in zip(logits_BV, alive, strict=True)
+        ]
+        for answer, token in zip(alive, tokens, strict=True):
+            if not answer.ended:
+                answer.take(token, tokenizer, ends)
+        going = [row for row, answer in enumerate(alive) if not answer.ended]
+        if not going:
+            return answers
+        if 2 * len(going) <= len(alive):
+            rows = torch.tensor(going, device=device)
+            cache.keep(rows)
+            lengths_B, alive, tokens = lengths_B[rows], [alive[row] for row in going], [tokens[row] for row in going]
+        positions_B = lengths_B + (cache.length - widest)
+        sees_BNK = reachable(lengths_B, widest, cache.length + 1, window)
+        tokens_B1 = torch.tensor(tokens, device=device).unsqueeze(1)
+        x_BD = model.hidden(tokens_B1, positions_BT=positions_B.unsqueeze(1), sees_BTK=sees_BNK, cache=cache)[:, -1]
+
+
+def shared_prefix(prompts: Sequence[Ids]) -> int:
+    """How many ids all begin with, at most all but one of the shortest; 0 where that is not worth a forward."""
+    if len(prompts) == 1:
+        return 0
+    shared = min(common(prompts[0], other) for other in prompts[1:])
+    shared = min(shared, min(len(ids) for ids in prompts) - 1)
+    return shared if shared >= SHORTEST_PREFIX else 0
+
+
+def reachable(lengths_B: Tensor, widest: int, slots: int, window: int) -> Tensor:
+    """Which slots the newest token of each row sees, boolean [B, 1, K]: not those between its prompt and `widest`."""
+    slots_K = torch.arange(slots, device=lengths_B.device)
+    written_K = slots_K >= widest
+    sees_BK = (slots_K < lengths_B[:, None]) | written_K
+    if window:
+        positions_BK = torch.where(written_K, slots_K - widest + lengths_B[:, None], slots_K)
+        sees_BK &= positions_BK > positions_BK[:, -1:] - window
+    return sees_BK.unsqueeze(1)
+
+
+def _picked(logits_V: Tensor, temperature: float, generator: np.random.Generator) -> int:
+    """The likeliest token, or the one at which the running sum of probabilities passes a number drawn."""
+    if not temperature:
+        return int(greedy(logits_V))
+    greedy(logits_V)  # refuses what is not finite
+    summed_V = scale_temperature(logits_V.double().cpu(), temperature).softmax(-1).cumsum(-1)
+    return min(int(torch.searchsorted(summed_V, generator.random() * float(summed_V[-1]))), len(summed_V) - 1)

@@ -1,0 +1,105 @@
+"""The model as tasks see it: texts in, likelihoods and answers out, each asked once and kept.
+
+In: pairs of context and continuation, or prompts, as text. Out: in their order, what the model says. What the journal
+already holds is not asked again; what is new goes into it batch by batch. A pair or prompt that does not fit the
+model's context gives None: its task leaves the item out and counts it.
+
+A text is encoded whole, so a token may straddle the border of context and continuation; it then counts to the
+continuation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from slm.core.console import Progress
+from slm.evaluate.generation import Prompt, generate
+from slm.evaluate.journal import Journal, key_of
+from slm.evaluate.likelihood import Likelihood, likelihoods
+from slm.evaluate.tree import Request, common
+from slm.model.transformer import Transformer
+from slm.tokenizer.tokenizer import Tokenizer
+
+BLOCK_REQUESTS = 8_192
+"""Laid out together; a kill loses at most the batch in work."""
+TURN_END = "<|im_end|>"
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """A model, its tokenizer and what it has already said."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    batch_tokens: int
+    precision: Literal["fp32", "bf16"] = "fp32"
+    journal: Journal | None = None
+
+    @property
+    def context_tokens(self) -> int:
+        return self.model.config.max_seq_len
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end an answer: the end of a text and of a turn."""
+        turn_end = next(index for index, (piece, _, _) in enumerate(self.tokenizer.pieces()) if piece == TURN_END)
+        return frozenset((self.tokenizer.eos_id, turn_end))
+
+    def pair(self, context: str, continuation: str) -> Request | None:
+        """The ids of both, the continuation's to be scored; None where they exceed the model's context."""
+        before = np.array(self.tokenizer.encode(context, bos=True), dtype=np.int32)
+        ids = np.array(self.tokenizer.encode(context + continuation, bos=True), dtype=np.int32)
+        if len(ids) - 1 > self.context_tokens:
+            return None
+        return Request(ids, min(common(before, ids), len(ids) - 1))
+
+    def prompt_ids(self, text: str) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """The ids of a prompt, with the start token."""
+        return np.array(self.tokenizer.encode(text, bos=True), dtype=np.int32)
+
+    def likelihoods(self, requests: Sequence[Request], name: str) -> list[Likelihood]:
+        """Of each request, in order; `name` is shown while it is computed."""
+        keys = [key_of("likelihood", request.ids.tolist(), request.first) for request in requests]
+        found: dict[int, Likelihood] = {}
+        for number, key in enumerate(keys):
+            known = self.journal.get(key) if self.journal else None
+            if known is not None:
+                found[number] = Likelihood(*known)
+        missing = [number for number in range(len(requests)) if number not in found]
+        with Progress(f"evaluate: {name}", len(missing), "requests") as progress:
+            for start in range(0, len(missing), BLOCK_REQUESTS):
+                block = missing[start : start + BLOCK_REQUESTS]
+                asked = [requests[number] for number in block]
+                for batch in likelihoods(self.model, asked, batch_tokens=self.batch_tokens, precision=self.precision):
+                    found.update((block[number], one) for number, one in batch)
+                    if self.journal:
+                        self.journal.put((keys[block[number]], one) for number, one in batch)
+                    progress.advance(len(batch))
+        return [found[number] for number in range(len(requests))]
+
+    def answers(self, prompts: Sequence[Prompt], name: str) -> list[str]:
+        """The continuation of each prompt, in order."""
+        keys = [
+            key_of("answer", one.ids.tolist(), one.max_tokens, one.stops, one.temperature, one.seed) for one in prompts
+        ]
+        known = [self.journal.get(key) if self.journal else None for key in keys]
+        found = {number: str(text) for number, text in enumerate(known) if text is not None}
+        missing = [number for number in range(len(prompts)) if number not in found]
+        with Progress(f"evaluate: {name}", len(missing), "answers") as progress:
+            for batch in generate(
+                self.model,
+                self.tokenizer,
+                [prompts[number] for number in missing],
+                ends=self.ends,
+                batch_tokens=self.batch_tokens,
+                precision=self.precision,
+            ):
+                found.update((missing[number], text) for number, text in batch)
+                if self.journal:
+                    self.journal.put((keys[missing[number]], text) for number, text in batch)
+                progress.advance(len(batch))
+        return [found[number] for number in range(len(prompts))]

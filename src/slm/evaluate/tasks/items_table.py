@@ -1,0 +1,98 @@
+"""`items.parquet`: one row per task, item and metric, from which every figure and comparison is computed.
+
+| column | meaning |
+|---|---|
+| task, item, metric | what was asked, which item (a given id or a hash of the prompt), how it was judged |
+| value | e.g. 1 or 0 for acc; bits per byte for text; a judge's 1 to 10 |
+| chance | what guessing would give, or null |
+| prompt, choices, gold | as the model saw them; gold is the right choice's number, -1 where there are no choices |
+| choice_logprobs, choice_bytes | nats and UTF-8 bytes of each choice |
+| answer | what was generated, or the choice taken |
+| prompt_tokens | with the start token |
+| clean | true if the corpus was checked for the item and held it nowhere, false if it held it, null if not looked for |
+| source, language | where known |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from slm.evaluate.stage import ITEMS
+
+SCHEMA = pa.schema(
+    [
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("item", pa.string(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("chance", pa.float64()),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("choices", pa.list_(pa.string()), nullable=False),
+        pa.field("gold", pa.int32(), nullable=False),
+        pa.field("choice_logprobs", pa.list_(pa.float64()), nullable=False),
+        pa.field("choice_bytes", pa.list_(pa.int32()), nullable=False),
+        pa.field("answer", pa.string(), nullable=False),
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("clean", pa.bool_()),
+        pa.field("source", pa.string()),
+        pa.field("language", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one item came to under one metric: a row."""
+
+    task: str
+    item: str
+    metric: str
+    value: float
+    prompt: str
+    prompt_tokens: int
+    chance: float | None = None
+    choices: Sequence[str] = ()
+    gold: int = -1
+    choice_logprobs: Sequence[float] = ()
+    choice_bytes: Sequence[int] = ()
+    answer: str = ""
+    clean: bool | None = None
+    source: str | None = None
+    language: str | None = None
+
+
+def write_items(results: Iterable[Result], folder: Path) -> None:
+    """Write the table; without results it has no rows."""
+    rows = [{**asdict(result), "value": float(result.value)} for result in results]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / ITEMS)
+
+
+def summaries(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Per task and metric: mean and number of items, of all and of those known to be clean, and what chance gives."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.task, result.metric), []).append(result)
+    return [
+        {
+            "task": task,
+            "metric": metric,
+            "value": _mean([one.value for one in group]),
+            "items": len(group),
+            "chance": _mean([one.chance for one in group if one.chance is not None]),
+            "clean_value": _mean([one.value for one in group if one.clean]),
+            "clean_items": sum(one.clean is True for one in group),
+            "contaminated_items": sum(one.clean is False for one in group),
+            "unchecked_items": sum(one.clean is None for one in group),
+        }
+        for (task, metric), group in groups.items()
+    ]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,92 @@
+"""All tasks of a recipe, one after the other, and their table.
+
+In: a scorer and the tasks' settings. Out: `items.parquet`, and per task and metric a line of the results: the mean
+beside what chance gives, over all items and over those that the corpus is known not to hold. Files are read, and
+lm-eval's names looked up, before any model is asked, so that a mistake in the last task does not cost the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slm.core.artifact import Artifact
+from slm.core.console import say, table
+from slm.evaluate.config import EvaluateConfig
+from slm.evaluate.scorer import Scorer
+from slm.evaluate.tasks.choice import run_choice
+from slm.evaluate.tasks.config import CHOICE, Layout, TaskConfig
+from slm.evaluate.tasks.held_out_text import run_text
+from slm.evaluate.tasks.items import Numbered, few_shot, read
+from slm.evaluate.tasks.items_table import Result, summaries, write_items
+from slm.evaluate.tasks.outcome import Outcome
+
+if TYPE_CHECKING:
+    from slm.evaluate.harness import Harness
+
+Runner = Callable[[Scorer, TaskConfig, Sequence[Numbered], str], Outcome]
+RUNNERS: dict[Layout, Runner] = {**dict.fromkeys(CHOICE, run_choice), "text": run_text}
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Tasks whose files are read and whose names are known."""
+
+    config: EvaluateConfig
+    corpus: Artifact | None
+    files: list[tuple[TaskConfig, list[Numbered], str]]
+    harness: Harness | None
+
+
+def plan_tasks(config: EvaluateConfig, corpus: Artifact | None) -> Planned:
+    """Read what `config.tasks` names; `UserError` where a file is malformed or nobody knows a name."""
+    known = {one.name: one for one in config.task_files}
+    files = [(known[name], read(known[name], corpus), few_shot(known[name])) for name in config.tasks if name in known]
+    others = [name for name in config.tasks if name not in known]
+    if not others:
+        return Planned(config, corpus, files, None)
+    from slm.evaluate.harness import Harness
+
+    return Planned(config, corpus, files, Harness(others, config.harness, list(known)))
+
+
+def run_tasks(tasks: Planned, scorer: Scorer, folder: Path) -> dict[str, Any]:
+    """Run the tasks and write their table into `folder`; what the results say of them."""
+    outcomes = {task.name: RUNNERS[task.layout](scorer, task, items, examples) for task, items, examples in tasks.files}
+    if tasks.harness:
+        outcomes.update(tasks.harness.run(scorer))
+    results: list[Result] = [result for outcome in outcomes.values() for result in outcome.results]
+    write_items(results, folder)
+    found = {
+        "metrics": summaries(results),
+        "skipped": {name: outcome.skipped for name, outcome in outcomes.items() if outcome.skipped},
+        "notes": {name: outcome.notes for name, outcome in outcomes.items() if outcome.notes},
+    }
+    _print(found)
+    return found
+
+
+def _print(found: dict[str, Any]) -> None:
+    if found["metrics"]:
+        columns = ("task", "metric", "value", "chance", "items", "clean items", "value on clean")
+        rows = [
+            (
+                one["task"],
+                one["metric"],
+                one["value"],
+                "-" if one["chance"] is None else one["chance"],
+                one["items"],
+                one["clean_items"] if one["unchecked_items"] < one["items"] else "not checked",
+                "-" if one["clean_value"] is None else one["clean_value"],
+            )
+            for one in found["metrics"]
+        ]
+        table("Tasks", columns, rows)
+    for name, reasons in found["skipped"].items():
+        for reason, items in reasons.items():
+            say(f"evaluate: {name}: {items:,} items left out: {reason}")
+    for name, notes in found["notes"].items():
+        for subject, note in notes.items():
+            say(f"evaluate: {name}: {subject}: {note}")
