@@ -155,7 +155,7 @@ def test_an_id_that_stands_twice_is_refused_or_numbered(corpus_of: Corpus, tmp_p
     texts = [f"text {number}" for number in range(40)]
     item = {**lines(tmp_path / "a.jsonl", *texts, key=[str(n % 36) for n in range(40)]), "id_column": "key"}
     with pytest.raises(
-        UserError, match=r"the id jsonl/0 stands 2 times with different texts \(again in a.jsonl\); name"
+        UserError, match=r"the id jsonl/0 stands 2 times with different texts \(again in a.jsonl: 'text 36'\); name"
     ):
         corpus_of(item)
     corpus = corpus_of(item, on_bad_text="skip")
