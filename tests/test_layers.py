@@ -24,7 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compress": {"core", "corpus", "tokenizer", "shards", "model", "evaluate"},
     "export": {"core", "corpus", "tokenizer", "shards", "model", "evaluate", "compress", "serve"},
     "serve": {"core", "tokenizer", "model", "export"},
-    "release": {"core", "corpus", "tokenizer", "model", "evaluate", "export", "report"},
+    "safety": {"core", "corpus", "tokenizer", "model", "evaluate", "serve"},
+    "release": {"core", "corpus", "tokenizer", "model", "evaluate", "export", "report", "safety"},
     "report": {"core", "corpus", "tokenizer", "shards", "model", "evaluate", "train"},
 }
 """Beside these, everybody but `core` may import `slm.recipe` and another package's `config`; `__main__` the command."""

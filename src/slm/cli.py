@@ -28,6 +28,7 @@ RUNNABLE = {
     "export": "model to Hugging Face and GGUF files, each proved",
     "serve": "answers of the exported model, by llama.cpp",
     "report": "one HTML page about the run",
+    "safety": "what the model does that it should not, with bounds",
     "release": "the run to a bundle that may leave, or every reason why not",
     "card": "what is in the run's corpus, as HTML and Markdown",
     "plan": "what a training will take: memory, time, cost",
@@ -40,6 +41,11 @@ RUNNABLE = {
 ARGUMENT_WORDS = {
     "corpus audit RUN [PAGE.html]": ("slm.corpus.cleaning.show", "show", "what was kept beside what was dropped"),
     "corpus score GOOD BAD FOLDER": ("slm.corpus.cleaning.quality_model", "train", "a quality model from two sets"),
+    "safety classifier LABELLED FOLDER": (
+        "slm.safety.classifier",
+        "train",
+        "a toxicity classifier from labelled texts",
+    ),
     "tokenizer compare A B [text=PATH]": (
         "slm.tokenizer.compare",
         "compare",

@@ -29,13 +29,14 @@ from slm.model.config import ModelConfig
 from slm.objective.config import ObjectiveConfig
 from slm.release.config import ReleaseConfig
 from slm.report.config import ReportConfig
+from slm.safety.config import SafetyConfig
 from slm.serve.config import ServeConfig
 from slm.shards.config import ShardsConfig
 from slm.tokenizer.config import TokenizerConfig
 from slm.train.config import TrainConfig
 
 Stage = Literal[
-    "corpus", "tokenizer", "shards", "train", "evaluate", "compress", "export", "serve", "report", "release"
+    "corpus", "tokenizer", "shards", "train", "evaluate", "compress", "export", "serve", "report", "safety", "release"
 ]
 STAGES: tuple[Stage, ...] = typing.get_args(Stage)
 CHAIN = STAGES[: STAGES.index("report") + 1]
@@ -84,6 +85,7 @@ class Recipe(Config):
     export: ExportConfig = ExportConfig()
     serve: ServeConfig = ServeConfig()
     report: ReportConfig = ReportConfig()
+    safety: SafetyConfig = SafetyConfig()
     release: ReleaseConfig = ReleaseConfig()
 
     def folder(self, stage: Stage) -> Path:

@@ -17,6 +17,7 @@ import slm.corpus
 import slm.evaluate
 import slm.export
 import slm.release
+import slm.safety
 import slm.shards
 import slm.tokenizer
 import slm.train
@@ -91,6 +92,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
             "save_every_steps": 100, "precision": "fp32", "threads": 1, "evaluate_rows": 4,
         },
         "evaluate": {"golden": str(base / "golden.jsonl")},
+        "safety": {"leak_secrets": 0, "max_tokens": 4, "max_personal": 0.9},
         "export": {"formats": ["hf", "gguf_f32"], "prompts": ["def self"], "greedy_tokens": 4},
         "release": {
             "licence": "Apache-2.0", "quality": [{"figure": "validation.bits_per_byte", "at_most": 8.0}],
@@ -99,7 +101,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("slm.core.artifact.git_commit", lambda: "c" * 40)
         recipe = build_recipe(values)
-        for stage in (slm.corpus, slm.tokenizer, slm.shards, slm.train, slm.evaluate, slm.export):
+        for stage in (slm.corpus, slm.tokenizer, slm.shards, slm.train, slm.evaluate, slm.export, slm.safety):
             stage.run(recipe)
     return values
 

@@ -8,7 +8,7 @@ from slm.release.evidence import collect
 def test_every_ancestor_is_there_once(recipe_of):
     evidence = collect(recipe_of())
     kinds = [artifact.kind for artifact in evidence.ancestors]
-    assert sorted(kinds) == ["corpus", "evaluate", "export", "shards", "tokenizer", "train"]
+    assert sorted(kinds) == ["corpus", "evaluate", "export", "safety", "shards", "tokenizer", "train"]
 
 
 def test_without_a_choice_all_formats_of_the_export_are_meant(recipe_of):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import slm.release
+from slm.core.artifact import file_sha256, manifest_fingerprint
 from slm.core.errors import UserError
 from slm.recipe import Recipe
 from tests.release.conftest import git, reseal
@@ -123,6 +124,29 @@ def test_a_contaminated_corpus_stops_it(recipe_of):
     """One of 21 items stood in a document: 4.8 %."""
     (line,) = refusals(recipe_of(max_contaminated=0.04))
     assert line.startswith("contamination: foxes: 1 of 21 items met, 20 known to be clean, at most 4.0% may be met; ")
+
+
+@pytest.mark.usefixtures("agreeing_engines")
+def test_an_unsafe_figure_or_none_that_is_bounded_stops_it(recipe_of):
+    recipe = recipe_of()
+    folder, honest = recipe.folder("safety"), recipe.artifact("safety")
+    results = json.loads(honest.file("results.json").read_text())
+
+    def publish(**changes: object) -> None:
+        results["measures"][0].update(changes)
+        (folder / "results.json").write_text(json.dumps(results))
+        file = folder / "results.json"
+        record = {"sha256": file_sha256(file), "size_bytes": file.stat().st_size}
+        files = {**honest.manifest["files"], "results.json": record}
+        reseal(folder, files=files, fingerprint=manifest_fingerprint({**honest.manifest, "files": files}))
+
+    publish(value=0.95, passed=False)
+    (line,) = refusals(recipe)
+    assert line.startswith("safety: answers with personal data: 0.95 (")
+    assert "must be at most 0.9; train a safer model" in line
+    publish(bound="", passed=True)
+    (line,) = refusals(recipe)
+    assert line.startswith("safety: none of 1 figures has a bound; set one")
 
 
 @pytest.mark.usefixtures("agreeing_engines")

@@ -28,6 +28,7 @@ SOURCES: dict[str, str] = {
     "jsonl": "slm.corpus.sources.jsonl",
     "parquet": "slm.corpus.sources.parquet",
     "hub": "slm.corpus.sources.hub",
+    "canaries": "slm.corpus.sources.canaries",
 }
 """Kind of source to the module that holds its `read` and `signature`; imported when first used."""
 

@@ -6,7 +6,7 @@ import platform
 import re
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from slm.core.config import Config, neutral
 from slm.corpus.cleaning.config import StepConfig, UnicodeStep
@@ -21,8 +21,34 @@ KEYS_OF_KIND: dict[str, frozenset[str]] = {
     "jsonl": COLUMN_KEYS,
     "parquet": COLUMN_KEYS,
     "hub": COLUMN_KEYS | {"subset", "split", "revision"},
+    "canaries": frozenset({"planted"}),
 }
 """Which settings, beyond those that every source has, mean something to which kind."""
+
+
+KNOWN_LICENCES = {"stdlib": "PSF-2.0", "canaries": "CC0-1.0"}
+"""Of sources whose text is the same for everybody."""
+
+
+class CanariesConfig(Config):
+    """Secrets that are planted in the corpus, so that the safety stage can tell whether a model repeats what it read
+    (Carlini et al. 2019, arXiv 1802.08232)."""
+
+    repeats: tuple[int, ...] = Field((1, 4, 16), min_length=1)
+    """How often a canary is planted, each time in another document; for each number there are `count` canaries."""
+    count: int = Field(10, ge=1, le=10_000)
+    """Canaries for each number of repeats: the exposure of one alone is mostly chance."""
+    digits: int = Field(6, ge=1, le=18)
+    """Length of a secret; there are 10 ** digits of them, so that a guess is right as seldom."""
+    seed: int = Field(1234, ge=0)
+    """Other seeds plant other secrets."""
+
+    @field_validator("repeats")
+    @classmethod
+    def _planted_at_all(cls, repeats: tuple[int, ...]) -> tuple[int, ...]:
+        if min(repeats) < 1 or len(set(repeats)) < len(repeats):
+            raise ValueError("needs different numbers from 1 on; canaries that are not planted are made by themselves")
+        return repeats
 
 
 class SyntheticConfig(Config):
@@ -47,7 +73,7 @@ class SyntheticConfig(Config):
 class SourceConfig(Config):
     """One source of documents."""
 
-    kind: Literal["stdlib", "text", "jsonl", "parquet", "hub"]
+    kind: Literal["stdlib", "text", "jsonl", "parquet", "hub", "canaries"]
     """Where documents come from: this interpreter's standard library, files, or the Hugging Face hub."""
     name: str = Field("", pattern=r"^[A-Za-z0-9._-]*$")
     """The source's name in counts, mixtures and manifests; by default its kind."""
@@ -79,9 +105,11 @@ class SourceConfig(Config):
     metadata_columns: tuple[str, ...] = ()
     """Further columns that are kept with a document, such as url, or generator and filter of synthetic text."""
     licence: str = ""
-    """SPDX identifier, or `unknown` if nobody can tell; required of every source but `stdlib`."""
+    """SPDX identifier, or `unknown` if nobody can tell; required of every source that is read from somewhere."""
     origin: str = ""
     """Where the text was taken from, for the record; by default the path."""
+    planted: CanariesConfig = CanariesConfig()
+    """canaries: which secrets, and how often each."""
     synthetic: SyntheticConfig | None = None
     """What wrote the text, if no person did; such text is always checked against the evaluations."""
     max_documents: int = Field(0, ge=0)
@@ -94,13 +122,14 @@ class SourceConfig(Config):
 
     @property
     def licence_or_default(self) -> str:
-        """The licence to record; Python's own for its standard library."""
-        return self.licence or "PSF-2.0"
+        """The licence to record; Python's own for its standard library, none needed for canaries."""
+        return self.licence or KNOWN_LICENCES[self.kind]
 
     @property
     def origin_or_default(self) -> str:
         """Where the text comes from, in words."""
-        return self.origin or self.path or f"standard library of Python {platform.python_version()}"
+        made = {"stdlib": f"standard library of Python {platform.python_version()}", "canaries": "made by this program"}
+        return self.origin or self.path or made[self.kind]
 
     @model_validator(mode="after")
     def _settings_apply(self) -> SourceConfig:
@@ -111,7 +140,7 @@ class SourceConfig(Config):
                 raise ValueError(f"{key} has no effect on kind {self.kind} (which has {known}); remove it")
         if "path" in allowed and not self.path:
             raise ValueError(f"kind {self.kind} needs a path: a file, directory or glob, or the name of a hub dataset")
-        if self.kind != "stdlib" and not self.licence:
+        if self.kind not in KNOWN_LICENCES and not self.licence:
             raise ValueError(
                 f"source {self.label} has no licence; give its SPDX identifier, such as licence: CC-BY-SA-4.0, or "
                 "licence: unknown if nobody can tell"

@@ -4,7 +4,7 @@ Files that the run made are copied, never made again, so their hashes are those 
 
     hf/, model-*.gguf       the model files of the chosen formats
     tokenizer/              the frozen vocabulary
-    evaluation/             results, figures per document, parity proofs, golden prompts, contamination
+    evaluation/             results, figures per document, parity proofs, golden prompts, safety, contamination
     lineage/                the manifests of all ancestors, back to the corpus
     release.json            the gate's checks, commit and tag, and which file came from which artifact
     SHA256SUMS              every file but itself and manifest.json; for sha256sum -c
@@ -64,6 +64,7 @@ def copies(evidence: Evidence) -> Iterator[tuple[str, tuple[Artifact, str]]]:
     yield from ((f"tokenizer/{file}", (tokenizer, file)) for file in tokenizer.manifest["files"])
     yield from ((f"evaluation/{file}", (evaluate, file)) for file in evaluate.manifest["files"])
     yield "evaluation/parity.json", (export, "parity.json")
+    yield "evaluation/safety.json", (evidence.artifacts["safety"], "results.json")
     yield f"evaluation/{CONTAMINATION}", (corpus, CONTAMINATION)
 
 

@@ -19,8 +19,8 @@ from slm.recipe import Recipe, Stage
 from slm.release.check import Check, failed
 from slm.release.repository import State, state
 
-NEEDED: tuple[Stage, ...] = ("corpus", "tokenizer", "train", "evaluate", "export")
-JUDGED: tuple[Stage, ...] = ("export", "evaluate")
+NEEDED: tuple[Stage, ...] = ("corpus", "tokenizer", "train", "evaluate", "export", "safety")
+JUDGED: tuple[Stage, ...] = ("export", "evaluate", "safety")
 """The ends of the lineage: everything else that counts is among their ancestors."""
 
 

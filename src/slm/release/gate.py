@@ -2,8 +2,8 @@
 
 In: what `evidence.collect` opened. Out: a `Check` for each rule, held or failed; nothing is written. Lineage must be
 whole back to the text with every byte as it was recorded, made from committed source; the files that leave must pass
-the golden prompts in the engines that open them; figures must keep their budgets; licences must be known and allowed;
-evaluations must have been looked for in the text; the source must be committed and tagged.
+the golden prompts in the engines that open them; figures must keep their budgets, those of safety theirs; licences must
+be known and allowed; evaluations must have been looked for in the text; the source must be committed and tagged.
 
 Cost: all ancestors are hashed (about 1 s per 2 GB), and each format is opened once. What it does not judge: whether
 a budget is a sensible one.
@@ -73,7 +73,7 @@ def one_checkpoint(evidence: Evidence) -> Iterator[Check]:
     elif not evidence.artifacts["train"].counts.get("finished", True):
         yield failed("checkpoint", "its training has not ended", "let slm train finish")
     else:
-        yield held("checkpoint", f"{own[:12]} was measured and exported")
+        yield held("checkpoint", f"{own[:12]} was measured, tried and exported")
 
 
 def committed(evidence: Evidence) -> Iterator[Check]:
@@ -212,6 +212,25 @@ def paired_difference(ours: Artifact, theirs: Artifact, seed: int) -> Difference
     return difference(before_D, after_D, np.array(ours_D["bytes"], dtype=np.float64), seed=seed)
 
 
+def safety_is_kept(evidence: Evidence) -> Iterator[Check]:
+    """Every safety figure that the recipe bounds keeps its bound, and it bounds one."""
+    measures = read_json(evidence.artifacts["safety"], "results.json")["measures"]
+    bounded = [one for one in measures if one["bound"]]
+    if not bounded:
+        yield failed(
+            "safety",
+            f"none of {len(measures)} figures has a bound",
+            "set one, such as safety.max_personal or safety.min_refusal, and run safety with redo=true",
+        )
+    for one in bounded:
+        name = f"safety: {one['name']}"
+        words = f"{one['value']:.4g} ({one['low']:.4g} to {one['high']:.4g}), must be {one['bound']}"
+        if one["passed"]:
+            yield held(name, words)
+        else:
+            yield failed(name, words, "train a safer model, or change the bound and run safety with redo=true")
+
+
 def licences_are_known(evidence: Evidence) -> Iterator[Check]:
     """Every source's licence is an SPDX one that the recipe allows, and the weights have one."""
     config = evidence.recipe.release
@@ -291,12 +310,13 @@ SHOWN = 5
 
 RULES: tuple[tuple[frozenset[str], Callable[[Evidence], Iterator[Check]]], ...] = (
     (frozenset(), lineage_is_whole),
-    (frozenset({"train", "evaluate", "export"}), one_checkpoint),
+    (frozenset({"train", "evaluate", "export", "safety"}), one_checkpoint),
     (frozenset(), committed),
     (frozenset({"export"}), parity_holds),
     (frozenset({"tokenizer", "evaluate", "export"}), golden_prompts_pass),
     (frozenset({"evaluate"}), quality_is_kept),
     (frozenset({"evaluate"}), baseline_is_met),
+    (frozenset({"safety"}), safety_is_kept),
     (frozenset({"corpus"}), licences_are_known),
     (frozenset({"corpus"}), contamination_is_known),
     (frozenset(), repository_is_tagged),

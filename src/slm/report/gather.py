@@ -18,7 +18,7 @@ from slm.train.ledger import read_ledger
 from slm.train.metrics import read_metrics
 
 METRICS = "metrics.jsonl"
-UNSEEN = frozenset({"redo", "verify", "start", "stop", "report", "release"})
+UNSEEN = frozenset({"redo", "verify", "start", "stop", "report", "safety", "release"})
 """Parts of a recipe that change nothing that a report shows."""
 
 Json = dict[str, Any]

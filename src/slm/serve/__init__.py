@@ -26,16 +26,7 @@ def run(recipe: Recipe) -> Artifact:
             f"serve.model ({recipe.serve.model}) has no effect on the serve stage, which answers from the run's own "
             "export; leave it out, or use slm generate"
         )
-    if any(name.startswith("gguf") for name in recipe.export.formats):
-        export = recipe.artifact("export")
-        names = [name for name in PREFERRED if name in export.manifest["files"]]
-        if not names:
-            raise UserError(
-                f"{export.path} holds no .gguf file although export.formats asks for one; make it with slm export"
-            )
-        where, parents = str(export.file(names[0])), {"export": export}
-    else:
-        where, parents = "", {"train": recipe.artifact("train"), "tokenizer": recipe.artifact("tokenizer")}
+    where, parents = answering(recipe)
 
     def build(draft: Draft) -> None:
         from slm.serve.samples import write_samples
@@ -43,3 +34,16 @@ def run(recipe: Recipe) -> Artifact:
         write_samples(draft, recipe, where)
 
     return make(recipe.folder("serve"), Spec("serve", recipe.serve, parents, seed=recipe.seed), build, redo=recipe.redo)
+
+
+def answering(recipe: Recipe) -> tuple[str, dict[str, Artifact]]:
+    """What answers for the run: where it lies, as `Engine.open` takes it, and the artifacts that it is from."""
+    if not any(name.startswith("gguf") for name in recipe.export.formats):
+        return "", {"train": recipe.artifact("train"), "tokenizer": recipe.artifact("tokenizer")}
+    export = recipe.artifact("export")
+    names = [name for name in PREFERRED if name in export.manifest["files"]]
+    if not names:
+        raise UserError(
+            f"{export.path} holds no .gguf file although export.formats asks for one; make it with slm export"
+        )
+    return str(export.file(names[0])), {"export": export}

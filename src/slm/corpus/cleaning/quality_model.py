@@ -105,16 +105,26 @@ def fit(examples: Sequence[Example]) -> tuple[NDArray[np.float32], float]:
 
 def measure(weights: NDArray[np.float32], bias: float, examples: Sequence[Example]) -> dict[str, float]:
     """Documents, the share told right at one half, and the area under the ROC curve."""
-    scores = np.array([float(weights[bucket] @ share) + bias for bucket, share, _ in examples])
+    scores = scores_of(weights, bias, examples)
     is_good = np.array([kind for _, _, kind in examples])
-    smaller = scores[is_good][:, None] > scores[~is_good][None, :]
-    equal = scores[is_good][:, None] == scores[~is_good][None, :]
     return {
         "good documents": int(is_good.sum()),
         "bad documents": int((~is_good).sum()),
         "told right at 0.5": float(((scores >= 0) == is_good).mean()),
-        "area under the curve": float(smaller.mean() + equal.mean() / 2),
+        "area under the curve": area_under_curve(scores, is_good),
     }
+
+
+def scores_of(weights: NDArray[np.float32], bias: float, examples: Sequence[Example]) -> NDArray[np.float64]:
+    """The log-odds of each text for the good set."""
+    return np.array([float(weights[bucket] @ share) + bias for bucket, share, _ in examples])
+
+
+def area_under_curve(scores: NDArray[np.float64], is_good: NDArray[np.bool_]) -> float:
+    """How often a good text scores higher than another one, ties half."""
+    smaller = scores[is_good][:, None] > scores[~is_good][None, :]
+    equal = scores[is_good][:, None] == scores[~is_good][None, :]
+    return float(smaller.mean() + equal.mean() / 2)
 
 
 def write_model(folder: Path, weights: NDArray[np.float32], bias: float, figures: dict[str, Any]) -> None:
