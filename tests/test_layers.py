@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Beside these, everybody but `core` may import `slm.recipe` and another package's `config`; `__main__` the command."""
 ENTRY_POINTS = {
+    "ablation",
     "card",
     "chat",
     "cli",
@@ -45,6 +46,7 @@ ENTRY_POINTS = {
     "plan",
     "power",
     "recipe",
+    "scaling",
 }
 HEAVY = ("torch", "scipy", "transformers", "pyarrow", "datasets", "sentencepiece", "xllamacpp", "matplotlib", "hydra")
 

@@ -57,6 +57,8 @@ ARGUMENT_WORDS = {
         "whether a release is whole and says its golden prompts here",
     ),
     "compare A B [PAGE.html]": ("slm.compare", "compare", "two evaluated runs on the same items: what differs"),
+    "scaling RUN RUN ... [PAGE.html]": ("slm.scaling", "scaling", "what size and tokens buy: a law from five runs on"),
+    "ablation RUN RUN ...": ("slm.ablation", "ablation", "what each change of a recipe is worth, over seeds"),
     "power RUN": ("slm.power", "power", "how small a difference can be found; or items=N or difference=D"),
 }
 """Commands that take names instead of settings: module, function and a word on it."""

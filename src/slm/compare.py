@@ -22,8 +22,8 @@ def compare(arguments: Sequence[str]) -> None:
     if not 2 <= len(arguments) <= 3 or any("=" in word for word in arguments):
         raise ProblemsError(["usage: slm compare A B [PAGE.html], two runs such as runs/one runs/two"])
     from slm.evaluate import comparison
-    from slm.evaluate.measurements import evaluation_of
-    from slm.report.comparison import COLUMNS, comparison_page, name_of, printed_rows
+    from slm.evaluate.measurements import evaluation_of, name_of
+    from slm.report.comparison import COLUMNS, comparison_page, printed_rows
 
     a, b = (evaluation_of(Path(argument)) for argument in arguments[:2])
     if a.fingerprint == b.fingerprint:

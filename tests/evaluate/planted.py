@@ -14,6 +14,8 @@ from slm.core.artifact import Artifact, Spec, create, open_artifact
 from slm.corpus.config import CorpusConfig
 from slm.evaluate.config import EvaluateConfig
 from slm.evaluate.stage import DOCUMENTS, ITEMS, LAYOUT_VERSION
+from slm.recipe import build_recipe
+from slm.train import Training
 
 NUM_DOCUMENTS, NUM_ITEMS = 60, 200
 HOSTILE = "</pre><script>alert('x')</script>"
@@ -79,6 +81,23 @@ def publish_corpus(folder: Path) -> Artifact:
     return open_artifact(folder, "corpus")
 
 
+def publish_checkpoint(
+    run: Path, tokens: int, seed: int = 0, model: dict[str, Any] | None = None, train: dict[str, Any] | None = None
+) -> Artifact:
+    """What a training leaves behind but its weights."""
+    recipe = build_recipe({"model": model or {}, "train": {"tokens": tokens, **(train or {})}})
+    shards_folder = run.parent / "shards"
+    if not shards_folder.exists():
+        with create(shards_folder, Spec("shards", recipe.shards)) as draft:
+            (draft.path / "rows").write_text("none")
+    training = Training(model=recipe.model, objective=recipe.objective, train=recipe.train)
+    shards = open_artifact(shards_folder, "shards")
+    with create(run / "train" / "step-1", Spec("train", training, {"shards": shards}, seed=seed)) as draft:
+        (draft.path / "weights").write_text("none")
+        draft.counts.update(tokens=tokens)
+    return open_artifact(run / "train" / "step-1", "train")
+
+
 def publish(
     run: Path,
     corpus: Artifact,
@@ -86,9 +105,11 @@ def publish(
     items: list[dict[str, Any]] | None = None,
     results: str = "{}",
     seed: int = 0,
+    checkpoint: Artifact | None = None,
 ) -> Artifact:
     """The evaluate artifact of a run with these tables."""
-    spec = Spec("evaluate", EvaluateConfig(), {"corpus": corpus}, {"layout_version": LAYOUT_VERSION}, seed)
+    parents = {"corpus": corpus} | ({"train": checkpoint} if checkpoint else {})
+    spec = Spec("evaluate", EvaluateConfig(), parents, {"layout_version": LAYOUT_VERSION}, seed)
     with create(run / "evaluate", spec) as draft:
         (draft.path / "results.json").write_text(results)
         pq.write_table(pa.Table.from_pylist(documents), draft.path / DOCUMENTS)

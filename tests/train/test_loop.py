@@ -18,6 +18,8 @@ from slm.core.errors import UserError
 from slm.recipe import Recipe, build_recipe
 from slm.train import loop
 from slm.train.checkpoint import step_folders
+from slm.train.plan import plan
+from tests.train.readings import rows_of
 
 
 def test_a_run_killed_at_every_point_equals_the_unbroken_one_bit_for_bit(
@@ -325,3 +327,13 @@ def test_a_full_disk_during_a_save_is_one_sentence_and_keeps_the_last_checkpoint
 ):
     recipe = make_recipe("full", runs_dir=str(small_disk(1100)))  # room for two checkpoints, not three
     train_on_full_disk(recipe)
+
+
+def test_a_run_with_a_budget_of_operations_ends_finished_at_it_and_anneals_as_any(make_recipe, unbroken):
+    """The budget is the whole limit: the schedule comes down to its end, as if `tokens` had said it."""
+    whole = plan(unbroken)
+    made = slm.train.run(make_recipe("budget", max_flops=whole.flops * 0.51))
+    assert made.counts["finished"]
+    assert made.counts["step"] == whole.steps * 51 // 100
+    rows = rows_of(make_recipe("budget"), "train")
+    assert rows[-1]["lr"] < 0.5 * max(row["lr"] for row in rows)

@@ -28,6 +28,32 @@ def test_steps_are_whole_and_cover_the_tokens():
     assert facts.batch_rows == 32
 
 
+def test_a_budget_of_operations_ends_the_training_at_the_last_step_that_fits():
+    whole = plan(RECIPE)
+    step = whole.flops / whole.steps
+    for steps, budget in ((100, 100.5 * step), (100, 100.0 * step * (1 + 1e-12)), (245, 1e30), (245, whole.flops)):
+        facts = plan(_limited(budget))
+        assert (facts.steps, facts.tokens) == (steps, steps * 4096)
+        assert facts.flops <= budget
+    ramped = {"batch_ramp": {"start_tokens": 1024, "ramp_tokens": 200_000}}
+    facts = plan(_limited(60 * step, **ramped))
+    assert 59 * 4096 < facts.tokens <= 60 * 4096
+    assert facts.flops <= 60 * step
+
+
+def test_a_budget_that_is_smaller_than_the_warm_up_or_a_step_is_refused():
+    step = plan(RECIPE).flops / 245
+    with pytest.raises(UserError, match=r"^train.max_flops \(.*\) pays for .* tokens, less than the warm-up or one"):
+        plan(_limited(0.9 * step))
+    with pytest.raises(UserError, match=r"or one step \(50,000\); raise it, or take a smaller model$"):
+        plan(_limited(5 * step, schedule={"warmup_tokens": 50_000}))
+
+
+def _limited(flops: float, **train: object):
+    train = {"tokens": 1_000_000, "batch_tokens": 4096, "schedule": {"warmup_tokens": 0}, **train, "max_flops": flops}
+    return build_recipe({"shards": {"seq_len": 128}, "model": RECIPE.model.model_dump(), "train": train})
+
+
 def test_parameters_are_those_of_the_real_model():
     assert plan(RECIPE).num_parameters == sum(p.numel() for p in build(RECIPE.model, 0).parameters())
 

@@ -83,6 +83,12 @@ def evaluation_of(path: Path) -> Artifact:
     )
 
 
+def name_of(evaluation: Artifact) -> str:
+    """The run that an evaluation belongs to."""
+    folder = evaluation.path.absolute()
+    return folder.parent.name if folder.name == "evaluate" else folder.name
+
+
 def read_measurements(evaluation: Artifact) -> dict[str, Measurement]:
     """Every metric of an evaluation by its name, bits per byte first."""
     layout = evaluation.manifest["ingredients"]["inputs"].get("layout_version")

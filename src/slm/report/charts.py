@@ -22,6 +22,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from slm.report.page import power
+
 POINTS = 320
 SMOOTH_SHARE = 0.02
 SETTLED_SHARE = 0.05
@@ -125,7 +127,7 @@ def histogram(name: str, title: str, powers: Mapping[int, int], size: Size) -> s
         axes.bar([power - 0.5 for power in edges], [powers.get(power, 0) for power in edges], 0.92, color=FIRST)
         axes.set_ylim(0, None)
 
-    return _svg(name, title, size, draw, first=min(powers) - 1, x_text=lambda value: compact(2**value))
+    return _svg(name, title, size, draw, first=min(powers) - 1, x_text=lambda value: compact(2**value), whole=True)
 
 
 def forest(name: str, title: str, rows: Sequence[tuple[str, float, float, float]], size: Size) -> str:
@@ -162,6 +164,32 @@ def reliability(name: str, title: str, curves: Mapping[str, Sequence[tuple[float
     return _svg(name, title, size, draw, first=None)
 
 
+def decades(
+    name: str,
+    title: str,
+    lines: Sequence[Sequence[tuple[float, float]]],
+    points: Sequence[tuple[float, float, float, float]],
+    law: Sequence[tuple[float, float]],
+    size: Size,
+) -> str:
+    """Over powers of ten: runs as faint lines, their ends as points with intervals (x, y, low, high), a law."""
+
+    def draw(axes: Axes) -> None:
+        for line in lines:
+            axes.plot([math.log10(x) for x, _ in line], [y for _, y in line], color=FIRST, linewidth=1, alpha=0.4)
+        for x, y, low, high in points:
+            axes.plot([math.log10(x)] * 2, [low, high], color=FIRST, linewidth=1)
+            axes.plot([math.log10(x)], [y], color=FIRST, marker="o", markersize=5)
+        if law:
+            axes.plot([math.log10(x) for x, _ in law], [y for _, y in law], color=SECOND, linewidth=2)
+        if points:  # curves begin far above where they end
+            ends = [end for *_, low, high in points for end in (low, high)]
+            margin = 0.15 * (max(ends) - min(ends) or 1)
+            axes.set_ylim(min(ends) - margin, max(ends) + 3 * margin)
+
+    return _svg(name, title, size, draw, first=None, x_text=lambda value: power(10**value))
+
+
 def compact(value: float) -> str:
     """A number on an axis: 12M, 1.5k, 0.003."""
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
@@ -179,6 +207,7 @@ def _svg(
     first: float | None = 0,
     left: int = 46,
     x_text: Callable[[float], str] = compact,
+    whole: bool = False,
 ) -> str:
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(size[0] / 72, size[1] / 72))
@@ -187,7 +216,7 @@ def _svg(
         draw(axes)
         if first is not None:
             axes.set_xlim(first, 1.006 * axes.dataLim.x1)  # room for half a line's width and a marker
-        axes.xaxis.set_major_locator(MaxNLocator(5 if size[0] > 400 else 4, integer=x_text is not compact))
+        axes.xaxis.set_major_locator(MaxNLocator(5 if size[0] > 400 else 4, integer=whole))
         if len(axes.get_yticks()):
             axes.yaxis.set_major_locator(MaxNLocator(5 if size[1] > 240 else 4))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: x_text(value)))

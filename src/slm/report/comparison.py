@@ -13,6 +13,7 @@ from typing import Any
 
 from slm.core.artifact import Artifact
 from slm.evaluate.comparison import Change, Comparison, Finding, Prospect
+from slm.evaluate.measurements import name_of
 from slm.evaluate.stage import RESULTS
 from slm.evaluate.statistics.intervals import Estimate
 from slm.evaluate.statistics.paired import Difference
@@ -142,12 +143,6 @@ def printed_rows(found: Sequence[Finding]) -> list[tuple[str, ...]]:
 def results(evaluation: Artifact) -> Mapping[str, Any]:
     """What an evaluation says as a whole."""
     return dict(json.loads(evaluation.file(RESULTS).read_text(encoding="utf-8")))
-
-
-def name_of(evaluation: Artifact) -> str:
-    """The run that an evaluation belongs to."""
-    folder = evaluation.path.resolve()
-    return folder.parent.name if folder.name == "evaluate" else folder.name
 
 
 def value_text(found: Estimate) -> str:

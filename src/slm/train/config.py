@@ -242,6 +242,10 @@ class TrainConfig(Config):
 
     tokens: int = Field(1_000_000, ge=1)
     """Positions to train on in all (rows times row length); rounded up to whole steps."""
+    max_flops: float = Field(0.0, ge=0)
+    """Floating-point operations that the training may take, by `slm.model.counting`; ends it at the last step that
+    fits, learning rate brought down as at any end, where that is before `tokens`. 0 is no limit. Time is limited by
+    `deadline_minutes`."""
     batch_tokens: int = Field(8192, ge=1)
     """Positions in one optimizer step, over all processes and micro-batches."""
     micro_batch_rows: Annotated[int | Literal["auto"], BeforeValidator(_rows_or_auto)] = 8

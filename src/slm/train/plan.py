@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from slm.core.console import duration, quantity, say, size
+from slm.core.errors import UserError
 from slm.model.backends import Choice, choose
 from slm.model.counting import flops_per_token, num_parameters
 from slm.recipe import Recipe
-from slm.train.batch_ramp import stretches
+from slm.train.batch_ramp import step_tokens, stretches
+from slm.train.config import TrainConfig
 from slm.train.curriculum import shares
 from slm.train.memory import optimizer_bytes, weight_copy_bytes
 from slm.train.precision import Precision, matmul_dtype
@@ -39,18 +41,37 @@ class Plan:
 
 
 def plan(recipe: Recipe) -> Plan:
-    """The facts that follow from a recipe alone."""
-    parts = list(stretches(recipe.train))
+    """The facts that follow from a recipe alone; `UserError` where `train.max_flops` leaves no room for it."""
+    config = recipe.train
+    lengths = shares(config.curriculum, recipe.shards.seq_len)
+    flops = sum(share * flops_per_token(recipe.model, length) for length, share in lengths.items())
+    parts = list(stretches(config))
+    if config.max_flops and sum(steps * size for steps, size in parts) * flops > config.max_flops:
+        parts = _within(config, int(config.max_flops / flops))
     tokens = sum(steps * size for steps, size in parts)
-    lengths = shares(recipe.train.curriculum, recipe.shards.seq_len)
     return Plan(
         steps=sum(steps for steps, _ in parts),
         tokens=tokens,
-        batch_rows=recipe.train.batch_tokens // recipe.shards.seq_len,
+        batch_rows=config.batch_tokens // recipe.shards.seq_len,
         first_rows=parts[0][1] // recipe.shards.seq_len,
         num_parameters=num_parameters(recipe.model),
-        flops=tokens * sum(share * flops_per_token(recipe.model, length) for length, share in lengths.items()),
+        flops=tokens * flops,
     )
+
+
+def _within(config: TrainConfig, tokens: int) -> list[tuple[int, int]]:
+    """The stretches of whole steps that take at most `tokens`."""
+    parts = list(stretches(config.model_copy(update={"tokens": max(1, tokens)})))
+    if sum(steps * size for steps, size in parts) > tokens:
+        steps, size = parts.pop()
+        parts += [(steps - 1, size)] if steps > 1 else []
+    least = max(config.schedule.warmup_tokens, step_tokens(config, 0))
+    if sum(steps * size for steps, size in parts) < least:
+        raise UserError(
+            f"train.max_flops ({config.max_flops:.3g}) pays for {tokens:,} tokens, less than the warm-up or one step "
+            f"({least:,}); raise it, or take a smaller model"
+        )
+    return parts
 
 
 def attention_backend(recipe: Recipe, device: str, precision: Precision) -> Choice:
@@ -95,5 +116,9 @@ def announce(
     if recipe.train.curriculum.lengths:
         lengths = shares(recipe.train.curriculum, recipe.shards.seq_len).items()
         lines.append("rows of " + ", ".join(f"{n:,} tokens for {100 * share:.3g} %" for n, share in lengths))
+    if facts.tokens < recipe.train.tokens:
+        lines.append(
+            f"ends before train.tokens ({recipe.train.tokens:,}): train.max_flops is {recipe.train.max_flops:.3g}"
+        )
     for line in lines:
         say(f"train: {line}")

@@ -1,0 +1,130 @@
+"""What each change of a recipe is worth: runs grouped by their settings, one thing changed at a time, over seeds.
+
+In: evaluate artifacts of runs on the same held-out documents. Out: the base (the settings that most others differ
+from in one key) and for each other group the keys that it changed, its mean over seeds and the difference from the
+base with Student's interval, seed by seed where the seeds are the same, p values corrected by Holm. Runs must
+share shards, or they count as made from different things. A group that changed several things at once tells nobody
+which of them helped: it is kept, and marked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from slm.core.artifact import Artifact
+from slm.core.errors import UserError
+from slm.evaluate.measurements import BITS_PER_BYTE, Measurement, matched, name_of, read_measurements
+from slm.evaluate.scaling import checkpoint_of
+from slm.evaluate.statistics.corrections import corrected
+from slm.evaluate.statistics.replicates import OverSeeds, difference_over_seeds, over_seeds
+
+Settings = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Group:
+    """Runs of equal settings; `seeds` gives for each metric the value of each seed."""
+
+    settings: Settings
+    seeds: dict[str, dict[int, float]] = field(default_factory=dict)
+    runs: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One change against the base, on one metric."""
+
+    metric: str
+    lower_is_better: bool
+    change: str
+    """`train.optimizer.lr: 0.01 -> 0.02`; several are parted by semicolons."""
+    num_changed: int
+    base: OverSeeds
+    changed: OverSeeds
+    difference: OverSeeds
+    corrected_p: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """The base and what was changed."""
+
+    base: Group
+    effects: list[Effect]
+
+
+def ablate(evaluations: Sequence[Artifact]) -> Ablation:
+    """Group, choose the base, compare; `UserError` where there is nothing to compare or seeds are missing."""
+    groups, metrics = _grouped(evaluations)
+    if len(groups) < 2:
+        raise UserError(
+            f"all {len(evaluations)} runs have the same settings but for their seed; an ablation needs runs in which "
+            "one thing differs (-m train.optimizer.lr=0.01,0.02 seed=1,2,3)"
+        )
+    base = max(groups, key=lambda one: sum(len(changed(one.settings, other.settings)) == 1 for other in groups))
+    effects = [effect for other in groups if other is not base for effect in _effects(base, other, metrics)]
+    p_values = corrected([effect.difference.p_value for effect in effects], "holm")
+    effects = [replace(effect, corrected_p=p) for effect, p in zip(effects, p_values, strict=True)]
+    return Ablation(base, sorted(effects, key=lambda one: (one.metric, one.num_changed, one.difference.value)))
+
+
+def changed(base: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:
+    """The dotted keys whose values differ, with both values."""
+    return {
+        key: (base.get(key), other.get(key))
+        for key in dict.fromkeys([*base, *other])
+        if base.get(key) != other.get(key)
+    }
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Settings:
+    """Nested settings by dotted key; lists are values."""
+    found: Settings = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            found.update(flat(value, f"{prefix}{key}."))
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _grouped(evaluations: Sequence[Artifact]) -> tuple[list[Group], dict[str, Measurement]]:
+    groups: dict[str, Group] = {}
+    first = read_measurements(evaluations[0])
+    for evaluation in evaluations:
+        checkpoint = checkpoint_of(evaluation)
+        ingredients = checkpoint.manifest["ingredients"]
+        settings = flat({**ingredients["settings"], "made from": ingredients["parents"]})
+        group = groups.setdefault(json.dumps(settings, sort_keys=True), Group(settings))
+        seed = int(checkpoint.manifest["seed"])
+        for name, one in read_measurements(evaluation).items():
+            if name not in first:
+                continue
+            matched(first[name], one, (str(evaluations[0].path), str(evaluation.path)))
+            values = group.seeds.setdefault(name, {})
+            if seed in values:
+                raise UserError(f"{name_of(evaluation)} repeats seed {seed} of {group.runs[0]}; give each run once")
+            values[seed] = float(one.numerators_N.sum() / one.denominators_N.sum())
+        group.runs.append(name_of(evaluation))
+    return list(groups.values()), {BITS_PER_BYTE: first[BITS_PER_BYTE], **first}
+
+
+def _effects(base: Group, other: Group, metrics: Mapping[str, Measurement]) -> list[Effect]:
+    keys = changed(base.settings, other.settings)
+    words = "; ".join(f"{key}: {_short(old)} -> {_short(new)}" for key, (old, new) in keys.items())
+    effects = []
+    for name, measurement in metrics.items():
+        if name in base.seeds and name in other.seeds:
+            mine, theirs = base.seeds[name], other.seeds[name]
+            gap = difference_over_seeds(mine, theirs)
+            sides = (over_seeds(mine), over_seeds(theirs))
+            effects.append(Effect(name, measurement.lower_is_better, words, len(keys), *sides, gap, gap.p_value))
+    return effects
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
