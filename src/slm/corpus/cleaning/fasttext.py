@@ -1,4 +1,4 @@
-"""fastText's compressed language model, evaluated in numpy: the same languages and confidences, many times as fast.
+"""fastText's compressed language model, evaluated in numpy: the same languages and confidences, 1.6 times as fast.
 
 In: a model file `.ftz` and texts. Out: the most probable languages. fastText takes a table look-up for every 2 to 4
 neighbouring letters of every word, one after the other; here those of a text are hashed and looked up together. Sums
@@ -7,6 +7,7 @@ rounds otherwise than a rounded `exp`: one text in some hundreds, by 6e-8.
 
 Read is what lid.176.ftz holds, and nothing else: a supervised model with hierarchical softmax, product-quantized and
 pruned rows, plain output weights (arXiv 1612.03651; the file's layout is that of fastText 0.9, version 12).
+A table of one bit a hash, which stays in the processor's cache, spares nine of ten look-ups in the large one.
 Memory: 12 MB, and some 60 bytes for each letter of a block of words.
 
 Legend: L letters of a block, S sizes of runs of letters and the word itself, N rows of a text, C columns of a row.
@@ -52,8 +53,9 @@ class LanguageModel:
             self._rows = file.quantized_rows()
             self._output = np.ascontiguousarray(file.output_weights().T)
             complete = self._output.shape == (self._rows.shape[1], len(self._languages)) and file.is_at_its_end()
-            self._row_of = np.full(shape["buckets"] + 1, PRUNED, np.int32)
+            self._row_of = np.full(shape["buckets"], PRUNED, np.int32)
             self._row_of[hash_P] = row_P + len(self._words)
+            self._bits = np.packbits(self._row_of != PRUNED, bitorder="little")
         except (struct.error, ValueError, IndexError) as error:
             raise DamagedError(
                 f"{path} is no language model of fastText ({error}); install its package again"
@@ -89,17 +91,19 @@ class LanguageModel:
         text = b"<%b>\n" % b">\n<".join(words)
         letters = _Letters(text)
         least, most = self._sizes
-        row_LS = np.full((len(letters), most - least + 2), PRUNED, np.int32)
-        ends = np.flatnonzero(letters.is_end_L)
-        own = map(self._words.get, words, itertools.repeat(PRUNED))
-        row_LS[np.append(0, ends[:-1] + 1), 0] = np.fromiter(own, np.int32, len(words))
+        own = np.fromiter(map(self._words.get, words, itertools.repeat(PRUNED)), np.int32, len(words))
+        known = np.flatnonzero(own != PRUNED)
+        slots = most - least + 2
+        begin_W = np.append(0, np.flatnonzero(letters.is_end_L)[:-1] + 1)
+        rows, places = [own[known]], [begin_W[known] * slots]
         for size, hash_L, crosses_L in letters.runs(most):
             if size >= least:
                 bucket_L = hash_L - hash_L // self._buckets * self._buckets
-                bucket_L[crosses_L] = self._buckets
-                row_LS[: len(bucket_L), size - least + 1] = self._row_of.take(bucket_L)
-        row_N: NDArray[np.int32] = row_LS[row_LS != PRUNED]
-        return row_N
+                bits_L = self._bits.take(bucket_L >> 3) >> (bucket_L & 7).astype(np.uint8) & 1
+                here = np.flatnonzero(bits_L > crosses_L)
+                rows.append(self._row_of.take(bucket_L[here]))
+                places.append(here * slots + (size - least + 1))
+        return np.concatenate(rows)[np.concatenate(places).argsort()]
 
     def _leaves(self, mean: Floats, places: int) -> list[tuple[float, int]]:
         """The best leaves of the tree, with the logarithms of their probabilities."""
