@@ -152,5 +152,5 @@ def test_data_that_cannot_be_fetched_is_a_sentence(folder):
 def test_tasks_that_execute_code_are_refused(folder):
     file = folder / "own_choice.yaml"
     file.write_text(file.read_text() + "unsafe_code: true\n")
-    with pytest.raises(UserError, match="executes what the model writes, without a sandbox; take it out"):
+    with pytest.raises(UserError, match="executes what the model writes, without a sandbox; name its file"):
         plan_tasks(EvaluateConfig(tasks=("own_choice",), harness=HarnessConfig(folder=str(folder))), None)

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from slm.core.config import Config, neutral
-from slm.evaluate.tasks.config import HarnessConfig, TaskConfig
+from slm.evaluate.tasks.config import HarnessConfig, JudgeConfig, SandboxConfig, TaskConfig
 
 
 class EvaluateConfig(Config):
@@ -28,6 +28,8 @@ class EvaluateConfig(Config):
     task_files: tuple[TaskConfig, ...] = ()
     """Tasks whose items lie in files here; evaluate.tasks says which of them are run."""
     harness: HarnessConfig = HarnessConfig()
+    judge: JudgeConfig = JudgeConfig()
+    sandbox: SandboxConfig = SandboxConfig()
     batch_tokens: int = neutral(4_096, ge=1)
     """Positions scored in one forward pass; on a CPU larger is slower, on a GPU faster."""
     device: Literal["auto", "cpu", "cuda"] = neutral("auto")

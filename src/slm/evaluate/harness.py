@@ -9,7 +9,8 @@ Beside lm-eval's own `hf` model on the exported files: equal log-likelihoods to 
 `logits_cache`, which is on by default, takes a wrong place ("def" + " self" beside "" + "def x"). Rolling likelihoods
 do not score the start token itself, which `hf` does with tokenizers that add one. What exceeds the context is
 shortened on the left as `hf` does, but counted. lm-eval knows nothing of what the corpus holds, so its items are
-neither clean nor contaminated; tasks that execute what the model writes are refused.
+neither clean nor contaminated; tasks that execute what the model writes are refused: `evaluate.task_files` has a
+sandbox for them.
 
 Cost: lm-eval is 27 packages and 195 MB beside ours; names from its own collection take 14 s to look up, those of a
 folder a millisecond.
@@ -148,7 +149,8 @@ class Harness:
         for name, task in self._tasks["tasks"].items():
             if getattr(task, "UNSAFE_CODE", False):
                 raise UserError(
-                    f"evaluate.tasks: {name} of lm-eval executes what the model writes, without a sandbox; take it out"
+                    f"evaluate.tasks: {name} of lm-eval executes what the model writes, without a sandbox; name its "
+                    "file in evaluate.task_files with layout humaneval or mbpp, which has one"
                 )
             few_shot = config.few_shot if config.few_shot >= 0 else task.get_config("num_fewshot") or 0
             task.set_config(key="num_fewshot", value=few_shot)

@@ -74,7 +74,7 @@ def measure(recipe: Recipe, parents: Mapping[str, Artifact], golden: Path | None
             say(f"evaluate: going on from {journal.resumed:,} answers of an evaluation that was stopped")
         scorer = Scorer(model, tokenizer, config.batch_tokens, config.precision, journal)
         results, columns = _figures(recipe, parents, scorer, prompts, journal)
-        results["tasks"] = run_tasks(tasks, scorer, draft.path)
+        results["tasks"] = run_tasks(tasks, scorer, draft.path, recipe.seed)
     _write(draft.path, results, columns)
     found = results["golden"]
     draft.counts.update({name: value for name, value in results["validation"].items() if name != "interval_95"})

@@ -65,6 +65,13 @@ def test_examples_come_from_their_own_file_with_their_answers(task):
         few_shot(config.model_copy(update={"few_shot": 4}))
 
 
+def test_questions_about_paragraphs_are_items_of_their_own(task):
+    asked = [{"id": f"q{n}", "question": f"{n}?", "answers": [{"text": str(n)}]} for n in range(3)]
+    content = {"data": [{"paragraphs": [{"context": "c", "qas": asked[:2]}, {"context": "d", "qas": asked[2:]}]}]}
+    config = task("squad", content, suffix="json", id_field="id")
+    assert [one.id for one in read(config, None)] == ["q0", "q1", "q2"]
+
+
 def test_files_that_name_no_item_are_refused(task):
     with pytest.raises(UserError, match=r"evaluate.task_files: made has no item in .*made.jsonl; correct the path"):
         read(task("query", []), None)

@@ -38,7 +38,9 @@ def test_the_table_has_the_agreed_columns(tmp_path):
 
 
 def test_figures_stand_beside_chance_and_those_of_clean_items():
-    first, second = summaries(rows())
+    first, second = summaries(rows(), 0)
+    low, high = first.pop("interval_95")
+    assert 0 <= low < 0.5 < high <= 1
     assert first == {
         "task": "t", "metric": "acc", "value": 0.5, "items": 3, "chance": 1 / 3, "clean_value": 1.0, "clean_items": 1,
         "contaminated_items": 1, "unchecked_items": 1,

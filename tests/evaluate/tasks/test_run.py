@@ -93,7 +93,7 @@ def test_figures_over_clean_items_follow_the_table(task, scorer, tmp_path):
     from slm.evaluate.config import EvaluateConfig
 
     planned = plan_tasks(EvaluateConfig(**settings(task)), None)
-    found = run_tasks(planned, scorer, tmp_path)
+    found = run_tasks(planned, scorer, tmp_path, 0)
     assert [one["metric"] for one in found["metrics"]] == ["acc", "acc_bytes"]
     assert found["skipped"] == {}
-    assert summaries([]) == []
+    assert summaries([], 0) == []

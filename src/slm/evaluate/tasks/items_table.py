@@ -20,10 +20,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from slm.core.seeds import derive
 from slm.evaluate.stage import ITEMS
+from slm.evaluate.statistics.intervals import estimate
 
 SCHEMA = pa.schema(
     [
@@ -73,8 +76,8 @@ def write_items(results: Iterable[Result], folder: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / ITEMS)
 
 
-def summaries(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Per task and metric: mean and number of items, of all and of those known to be clean, and what chance gives."""
+def summaries(results: Sequence[Result], seed: int) -> list[dict[str, Any]]:
+    """Per task and metric: mean, its 95 % interval and the number of items, of all and of those known to be clean."""
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.task, result.metric), []).append(result)
@@ -82,7 +85,7 @@ def summaries(results: Sequence[Result]) -> list[dict[str, Any]]:
         {
             "task": task,
             "metric": metric,
-            "value": _mean([one.value for one in group]),
+            **_figures([one.value for one in group], derive(seed, "tasks", task, metric)),
             "items": len(group),
             "chance": _mean([one.chance for one in group if one.chance is not None]),
             "clean_value": _mean([one.value for one in group if one.clean]),
@@ -92,6 +95,11 @@ def summaries(results: Sequence[Result]) -> list[dict[str, Any]]:
         }
         for (task, metric), group in groups.items()
     ]
+
+
+def _figures(values: Sequence[float], seed: int) -> dict[str, Any]:
+    found = estimate(np.array(values), seed=seed)
+    return {"value": found.value, "interval_95": [found.low, found.high]}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -7,6 +7,7 @@ lm-eval's names looked up, before any model is asked, so that a mistake in the l
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +17,31 @@ from slm.core.artifact import Artifact
 from slm.core.console import say, table
 from slm.evaluate.config import EvaluateConfig
 from slm.evaluate.scorer import Scorer
+from slm.evaluate.tasks.answer import run_answer
 from slm.evaluate.tasks.choice import run_choice
-from slm.evaluate.tasks.config import CHOICE, Layout, TaskConfig
+from slm.evaluate.tasks.code import run_code
+from slm.evaluate.tasks.config import ANSWER, CHOICE, CODE, Layout, TaskConfig
 from slm.evaluate.tasks.held_out_text import run_text
 from slm.evaluate.tasks.items import Numbered, few_shot, read
 from slm.evaluate.tasks.items_table import Result, summaries, write_items
+from slm.evaluate.tasks.judge import run_open_questions
 from slm.evaluate.tasks.outcome import Outcome
 
 if TYPE_CHECKING:
     from slm.evaluate.harness import Harness
 
 Runner = Callable[[Scorer, TaskConfig, Sequence[Numbered], str], Outcome]
-RUNNERS: dict[Layout, Runner] = {**dict.fromkeys(CHOICE, run_choice), "text": run_text}
+
+
+def runners(config: EvaluateConfig, seed: int) -> dict[Layout, Runner]:
+    """What runs the tasks of each layout."""
+    return {
+        **dict.fromkeys(CHOICE, run_choice),
+        **dict.fromkeys(ANSWER, run_answer),
+        **dict.fromkeys(CODE, functools.partial(run_code, sandbox=config.sandbox, seed=seed)),
+        "mt_bench": functools.partial(run_open_questions, judge=config.judge),
+        "text": run_text,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +66,18 @@ def plan_tasks(config: EvaluateConfig, corpus: Artifact | None) -> Planned:
     return Planned(config, corpus, files, Harness(others, config.harness, list(known)))
 
 
-def run_tasks(tasks: Planned, scorer: Scorer, folder: Path) -> dict[str, Any]:
+def run_tasks(tasks: Planned, scorer: Scorer, folder: Path, seed: int) -> dict[str, Any]:
     """Run the tasks and write their table into `folder`; what the results say of them."""
-    outcomes = {task.name: RUNNERS[task.layout](scorer, task, items, examples) for task, items, examples in tasks.files}
+    by_layout = runners(tasks.config, seed)
+    outcomes = {
+        task.name: by_layout[task.layout](scorer, task, items, examples) for task, items, examples in tasks.files
+    }
     if tasks.harness:
         outcomes.update(tasks.harness.run(scorer))
     results: list[Result] = [result for outcome in outcomes.values() for result in outcome.results]
     write_items(results, folder)
     found = {
-        "metrics": summaries(results),
+        "metrics": summaries(results, seed),
         "skipped": {name: outcome.skipped for name, outcome in outcomes.items() if outcome.skipped},
         "notes": {name: outcome.notes for name, outcome in outcomes.items() if outcome.notes},
     }
@@ -70,12 +87,13 @@ def run_tasks(tasks: Planned, scorer: Scorer, folder: Path) -> dict[str, Any]:
 
 def _print(found: dict[str, Any]) -> None:
     if found["metrics"]:
-        columns = ("task", "metric", "value", "chance", "items", "clean items", "value on clean")
+        columns = ("task", "metric", "value", "95 % interval", "chance", "items", "clean items", "value on clean")
         rows = [
             (
                 one["task"],
                 one["metric"],
                 one["value"],
+                "{:.4g} to {:.4g}".format(*one["interval_95"]),
                 "-" if one["chance"] is None else one["chance"],
                 one["items"],
                 one["clean_items"] if one["unchecked_items"] < one["items"] else "not checked",
