@@ -7,7 +7,13 @@ import pytest
 
 from slm.core.artifact import Artifact
 from slm.core.errors import UserError
-from slm.evaluate.measurements import BITS_PER_BYTE, evaluation_of, matched, read_measurements
+from slm.evaluate.measurements import (
+    BITS_PER_BYTE,
+    evaluation_of,
+    matched,
+    read_measurements,
+    shared_documents,
+)
 from tests.evaluate.planted import NUM_DOCUMENTS, document_rows, item_rows, publish, publish_corpus
 
 
@@ -76,3 +82,15 @@ def test_another_wording_of_a_question_is_another_item(tmp_path: Path) -> None:
 def test_a_run_without_an_evaluation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no evaluation \(no .*evaluate/manifest.json\); make one by slm evalu"):
         evaluation_of(tmp_path)
+
+
+def test_questions_on_one_text_share_a_cluster_and_examples_before_all_make_none(tmp_path: Path) -> None:
+    squad = [f"Context: text {n // 4}\n\nQuestion: {n}?\n\nAnswer:" for n in range(12)]
+    assert shared_documents(squad).tolist() == [n // 4 for n in range(12)]
+    examples = "Question: a?\nAnswer: b\n\nQuestion: c?\nAnswer: d\n\n"
+    assert shared_documents([f"{examples}Question: {n}?\nAnswer:" for n in range(12)]) is None
+    assert shared_documents([f"Question: {n}?\nAnswer:" for n in range(12)]) is None
+    assert shared_documents([f"Context: text {n}\n\nQuestion: {n}?\n\nAnswer:" for n in range(12)]) is None
+    items = [{**row, "prompt": squad[number % 12]} for number, row in enumerate(item_rows(1.0, 0))]
+    made = publish(tmp_path / "a", publish_corpus(tmp_path / "corpus"), document_rows(0.0, 1), items)
+    assert len(set(read_measurements(made)["quiz: acc"].clusters_N)) == 3

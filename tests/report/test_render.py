@@ -154,7 +154,7 @@ def whole(recipe: Recipe, make_run: Make) -> Run:
 
 def test_the_result_comes_first_and_every_section_has_its_own_key(whole: Run) -> None:
     keys = [section.key for section in page_sections(whole)]
-    assert keys[:3] == ["result", "calibration", "training"]
+    assert keys[:4] == ["result", "tasks", "calibration", "training"]
     assert len(set(keys)) == len(keys)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from slm.core.config import Config, neutral
-from slm.evaluate.tasks.config import HarnessConfig, JudgeConfig, SandboxConfig, TaskConfig
+from slm.evaluate.tasks.config import CHOICE, HarnessConfig, JudgeConfig, SandboxConfig, TaskConfig
 
 
 class EvaluateConfig(Config):
@@ -27,6 +27,8 @@ class EvaluateConfig(Config):
     """Tasks to run: names of task_files, scored here, or else of lm-eval, such as [arc_easy, hellaswag]."""
     task_files: tuple[TaskConfig, ...] = ()
     """Tasks whose items lie in files here; evaluate.tasks says which of them are run."""
+    robustness: tuple[str, ...] = ()
+    """Multiple-choice tasks among these to ask in other formats and orders of their choices too, for the spread."""
     harness: HarnessConfig = HarnessConfig()
     judge: JudgeConfig = JudgeConfig()
     sandbox: SandboxConfig = SandboxConfig()
@@ -43,4 +45,11 @@ class EvaluateConfig(Config):
             for name in dict.fromkeys(names):
                 if names.count(name) > 1:
                     raise ValueError(f"{key}: {name} stands there twice; give each a name of its own")
+        choice = [one.name for one in self.task_files if one.layout in CHOICE and one.name in self.tasks]
+        for name in self.robustness:
+            if name not in choice:
+                raise ValueError(
+                    f"robustness: {name} must be a multiple-choice task of task_files that tasks names; those are "
+                    f"{', '.join(choice) or 'none'}"
+                )
         return self

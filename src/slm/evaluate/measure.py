@@ -33,9 +33,11 @@ from slm.evaluate.journal import Journal, key_of
 from slm.evaluate.next_token import next_token_calibration
 from slm.evaluate.score import score
 from slm.evaluate.scorer import Scorer
-from slm.evaluate.stage import ANSWERS
+from slm.evaluate.stage import ANSWERS, ITEMS
 from slm.evaluate.statistics.intervals import estimate
+from slm.evaluate.task_figures import task_figures
 from slm.evaluate.tasks.run import plan_tasks, run_tasks
+from slm.evaluate.tasks.variation import robustness
 from slm.model.load import load_model
 from slm.model.transformer import Transformer
 from slm.recipe import Recipe
@@ -75,6 +77,9 @@ def measure(recipe: Recipe, parents: Mapping[str, Artifact], golden: Path | None
         scorer = Scorer(model, tokenizer, config.batch_tokens, config.precision, journal)
         results, columns = _figures(recipe, parents, scorer, prompts, journal)
         results["tasks"] = run_tasks(tasks, scorer, draft.path, recipe.seed)
+        results["robustness"] = robustness(tasks, scorer, derive(recipe.seed, "robustness"))
+    results["intervals"], calibrations = task_figures(draft.path / ITEMS, derive(recipe.seed, "tasks"))
+    results["calibration"].update(calibrations)
     _write(draft.path, results, columns)
     found = results["golden"]
     draft.counts.update({name: value for name, value in results["validation"].items() if name != "interval_95"})

@@ -99,11 +99,27 @@ def read_measurements(evaluation: Artifact) -> dict[str, Measurement]:
         )
     found = {BITS_PER_BYTE: _documents(pq.read_table(evaluation.file(DOCUMENTS)).to_pylist())}
     if ITEMS in evaluation.manifest["files"]:
-        by_metric: dict[str, list[Row]] = {}
-        for row in pq.read_table(evaluation.file(ITEMS)).to_pylist():
-            by_metric.setdefault(f"{row['task']}: {row['metric']}", []).append(row)
-        found.update({name: _items(name, rows) for name, rows in by_metric.items()})
+        found.update(task_measurements(evaluation.file(ITEMS)))
     return found
+
+
+def task_measurements(table: Path) -> dict[str, Measurement]:
+    """Every metric of every task of an `items.parquet`, by both names."""
+    by_metric: dict[str, list[Row]] = {}
+    for row in pq.read_table(table).to_pylist():
+        by_metric.setdefault(f"{row['task']}: {row['metric']}", []).append(row)
+    return {name: _items(name, rows) for name, rows in by_metric.items()}
+
+
+def shared_documents(prompts: Sequence[str]) -> Integers | None:
+    """Which prompts ask about the same text, as those of SQuAD do: what stands before their last two paragraphs.
+
+    None where all have the same there, or none, which is then no text that they are about.
+    """
+    before = [prompt.rsplit("\n\n", 2)[0] if prompt.count("\n\n") >= 2 else "" for prompt in prompts]
+    if "" in before or not 1 < len(set(before)) < len(before):
+        return None
+    return np.unique(before, return_inverse=True)[1].astype(np.int64)
 
 
 def matched(a: Measurement, b: Measurement, names: tuple[str, str]) -> Measurement:
@@ -151,7 +167,7 @@ def _items(name: str, rows: list[Row]) -> Measurement:
         contents,
         np.array([row["value"] for row in rows], dtype=np.float64),
         np.ones(len(rows)),
-        None,
+        shared_documents([row["prompt"] for row in rows]),
         {
             "source": [row["source"] or NOT_RECORDED for row in rows],
             "language": [row["language"] or NOT_RECORDED for row in rows],

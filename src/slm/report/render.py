@@ -19,6 +19,7 @@ from slm.report.calibration import calibration
 from slm.report.effort import effort
 from slm.report.gather import Run
 from slm.report.page import Fact, Section, compact, visible
+from slm.report.tasks import tasks
 
 FOLDER = Path(__file__).parent
 TEMPLATE, STYLE = "template.html.jinja", "style.css"
@@ -55,6 +56,7 @@ def page_sections(run: Run) -> list[Section]:
     """Everything below the headline, in reading order."""
     return [
         sections.result(run),
+        tasks(run.results),
         calibration({run.recipe.run: run.results}),
         sections.training(run),
         effort(run),

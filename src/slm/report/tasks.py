@@ -1,0 +1,61 @@
+"""Benchmarks: every mean with its interval beside what chance gives, and how far it moves with the wording."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from slm.report.page import Section, Table, percent
+
+
+def tasks(results: Mapping[str, Any]) -> Section:
+    """What an evaluation's results say of its tasks."""
+    section = Section("tasks", "Tasks")
+    metrics = results.get("tasks", {}).get("metrics", [])
+    if not metrics:
+        section.lead = "No tasks were run; evaluate.tasks names them."
+        return section
+    section.lead = (
+        "Means over items with 95 % intervals over items, or over the texts they share. Where an interval holds what "
+        "chance gives, nothing was shown."
+    )
+    intervals = results.get("intervals", {})
+    section.tables = [
+        Table(
+            "",
+            ("task", "metric", "items", "mean [95 %]", "standard error", "chance", "of clean items"),
+            [_row(one, intervals.get(f"{one['task']}: {one['metric']}")) for one in metrics],
+        )
+    ]
+    rows = [
+        (f"{task}: {name}", spread["kind"], _interval(accuracy))
+        for task, found in results.get("robustness", {}).items()
+        for spread in found["spreads"]
+        for name, accuracy in spread["accuracies"].items()
+    ]
+    if rows:
+        section.tables.append(Table("Asked in other ways", ("variant", "over", "accuracy [95 %]"), rows))
+    for task, found in results.get("robustness", {}).items():
+        for spread in found["spreads"]:
+            moved = "more than" if spread["distance"] > spread["distance_by_chance"] else "no more than"
+            section.remarks.append(
+                f"{task}, over {len(spread['accuracies'])} {spread['kind']}s: best and worst lie "
+                f"{percent(spread['distance'])} apart, {moved} equally good ones would by chance "
+                f"({percent(spread['distance_by_chance'])}); {percent(spread['agreeing']['value'])} of the items are "
+                "answered alike in all."
+            )
+    return section
+
+
+def _row(one: Mapping[str, Any], found: Mapping[str, Any] | None) -> tuple[str, ...]:
+    clean = "–" if one["clean_value"] is None else f"{one['clean_value']:.3f} ({one['clean_items']:,})"
+    return (
+        one["task"], one["metric"], f"{one['items']:,}",
+        _interval(found) if found else f"{one['value']:.3f}",
+        f"{found['standard_error']:.4f}" if found else "–",
+        "–" if one["chance"] is None else f"{one['chance']:.3f}", clean,
+    )  # fmt: skip
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
