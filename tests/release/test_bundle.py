@@ -25,6 +25,7 @@ def test_it_holds_the_model_the_vocabulary_the_results_and_the_lineage(bundle):
     assert {
         "hf/model.safetensors", "hf/config.json", "model-f32.gguf", "tokenizer/tokenizer.model", "release.json",
         "evaluation/results.json", "evaluation/documents.parquet", "evaluation/parity.json", "evaluation/golden.jsonl",
+        "README.md", "data/README.md", "data/lengths.png", "sbom.cdx.json", "reproduce/README.md",
         "evaluation/contamination.json", "evaluation/safety.json", "SHA256SUMS",
     } <= files  # fmt: skip
     kinds = {json.loads((bundle.path / name).read_text())["kind"] for name in files if name.startswith("lineage/")}

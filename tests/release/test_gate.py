@@ -111,4 +111,7 @@ def test_documents_that_were_not_checked_are_noticed(recipe_of):
 
 def test_dig_finds_what_is_there_alone():
     values = {"a": {"b": 1}}
+    results = {**values, "tasks": {"metrics": [{"task": "arc", "metric": "acc", "value": 0.3}]}}
+    assert dig(results, "tasks.arc.acc") == 0.3
+    assert dig(results, "tasks.arc.f1") is None
     assert (dig(values, "a.b"), dig(values, "a.c"), dig(values, "a.b.c")) == (1, None, None)

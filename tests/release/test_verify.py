@@ -132,9 +132,15 @@ def test_a_lineage_with_a_gap_or_a_forged_link_is_noticed(copy, tmp_path):
 
 @pytest.mark.usefixtures("quiet")
 def test_another_corpus_is_refused_for_measuring(copy, settings, tmp_path):
-    shutil.copytree(Path(settings["runs_dir"]) / "tiny" / "corpus", tmp_path / "corpus")
-    reseal(tmp_path / "corpus", fingerprint="0" * 64)
-    assert "is corpus 000000000000, not of this lineage" in refused(str(copy), f"corpus={tmp_path / 'corpus'}")
+    corpus = tmp_path / "corpus"
+    shutil.copytree(Path(settings["runs_dir"]) / "tiny" / "corpus", corpus)
+    shutil.copyfile(corpus / "train-00000.parquet", corpus / "validation-00000.parquet")
+    manifest = json.loads((corpus / "manifest.json").read_text())
+    files = {**manifest["files"], "validation-00000.parquet": manifest["files"]["train-00000.parquet"]}
+    reseal(corpus, files=files)
+    assert f"{corpus} holds other held-out documents than the corpus of this lineage" in refused(
+        str(copy), f"corpus={corpus}"
+    )
 
 
 @pytest.mark.usefixtures("quiet")

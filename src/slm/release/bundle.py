@@ -4,7 +4,11 @@ Files that the run made are copied, never made again, so their hashes are those 
 
     hf/, model-*.gguf       the model files of the chosen formats
     tokenizer/              the frozen vocabulary
+    README.md               the model card, in the form of the Hugging Face hub
+    data/                   the data card, in the same form
     evaluation/             results, figures per document, parity proofs, golden prompts, safety, contamination
+    reproduce/              ids of all items, seeds, settings, and the commands that give each number again
+    sbom.cdx.json           installed packages, model and data, as CycloneDX 1.6
     lineage/                the manifests of all ancestors, back to the corpus
     release.json            the gate's checks, commit and tag, and which file came from which artifact
     SHA256SUMS              every file but itself and manifest.json; for sha256sum -c
@@ -23,10 +27,14 @@ from slm import __version__
 from slm.core.artifact import MANIFEST, Artifact, Draft, file_sha256
 from slm.corpus.decontamination.report import FILE as CONTAMINATION
 from slm.export.config import Format
+from slm.release.cards import write_cards
 from slm.release.check import Check
 from slm.release.evidence import Evidence
+from slm.release.pack import write_pack
+from slm.release.sbom import bill_of_materials
 
 RELEASE, SUMS, LINEAGE, GOLDEN = "release.json", "SHA256SUMS", "lineage", "evaluation/golden.jsonl"
+SBOM = "sbom.cdx.json"
 
 
 def write_bundle(draft: Draft, evidence: Evidence, checks: list[Check]) -> None:
@@ -51,6 +59,9 @@ def write_bundle(draft: Draft, evidence: Evidence, checks: list[Check]) -> None:
         },
     }
     write_json(draft.path / RELEASE, record)
+    write_cards(evidence, draft.path)
+    write_pack(evidence, draft.path / "reproduce")
+    write_json(draft.path / SBOM, bill_of_materials(evidence, draft.path))
     (draft.path / SUMS).write_text(sums(draft.path), encoding="utf-8")
     draft.counts.update(formats=list(evidence.formats), checks=len(checks), **evidence.repository.record)
 
@@ -62,7 +73,7 @@ def copies(evidence: Evidence) -> Iterator[tuple[str, tuple[Artifact, str]]]:
         yield from ((file, (export, file)) for file in export.manifest["files"] if belongs(file, name))
     tokenizer, corpus = evidence.artifacts["tokenizer"], evidence.artifacts["corpus"]
     yield from ((f"tokenizer/{file}", (tokenizer, file)) for file in tokenizer.manifest["files"])
-    yield from ((f"evaluation/{file}", (evaluate, file)) for file in evaluate.manifest["files"])
+    yield from ((f"evaluation/{file}", (evaluate, file)) for file in ("results.json", "documents.parquet"))
     yield "evaluation/parity.json", (export, "parity.json")
     yield "evaluation/safety.json", (evidence.artifacts["safety"], "results.json")
     yield f"evaluation/{CONTAMINATION}", (corpus, CONTAMINATION)

@@ -18,7 +18,8 @@ class Budget(Config):
     """A figure of the evaluation and what it must not be beyond."""
 
     figure: str = Field(min_length=1)
-    """The figure's dotted place in results.json of the evaluation, such as validation.bits_per_byte."""
+    """The figure's dotted place in results.json of the evaluation, such as validation.bits_per_byte; of a task it is
+    tasks.NAME.METRIC."""
     at_most: float | None = None
     """The largest value that may be released."""
     at_least: float | None = None

@@ -324,10 +324,19 @@ RULES: tuple[tuple[frozenset[str], Callable[[Evidence], Iterator[Check]]], ...] 
 """Each rule with the stages that it reads; where one of them is missing, that is said instead."""
 
 
-def dig(values: Any, dotted: str) -> Any:
-    """The value at a dotted place; None where there is none."""
+def dig(values: dict[str, Any], dotted: str) -> Any:
+    """The value at a dotted place, such as validation.bits_per_byte or tasks.arc_easy.acc; None where there is none."""
+    found: Any = {**values, "tasks": task_figures(values)}
     for part in dotted.split("."):
-        if not isinstance(values, dict) or part not in values:
+        if not isinstance(found, dict) or part not in found:
             return None
-        values = values[part]
-    return values
+        found = found[part]
+    return found
+
+
+def task_figures(results: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """What the evaluation found of each task, by metric."""
+    found: dict[str, dict[str, float]] = {}
+    for one in results.get("tasks", {}).get("metrics", ()):
+        found.setdefault(one["task"], {})[one["metric"]] = one["value"]
+    return found

@@ -1,9 +1,9 @@
 """The data card of a corpus: what is in it, what was left out and why, and what became of it.
 
 In: the corpus of a run, and its tokenizer and shards where they are there. Out: an artifact with `card.html`, a page
-like the report's, `card.md` with the same figures for a repository, and `lengths.png`, which the Markdown shows.
-Figures come from the manifests, and from one pass over the documents for what no manifest holds (languages, lengths,
-examples). What a stage has not recorded is called so.
+like the report's, `card.md` with the same figures for a repository and front matter for the Hugging Face hub, and
+`lengths.png`, which the Markdown shows. Figures come from the manifests, and from one pass over the documents for what
+no manifest holds (languages, lengths, examples). What a stage has not recorded is called so.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from slm.recipe import Recipe
 from slm.report import stages
 from slm.report.charts import SMALL, WIDE, histogram
 from slm.report.gather import Run, data_artifacts, gather_data
+from slm.report.hub import dataset_front_matter
 from slm.report.markdown import markdown
 from slm.report.page import Bar, Code, Fact, Figure, Sample, Section, Table, compact, percent
 from slm.report.png import Line, Panel, draw
@@ -32,7 +33,7 @@ from slm.report.scan import NOT_RECORDED, Scan, scan
 FOLDER, HTML, MARKDOWN, PLOT = "card", "card.html", "card.md", "lengths.png"
 CONTAMINATED = "contaminated"
 """The reason for which a document is left out since an evaluation holds parts of it."""
-VERSION = 2
+VERSION = 3
 """To be raised when the same artifacts would give another card."""
 SHOWN_ITEMS = 20
 """Of the evaluations' items that documents held, so many are named."""
@@ -46,15 +47,24 @@ def make_card(recipe: Recipe) -> Artifact:
     def build(draft: Draft) -> None:
         run = gather_data(recipe, artifacts)
         found = scan(artifacts["corpus"])
-        sections = card_sections(run, found)
-        title = recipe.report.title or recipe.run
-        words = (title, "data card", summary(run), headline(run, found), sections)
+        words = _words_of(run, found)
         (draft.path / HTML).write_text(page(*words), encoding="utf-8")
-        (draft.path / MARKDOWN).write_text(markdown(*words, images={"lengths": PLOT}), encoding="utf-8")
+        (draft.path / MARKDOWN).write_text(hub_card(run, found), encoding="utf-8")
         draw_lengths(found, draft.path / PLOT)
         draft.counts.update(stages=list(artifacts), documents=sum(found.lengths.values()))
 
     return make(Path(recipe.runs_dir) / recipe.run / FOLDER, spec, build, redo=True)
+
+
+def hub_card(run: Run, found: Scan) -> str:
+    """The card as Markdown with the front matter that the Hugging Face hub reads; it shows the picture `PLOT`."""
+    words = _words_of(run, found)
+    return dataset_front_matter(run, found, words[0]) + markdown(*words, images={"lengths": PLOT})
+
+
+def _words_of(run: Run, found: Scan) -> tuple[str, str, str, list[Fact], list[Section]]:
+    title = run.recipe.report.title or run.recipe.run
+    return title, "data card", summary(run), headline(run, found), card_sections(run, found)
 
 
 def card_sections(run: Run, found: Scan) -> list[Section]:
