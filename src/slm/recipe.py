@@ -23,7 +23,7 @@ from slm.core.artifact import MANIFEST, Artifact, newest, open_artifact
 from slm.core.config import Config
 from slm.core.errors import ProblemsError, UserError
 from slm.corpus.config import CorpusConfig
-from slm.evaluate.config import EvaluateConfig
+from slm.evaluate.config import CHOICE, EvaluateConfig
 from slm.export.config import ExportConfig
 from slm.model.config import ModelConfig
 from slm.objective.config import ObjectiveConfig
@@ -207,6 +207,16 @@ def _context_fits(recipe: Recipe) -> Iterator[str]:
         yield f"evaluate.stride_tokens ({stride:,}) must not exceed the window ({context or recipe.shards.seq_len:,})"
 
 
+def _tasks_while_training(recipe: Recipe) -> Iterator[str]:
+    cheap = [task.name for task in recipe.evaluate.task_files if task.layout in (*CHOICE, "text")]
+    for name in recipe.train.tasks:
+        if name not in cheap:
+            yield (
+                f"train.tasks ({name}) must name one of evaluate.task_files that is multiple choice or text "
+                f"({', '.join(cheap) or 'there is none'}); describe it there, or run it by slm evaluate"
+            )
+
+
 def _stages_in_order(recipe: Recipe) -> Iterator[str]:
     if STAGES.index(recipe.start) > STAGES.index(recipe.stop):
         yield f"from={recipe.start} comes after to={recipe.stop}; the order is {' -> '.join(STAGES)}"
@@ -220,6 +230,7 @@ RULES: tuple[tuple[frozenset[str], Callable[[Recipe], Iterator[str]]], ...] = (
     (frozenset({"train", "model"}), _head_may_be_tied),
     (frozenset({"corpus", "shards", "tokenizer"}), _shares_name_sources),
     (frozenset({"evaluate", "model", "shards"}), _context_fits),
+    (frozenset({"evaluate", "train"}), _tasks_while_training),
     (frozenset({"start", "stop"}), _stages_in_order),
 )
 

@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from slm.core.config import Config, neutral
-from slm.evaluate.tasks.config import CHOICE, HarnessConfig, JudgeConfig, SandboxConfig, TaskConfig
+from slm.evaluate.tasks.config import CHOICE as CHOICE
+from slm.evaluate.tasks.config import HarnessConfig, JudgeConfig, SandboxConfig, TaskConfig
 
 
 class EvaluateConfig(Config):

@@ -10,7 +10,8 @@ continuation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,6 +39,8 @@ class Scorer:
     batch_tokens: int
     precision: Literal["fp32", "bf16"] = "fp32"
     journal: Journal | None = None
+    shown: bool = True
+    """Whether progress is shown."""
 
     @property
     def context_tokens(self) -> int:
@@ -70,7 +73,7 @@ class Scorer:
             if known is not None:
                 found[number] = Likelihood(*known)
         missing = [number for number in range(len(requests)) if number not in found]
-        with Progress(f"evaluate: {name}", len(missing), "requests") as progress:
+        with self._progress(name, len(missing), "requests") as advance:
             for start in range(0, len(missing), BLOCK_REQUESTS):
                 block = missing[start : start + BLOCK_REQUESTS]
                 asked = [requests[number] for number in block]
@@ -78,7 +81,7 @@ class Scorer:
                     found.update((block[number], one) for number, one in batch)
                     if self.journal:
                         self.journal.put((keys[block[number]], one) for number, one in batch)
-                    progress.advance(len(batch))
+                    advance(len(batch))
         return [found[number] for number in range(len(requests))]
 
     def answers(self, prompts: Sequence[Prompt], name: str) -> list[str]:
@@ -89,7 +92,7 @@ class Scorer:
         known = [self.journal.get(key) if self.journal else None for key in keys]
         found = {number: str(text) for number, text in enumerate(known) if text is not None}
         missing = [number for number in range(len(prompts)) if number not in found]
-        with Progress(f"evaluate: {name}", len(missing), "answers") as progress:
+        with self._progress(name, len(missing), "answers") as advance:
             for batch in generate(
                 self.model,
                 self.tokenizer,
@@ -101,5 +104,14 @@ class Scorer:
                 found.update((missing[number], text) for number, text in batch)
                 if self.journal:
                     self.journal.put((keys[missing[number]], text) for number, text in batch)
-                progress.advance(len(batch))
+                advance(len(batch))
         return [found[number] for number in range(len(prompts))]
+
+    @contextlib.contextmanager
+    def _progress(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        """What is told how much is done."""
+        if not self.shown:
+            yield lambda _: None
+            return
+        with Progress(f"evaluate: {name}", total, unit) as progress:
+            yield progress.advance

@@ -289,6 +289,10 @@ class TrainConfig(Config):
     """Steps between two evaluations on held-out rows; 0 evaluates only at the end."""
     evaluate_rows: int = neutral(256, ge=1)
     """Held-out rows in such an evaluation."""
+    tasks: tuple[str, ...] = neutral(())
+    """Tasks scored at each evaluation: names of evaluate.task_files of multiple choice or text."""
+    task_items: int = neutral(100, ge=1)
+    """Items of each of them, at even distances."""
     save_every_steps: int = neutral(200, ge=1)
     """Steps between two checkpoints. They are also what the guard rewinds to, in a run that needs it."""
     checkpoints: CheckpointConfig = neutral(CheckpointConfig())

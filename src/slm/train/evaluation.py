@@ -1,7 +1,7 @@
-"""Evaluating while training, after the save: held-out loss and samples; what fails there is recorded and not fatal.
+"""Evaluating while training, after the save: held-out loss, tasks, samples; what fails there is recorded and not fatal.
 
-In: the published weights after a step. Out: rows `evaluate` and `sample` of the metrics, or `evaluate_failed` with
-the reason. It changes nothing of what shapes the next step.
+In: the published weights after a step. Out: rows `evaluate`, `tasks` and `sample` of the metrics, or
+`evaluate_failed` with the reason. It changes nothing of what shapes the next step.
 
 Of several processes each takes every n-th batch. Where one fails (rows that cannot be read, memory that does not
 suffice) it leaves out the rest of its part but still agrees with the others at each batch, and at the end all hear of
@@ -34,6 +34,7 @@ from slm.train.parallel import Parallel
 from slm.train.precision import Precision, autocast
 from slm.train.samples import continuation
 from slm.train.stop import StopRequest
+from slm.train.tasks import task_figures
 
 if TYPE_CHECKING:
     from slm.train.loop import Run
@@ -83,6 +84,8 @@ def evaluate(recipe: Recipe, run: Run, metrics: Metrics, progress: Progress) -> 
             held_out = run.evaluator(state.published, run.stop)
         metrics.write("evaluate", state.step, state.tokens, **held_out)
         progress.advance(0, f"held out {held_out['bits_per_byte']:.3f} bits/byte")
+        if recipe.train.tasks:
+            write_tasks(recipe, run, metrics)
         if recipe.train.sample_prompts:
             write_samples(recipe, run, metrics)
     except EvaluationError as error:
@@ -108,6 +111,19 @@ def write_samples(recipe: Recipe, run: Run, metrics: Metrics) -> None:
             text = setback.attempt(continuation, model, run.tokenizer, prompt, recipe.seed, state.step)
         if text is not None:
             metrics.write("sample", state.step, state.tokens, prompt=prompt, text=text)
+    setback.share(run.parallel.world)
+
+
+def write_tasks(recipe: Recipe, run: Run, metrics: Metrics) -> None:
+    """How the model does on the recipe's tasks, by rank 0 alone, as a row of the metrics; all must call it."""
+    state, setback = run.state, Setback()
+    build = run.parallel.whole(state.published)
+    model = setback.attempt(build) if build else None
+    if model is not None:
+        with run.ledger.phase("evaluate"):
+            figures = setback.attempt(task_figures, recipe, model, run.tokenizer, run.precision)
+        if figures is not None:
+            metrics.write("tasks", state.step, state.tokens, **figures)
     setback.share(run.parallel.world)
 
 

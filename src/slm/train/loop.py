@@ -59,6 +59,7 @@ from slm.train.sources import SourceLosses, sampler_for
 from slm.train.speed import Meter, rates_text
 from slm.train.statistics import layers_measured
 from slm.train.stop import StopRequest, stop_request
+from slm.train.tasks import check_tasks
 from slm.train.working_copy import Working, working_copy
 
 
@@ -190,6 +191,7 @@ def prepare(recipe: Recipe, spec: Spec, ledger: Ledger | None = None, world: Wor
         _same_arithmetic(checkpoint, precision, world.size)
         restore(checkpoint, state)
         say(f"train: going on from {checkpoint.path} (step {state.step:,} of {facts.steps:,})")
+    check_tasks(recipe)
     evaluator = Evaluator(recipe, shards, objective, device, precision, micro, parallel)
     tokenizer = Tokenizer.load(spec.parents["tokenizer"].path)
     working = working_copy(model, precision, sharded=parallel.shards)

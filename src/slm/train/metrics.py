@@ -1,8 +1,8 @@
 """Where a run's figures go: `metrics.jsonl` always; Weights & Biases and TensorBoard when asked.
 
-A row is a flat JSON object with `kind` (train, layers, noise, evaluate, evaluate_failed, sample, skip, rewind,
-finished), `step` and `tokens`. On resume, rows past the step resumed from are cut off, and what was written after
-that step's save, so the file reads as if the run had never stopped. After a rewind steps begin again at a lower
+A row is a flat JSON object with `kind` (train, layers, noise, evaluate, evaluate_failed, tasks, sample, skip,
+rewind, finished), `step` and `tokens`. On resume, rows past the step resumed from are cut off, and what was written
+after that step's save, so the file reads as if the run had never stopped. After a rewind steps begin again at a lower
 number; rows from then on say how often that has happened (`rewinds`), and what was before stays.
 """
 
