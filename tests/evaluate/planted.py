@@ -25,6 +25,7 @@ ITEM_SCHEMA = pa.schema(
         "prompt": pa.string(), "choices": pa.list_(pa.string()), "gold": pa.int32(),
         "choice_logprobs": pa.list_(pa.float64()), "choice_bytes": pa.list_(pa.int32()), "answer": pa.string(),
         "prompt_tokens": pa.int32(), "clean": pa.bool_(), "source": pa.string(), "language": pa.string(),
+        "rare_token_rate": pa.float64(),
     }
 )  # fmt: skip
 
@@ -65,6 +66,7 @@ def item_rows(skill: float, seed: int, temperature: float = 1.0) -> list[dict[st
                 "gold": gold, "choice_logprobs": [float(value - 5) for value in logprobs],
                 "choice_bytes": [3, 3, 5, 4], "answer": "", "prompt_tokens": 5 + number % 40,
                 "clean": number % 10 != 0, "source": "quiz", "language": "de" if number % 4 == 0 else "en",
+                "rare_token_rate": number % 50 / 100,
             }
         )  # fmt: skip
     return rows

@@ -63,6 +63,7 @@ def test_the_part_in_which_it_was_planted_is_named(folder: Path) -> None:
     assert kinds == {
         (BITS_PER_BYTE, "source"), (BITS_PER_BYTE, "bytes"), (BITS_PER_BYTE, "share of rare tokens"),
         ("quiz: acc", "language"), ("quiz: acc", "contamination"), ("quiz: acc", "prompt tokens"),
+        ("quiz: acc", "share of rare tokens"),
     }  # fmt: skip
 
 

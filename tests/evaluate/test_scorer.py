@@ -57,3 +57,13 @@ def test_answers_end_at_the_end_of_a_text_and_of_a_turn(scorer):
     assert len(scorer.ends) == 2
     assert all(scorer.tokenizer.is_control(token) for token in scorer.ends)
     assert np.array_equal(scorer.prompt_ids("def")[:1], [scorer.tokenizer.bos_id])
+
+
+def test_the_share_of_rare_tokens_is_that_of_the_texts_own_ids(scorer):
+    ids = scorer.tokenizer.encode("def return self")
+    rare_V = np.zeros(scorer.tokenizer.vocab_size, dtype=bool)
+    rare_V[ids[0]] = True
+    counting = Scorer(scorer.model, scorer.tokenizer, 256, "fp32", rare_V=rare_V)
+    assert counting.rare_token_rate("def return self") == pytest.approx(ids.count(ids[0]) / len(ids))
+    assert counting.rare_token_rate("") is None
+    assert scorer.rare_token_rate("def return self") is None

@@ -6,12 +6,13 @@ FOUND = {
     "tasks": {
         "metrics": [
             {"task": "quiz", "metric": "acc", "value": 0.41, "items": 200, "chance": 0.25, "clean_value": 0.4,
-             "clean_items": 180, "contaminated_items": 20, "unchecked_items": 0},
+             "clean_items": 180, "contaminated_items": 20, "unchecked_items": 0, "interval_95": [0.34, 0.48],
+             "standard_error": 0.0348},
             {"task": "one", "metric": "f1", "value": 1.0, "items": 1, "chance": None, "clean_value": None,
-             "clean_items": 0, "contaminated_items": 0, "unchecked_items": 1},
+             "clean_items": 0, "contaminated_items": 0, "unchecked_items": 1, "interval_95": [1.0, 1.0],
+             "standard_error": None},
         ]
     },
-    "intervals": {"quiz: acc": {"value": 0.41, "standard_error": 0.0348, "low": 0.34, "high": 0.48}},
     "robustness": {
         "quiz": {
             "items": 200, "left_out": {"order": 0}, "spreads": [
@@ -29,7 +30,7 @@ def test_every_mean_stands_with_its_interval_and_chance() -> None:
     assert section.tables[0].rows[0] == (
         "quiz", "acc", "200", "0.410 [0.340, 0.480]", "0.0348", "0.250", "0.400 (180)",
     )  # fmt: skip
-    assert section.tables[0].rows[1][3:] == ("1.000", "–", "–", "–")
+    assert section.tables[0].rows[1][3:] == ("1.000 [1.000, 1.000]", "–", "–", "–")
 
 
 def test_what_the_wording_moves_is_held_against_chance() -> None:

@@ -35,7 +35,7 @@ from slm.evaluate.score import score
 from slm.evaluate.scorer import Scorer
 from slm.evaluate.stage import ANSWERS, ITEMS
 from slm.evaluate.statistics.intervals import estimate
-from slm.evaluate.task_figures import task_figures
+from slm.evaluate.task_calibration import task_calibrations
 from slm.evaluate.tasks.run import plan_tasks, run_tasks
 from slm.evaluate.tasks.variation import robustness
 from slm.model.load import load_model
@@ -74,12 +74,12 @@ def measure(recipe: Recipe, parents: Mapping[str, Artifact], golden: Path | None
     with Journal(recipe.folder("evaluate").with_name(ANSWERS) / f"{asked}.jsonl") as journal:
         if journal.resumed:
             say(f"evaluate: going on from {journal.resumed:,} answers of an evaluation that was stopped")
-        scorer = Scorer(model, tokenizer, config.batch_tokens, config.precision, journal)
-        results, columns = _figures(recipe, parents, scorer, prompts, journal)
+        train_V = count_targets(ShardReader(parents["shards"], "train"))
+        scorer = Scorer(model, tokenizer, config.batch_tokens, config.precision, journal, rare_V=train_V < RARE_BELOW)
+        results, columns = _figures(recipe, parents, scorer, prompts, journal, train_V)
         results["tasks"] = run_tasks(tasks, scorer, draft.path, recipe.seed)
         results["robustness"] = robustness(tasks, scorer, derive(recipe.seed, "robustness"))
-    results["intervals"], calibrations = task_figures(draft.path / ITEMS, derive(recipe.seed, "tasks"))
-    results["calibration"].update(calibrations)
+    results["calibration"].update(task_calibrations(draft.path / ITEMS, derive(recipe.seed, "calibration")))
     _write(draft.path, results, columns)
     found = results["golden"]
     draft.counts.update({name: value for name, value in results["validation"].items() if name != "interval_95"})
@@ -94,11 +94,11 @@ def _figures(
     scorer: Scorer,
     prompts: Sequence[GoldenPrompt],
     journal: Journal,
+    train_V: NDArray[np.int64],
 ) -> tuple[dict[str, Any], Columns]:
     """Held-out documents, baselines and golden prompts: the results, and a line of figures per document."""
     config, corpus, model, tokenizer = recipe.evaluate, parents["corpus"], scorer.model, scorer.tokenizer
     context, stride = _window(config, parents["shards"], model)
-    train_V = count_targets(ShardReader(parents["shards"], "train"))
     same_documents = not (config.max_documents or recipe.artifacts.corpus)
     total = parents["shards"].counts["validation"]["targets"] if same_documents else None
     documents = _chosen(corpus, config.max_documents)

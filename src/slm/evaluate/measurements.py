@@ -173,6 +173,9 @@ def _items(name: str, rows: list[Row]) -> Measurement:
             "language": [row["language"] or NOT_RECORDED for row in rows],
             "contamination": [CLEAN[row["clean"]] for row in rows],
         },
-        {"prompt tokens": np.array([row["prompt_tokens"] for row in rows], dtype=np.float64)},
+        {
+            "prompt tokens": np.array([row["prompt_tokens"] for row in rows], dtype=np.float64),
+            "share of rare tokens": np.array([row["rare_token_rate"] or 0.0 for row in rows]),
+        },
         rows,
     )

@@ -41,6 +41,13 @@ class Scorer:
     journal: Journal | None = None
     shown: bool = True
     """Whether progress is shown."""
+    rare_V: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+    """Which ids training rows hardly hold."""
+
+    def rare_token_rate(self, text: str) -> float | None:
+        """The share of a text's tokens that training rows hardly hold; None where nobody counted."""
+        ids = self.tokenizer.encode(text)
+        return float(self.rare_V[ids].mean()) if self.rare_V is not None and ids else None
 
     @property
     def context_tokens(self) -> int:

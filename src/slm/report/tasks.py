@@ -19,12 +19,11 @@ def tasks(results: Mapping[str, Any]) -> Section:
         "Means over items with 95 % intervals over items, or over the texts they share. Where an interval holds what "
         "chance gives, nothing was shown."
     )
-    intervals = results.get("intervals", {})
     section.tables = [
         Table(
             "",
             ("task", "metric", "items", "mean [95 %]", "standard error", "chance", "of clean items"),
-            [_row(one, intervals.get(f"{one['task']}: {one['metric']}")) for one in metrics],
+            [_row(one) for one in metrics],
         )
     ]
     rows = [
@@ -47,13 +46,13 @@ def tasks(results: Mapping[str, Any]) -> Section:
     return section
 
 
-def _row(one: Mapping[str, Any], found: Mapping[str, Any] | None) -> tuple[str, ...]:
-    clean = "–" if one["clean_value"] is None else f"{one['clean_value']:.3f} ({one['clean_items']:,})"
+def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
+    low, high = one["interval_95"]
     return (
-        one["task"], one["metric"], f"{one['items']:,}",
-        _interval(found) if found else f"{one['value']:.3f}",
-        f"{found['standard_error']:.4f}" if found else "–",
-        "–" if one["chance"] is None else f"{one['chance']:.3f}", clean,
+        one["task"], one["metric"], f"{one['items']:,}", _interval({"value": one["value"], "low": low, "high": high}),
+        "–" if one["standard_error"] is None else f"{one['standard_error']:.4f}",
+        "–" if one["chance"] is None else f"{one['chance']:.3f}",
+        "–" if one["clean_value"] is None else f"{one['clean_value']:.3f} ({one['clean_items']:,})",
     )  # fmt: skip
 
 

@@ -11,11 +11,13 @@
 | prompt_tokens | with the start token |
 | clean | true if the corpus was checked for the item and held it nowhere, false if it held it, null if not looked for |
 | source, language | where known |
+| rare_token_rate | share of the prompt's tokens that training rows hardly hold, or null |
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slm.core.seeds import derive
+from slm.evaluate.measurements import shared_documents
 from slm.evaluate.stage import ITEMS
 from slm.evaluate.statistics.intervals import estimate
 
@@ -45,6 +48,7 @@ SCHEMA = pa.schema(
         pa.field("clean", pa.bool_()),
         pa.field("source", pa.string()),
         pa.field("language", pa.string()),
+        pa.field("rare_token_rate", pa.float64()),
     ]
 )
 
@@ -70,14 +74,16 @@ class Result:
     language: str | None = None
 
 
-def write_items(results: Iterable[Result], folder: Path) -> None:
-    """Write the table; without results it has no rows."""
-    rows = [{**asdict(result), "value": float(result.value)} for result in results]
+def write_items(results: Iterable[Result], folder: Path, rare: Callable[[str], float | None]) -> None:
+    """Write the table; without results it has no rows. `rare` gives the share of rare tokens in a prompt."""
+    rows = [
+        {**asdict(result), "value": float(result.value), "rare_token_rate": rare(result.prompt)} for result in results
+    ]
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / ITEMS)
 
 
 def summaries(results: Sequence[Result], seed: int) -> list[dict[str, Any]]:
-    """Per task and metric: mean, its 95 % interval and the number of items, of all and of those known to be clean."""
+    """Per task and metric: mean with its error and the number of items, of all and of those known to be clean."""
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.task, result.metric), []).append(result)
@@ -85,7 +91,7 @@ def summaries(results: Sequence[Result], seed: int) -> list[dict[str, Any]]:
         {
             "task": task,
             "metric": metric,
-            **_figures([one.value for one in group], derive(seed, "tasks", task, metric)),
+            **_figures(group, derive(seed, "tasks", task, metric)),
             "items": len(group),
             "chance": _mean([one.chance for one in group if one.chance is not None]),
             "clean_value": _mean([one.value for one in group if one.clean]),
@@ -97,9 +103,12 @@ def summaries(results: Sequence[Result], seed: int) -> list[dict[str, Any]]:
     ]
 
 
-def _figures(values: Sequence[float], seed: int) -> dict[str, Any]:
-    found = estimate(np.array(values), seed=seed)
-    return {"value": found.value, "interval_95": [found.low, found.high]}
+def _figures(group: Sequence[Result], seed: int) -> dict[str, Any]:
+    """Over items, or over the texts that they ask about; of one alone there is no error."""
+    clusters = shared_documents([one.prompt for one in group])
+    found = estimate(np.array([one.value for one in group]), None, clusters, seed=seed)
+    error = found.standard_error if math.isfinite(found.standard_error) else None
+    return {"value": found.value, "interval_95": [found.low, found.high], "standard_error": error}
 
 
 def _mean(values: Sequence[float]) -> float | None:

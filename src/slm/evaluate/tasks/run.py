@@ -75,7 +75,7 @@ def run_tasks(tasks: Planned, scorer: Scorer, folder: Path, seed: int) -> dict[s
     if tasks.harness:
         outcomes.update(tasks.harness.run(scorer))
     results: list[Result] = [result for outcome in outcomes.values() for result in outcome.results]
-    write_items(results, folder)
+    write_items(results, folder, scorer.rare_token_rate)
     found = {
         "metrics": summaries(results, seed),
         "skipped": {name: outcome.skipped for name, outcome in outcomes.items() if outcome.skipped},
