@@ -83,3 +83,11 @@ def test_one_document_is_a_point_of_infinite_error() -> None:
     found = estimate(np.array([6.0]), np.array([3.0]), seed=0)
     assert (found.value, found.low, found.high) == (2.0, 2.0, 2.0)
     assert found.standard_error == math.inf
+
+
+def test_nothing_right_leaves_room_for_what_may_still_be() -> None:
+    for items in (4, 300):
+        found = estimate(np.zeros(items), seed=0)
+        theirs = stats.binomtest(0, items).proportion_ci(0.95)
+        assert (found.value, found.low, found.high) == (0.0, 0.0, pytest.approx(theirs.high))
+    assert estimate(np.zeros(9), np.full(9, 100.0), seed=0).high == 0.0  # no score, but a ratio of amounts
