@@ -19,6 +19,11 @@ EXPORTERS: dict[Format, str] = {
     "gguf_f16": "slm.export.gguf",
     "gguf_bf16": "slm.export.gguf",
     "gguf_q8_0": "slm.export.gguf",
+    "gguf_q6_k": "slm.export.gguf",
+    "gguf_q5_k_m": "slm.export.gguf",
+    "gguf_q5_0": "slm.export.gguf",
+    "gguf_q4_k_m": "slm.export.gguf",
+    "gguf_q4_0": "slm.export.gguf",
     "awq": "slm.export.awq",
 }
 

@@ -8,7 +8,10 @@ from pydantic import Field, field_validator
 
 from slm.core.config import Config, neutral
 
-Format = Literal["hf", "gguf_f32", "gguf_f16", "gguf_bf16", "gguf_q8_0", "awq"]
+Format = Literal[
+    "hf", "gguf_f32", "gguf_f16", "gguf_bf16", "gguf_q8_0", "gguf_q6_k", "gguf_q5_k_m", "gguf_q5_0", "gguf_q4_k_m",
+    "gguf_q4_0", "awq",
+]  # fmt: skip
 OF_INTEGERS: tuple[Format, ...] = ("awq",)
 """Formats that carry integers of the compress stage."""
 
@@ -36,6 +39,12 @@ class ExportConfig(Config):
     """BF16: as F16."""
     max_logprob_delta_q8_0: float = Field(0.5, gt=0)
     """Q8_0: as F16."""
+    max_logprob_delta_q6: float = Field(1.0, gt=0)
+    """Q6_K: as F16."""
+    max_logprob_delta_q5: float = Field(2.0, gt=0)
+    """Q5_K_M and Q5_0: as F16."""
+    max_logprob_delta_q4: float = Field(4.0, gt=0)
+    """Q4_K_M and Q4_0: as F16."""
     max_logit_delta_awq: float = Field(1e-2, gt=0)
     """AWQ: largest |difference| of logits to the model that its integers stand for; their own cost is compress's."""
     variant: str = "int4"
@@ -53,11 +62,18 @@ class ExportConfig(Config):
 
     def budget(self, name: Format) -> tuple[str, float]:
         """The key of a format's budget, and the budget."""
-        return {
-            "hf": ("export.max_logit_delta_hf", self.max_logit_delta_hf),
-            "gguf_f32": ("export.max_logprob_delta_f32", self.max_logprob_delta_f32),
-            "gguf_f16": ("export.max_logprob_delta_f16", self.max_logprob_delta_f16),
-            "gguf_bf16": ("export.max_logprob_delta_bf16", self.max_logprob_delta_bf16),
-            "gguf_q8_0": ("export.max_logprob_delta_q8_0", self.max_logprob_delta_q8_0),
-            "awq": ("export.max_logit_delta_awq", self.max_logit_delta_awq),
-        }[name]
+        of_format = {
+            "hf": ("max_logit_delta_hf", self.max_logit_delta_hf),
+            "gguf_f32": ("max_logprob_delta_f32", self.max_logprob_delta_f32),
+            "gguf_f16": ("max_logprob_delta_f16", self.max_logprob_delta_f16),
+            "gguf_bf16": ("max_logprob_delta_bf16", self.max_logprob_delta_bf16),
+            "gguf_q8_0": ("max_logprob_delta_q8_0", self.max_logprob_delta_q8_0),
+            "gguf_q6_k": ("max_logprob_delta_q6", self.max_logprob_delta_q6),
+            "gguf_q5_k_m": ("max_logprob_delta_q5", self.max_logprob_delta_q5),
+            "gguf_q5_0": ("max_logprob_delta_q5", self.max_logprob_delta_q5),
+            "gguf_q4_k_m": ("max_logprob_delta_q4", self.max_logprob_delta_q4),
+            "gguf_q4_0": ("max_logprob_delta_q4", self.max_logprob_delta_q4),
+            "awq": ("max_logit_delta_awq", self.max_logit_delta_awq),
+        }
+        key, budget = of_format[name]
+        return f"export.{key}", budget

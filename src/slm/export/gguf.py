@@ -1,16 +1,16 @@
-"""GGUF files for llama.cpp: F32, F16, BF16 and Q8_0, complete metadata, each read back after writing.
+"""GGUF files for llama.cpp: F32 to Q4_0 and the K-quants, complete metadata, each read back after writing.
 
 In: a model and a tokenizer. Out: `model-<type>.gguf` of architecture `llama`, or `qwen3` with QK-norm.
 Matrices have the file's type; vectors stay F32, as in llama.cpp's own converter. The `llama` architecture
 rotates neighbouring entries of a head where our model rotates halves, so the rows of q and k are permuted;
 `qwen3` rotates halves too. Llama 3's stretched positions travel as the tensor `rope_freqs`.
 
-A Q8_0 row must be a multiple of 32 wide; a matrix whose rows are not is stored as F16, said aloud and
-recorded. Numbers beyond F16 are refused. Tensors are converted and written one at a time, so the peak is
-the model and one matrix. Reading back dequantizes every tensor and costs about 1 s per GB.
+Which type each tensor has is `slm.export.gguf_types`' business, the K-quants' bytes are ggml's own. Numbers beyond F16
+are refused. Tensors are converted and written one at a time, so the peak is the model and one matrix. Reading back
+dequantizes every tensor and costs about 1 s per GB.
 
-What it does not do: split files, K-quants (they need calibration), sliding windows (neither architecture
-has them in llama.cpp), Llama 3's positions in `qwen3` (llama.cpp reads no `rope_freqs` there).
+What it does not do: split files, importance matrices, sliding windows (neither architecture has them in llama.cpp),
+Llama 3's positions in `qwen3` (llama.cpp reads no `rope_freqs` there).
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from gguf import GGMLQuantizationType as TensorType
 from torch import Tensor
 
 from slm.core.errors import DamagedError, UserError
+from slm.export import ggml
+from slm.export.gguf_types import KINDS, LOSSLESS, Kind, is_fallback, rounding, stored_type
 from slm.export.metadata import add_metadata
 from slm.export.subject import Engine, Quantity, Subject, Written
 from slm.model.config import ModelConfig
@@ -38,14 +40,6 @@ from slm.serve.llama_cpp import LlamaCpp
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-TENSOR_TYPES = {
-    "gguf_f32": TensorType.F32,
-    "gguf_f16": TensorType.F16,
-    "gguf_bf16": TensorType.BF16,
-    "gguf_q8_0": TensorType.Q8_0,
-}
-BLOCK = 32
-"""Numbers that share a scale in Q8_0."""
 SMALL_MODEL_BYTES = 200_000_000
 
 _OUTSIDE = {
@@ -76,6 +70,8 @@ class Entry:
     source: str
     tensor: Tensor
     type: TensorType
+    is_fallback: bool = False
+    """Whether it could not have the type that the file type wants for it."""
     interleaved_head_dim: int = 0
     """Of q and k in `llama`: the rows of each head of this size alternate between its halves."""
 
@@ -88,12 +84,13 @@ class Entry:
 
 def write(subject: Subject, folder: Path, name: str) -> Written:
     """Write `model-<type>.gguf`, read it back, and return its path with a notice for every exception."""
-    config = subject.model.config
-    kind = TENSOR_TYPES[name]
+    config, kind = subject.model.config, KINDS[name]
     entries = list(plan(subject.model.state_dict(), config, kind))
-    path = folder / f"model-{kind.name.lower()}.gguf"
+    if any(entry.type in ggml.NEEDS_GGML for entry in entries):
+        ggml.require()
+    path = folder / f"model-{name.removeprefix('gguf_')}.gguf"
     writer = gguf.GGUFWriter(path, architecture(config))
-    add_metadata(writer, subject, kind, sum(entry.tensor.numel() for entry in entries))
+    add_metadata(writer, subject, kind.file, sum(entry.tensor.numel() for entry in entries))
     for entry in entries:
         shape = tuple(entry.tensor.shape)
         size = int(np.prod(gguf.quant_shape_to_byte_shape(shape, entry.type)))
@@ -105,8 +102,7 @@ def write(subject: Subject, folder: Path, name: str) -> Written:
         for entry in entries:
             writer.write_tensor_data(encode(entry))
     read_back(path, entries)
-    narrow = [entry for entry in entries if entry.tensor.dim() == 2 and entry.type != kind]
-    return Written(path, tuple(_fallback_notice(name, entry) for entry in narrow))
+    return Written(path, tuple(_fallback_notices(name, entries)))
 
 
 def architecture(config: ModelConfig) -> str:
@@ -128,14 +124,17 @@ def refuse_unsupported(config: ModelConfig) -> None:
         )
 
 
-def plan(state: Mapping[str, Tensor], config: ModelConfig, kind: TensorType) -> Iterator[Entry]:
+def plan(state: Mapping[str, Tensor], config: ModelConfig, kind: Kind) -> Iterator[Entry]:
     """Every tensor of the file, in order, under llama.cpp's name; a tensor without one is an error."""
     if config.rope_scaling is not None and config.rope_scaling.kind == "llama3":
         plain_F = frequencies(config.model_copy(update={"rope_scaling": None}))
         yield Entry("rope_freqs.weight", "model.rope_scaling", plain_F / frequencies(config), TensorType.F32)
     for source, tensor in state.items():
         turned = not config.qk_norm and source.endswith(("attention.q.weight", "attention.k.weight"))
-        yield Entry(gguf_name(source), source, tensor, stored_type(tensor, kind), config.head_dim if turned else 0)
+        name, facts = gguf_name(source), (tuple(tensor.shape), config.layers, kind)
+        stored = stored_type(name, *facts, tied=config.tie_embeddings)
+        fallback = is_fallback(name, *facts, tied=config.tie_embeddings)
+        yield Entry(name, source, tensor, stored, fallback, config.head_dim if turned else 0)
 
 
 def gguf_name(name: str) -> str:
@@ -157,15 +156,6 @@ def interleave(weight_RD: Tensor, head_dim: int) -> Tensor:
     return halves.transpose(1, 2).reshape(rows, width)
 
 
-def stored_type(tensor: Tensor, kind: TensorType) -> TensorType:
-    """Vectors stay F32; a matrix whose rows Q8_0 cannot cut into blocks becomes F16."""
-    if tensor.dim() == 1:
-        return TensorType.F32
-    if kind == TensorType.Q8_0 and tensor.shape[-1] % BLOCK:
-        return TensorType.F16
-    return kind
-
-
 def encode(entry: Entry) -> npt.NDArray[Any]:
     """The bytes or numbers to store; refuses what is not finite or lies beyond F16."""
     values = entry.values()
@@ -185,8 +175,10 @@ def encode(entry: Entry) -> npt.NDArray[Any]:
                 "and take gguf_bf16, which has the range of F32"
             )
         return halves
-    stored: npt.NDArray[Any] = gguf.quants.quantize(values, entry.type)
-    return stored
+    if entry.type == TensorType.BF16:
+        brain: npt.NDArray[Any] = gguf.quants.quantize(values, entry.type)
+        return brain
+    return ggml.quantize(values, entry.type)
 
 
 def read_back(path: Path, entries: Sequence[Entry]) -> None:
@@ -202,6 +194,11 @@ def read_back(path: Path, entries: Sequence[Entry]) -> None:
         values = entry.values()
         if stored.tensor_type != entry.type or tuple(reversed(stored.shape.tolist())) != values.shape:
             raise DamagedError(f"{path.name}: {entry.name} has another type or shape than was written; export again")
+        if entry.type not in LOSSLESS and not np.array_equal(stored.data, encode(entry)):
+            raise DamagedError(
+                f"{path.name}: {entry.name} read back differs from {entry.source} as it was written; check the disk "
+                "and export again"
+            )
         decoded = gguf.quants.dequantize(stored.data, stored.tensor_type).reshape(values.shape)
         excess = np.abs(decoded - values) - rounding(values, entry.type)
         if not (excess <= 0).all():
@@ -209,25 +206,6 @@ def read_back(path: Path, entries: Sequence[Entry]) -> None:
                 f"{path.name}: {entry.name} read back differs from {entry.source} by more than {entry.type.name} "
                 f"rounds ({float(excess.max()):.3g} too much); check the disk and export again"
             )
-
-
-def rounding(values: npt.NDArray[np.float32], kind: TensorType) -> npt.NDArray[np.float32]:
-    """The most by which storing may change each number.
-
-    F16 and BF16 round to the nearest of 11 and 8 significant bits (F16 has none below 2^-24). Q8_0 rounds
-    to the nearest 127th of a block's largest number, and that step to 11 bits.
-    """
-    size = np.abs(values)
-    if kind == TensorType.F32:
-        return np.zeros_like(size)
-    if kind == TensorType.F16:
-        return np.maximum(size * np.float32(2**-11), np.float32(2**-25))
-    if kind == TensorType.BF16:
-        return np.maximum(size * np.float32(2**-8), np.float32(2**-133))
-    largest = size.reshape(-1, BLOCK).max(axis=1, keepdims=True)
-    step = largest / np.float32(127)
-    bound = step * np.float32(0.5 + 127 * 2**-11 + 1e-4) + np.float32(127 * 2**-25)
-    return np.broadcast_to(bound, (bound.shape[0], BLOCK)).reshape(values.shape)
 
 
 @contextlib.contextmanager
@@ -280,8 +258,14 @@ def _disk_full_named(path: Path) -> Iterator[None]:
         raise
 
 
-def _fallback_notice(name: str, entry: Entry) -> str:
-    return (
-        f"{name}: {entry.source} has rows of {entry.tensor.shape[-1]:,}, not a multiple of {BLOCK}, "
-        f"and is stored as {entry.type.name}"
-    )
+def _fallback_notices(name: str, entries: Sequence[Entry]) -> Iterator[str]:
+    by_type: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.is_fallback:
+            by_type.setdefault(entry.type.name, []).append(entry)
+    for stored, found in by_type.items():
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        yield (
+            f"{name}: {found[0].source}{more}, with rows of {found[0].tensor.shape[-1]:,}, do not fall into its blocks "
+            f"and are stored as {stored}"
+        )

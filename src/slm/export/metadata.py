@@ -18,30 +18,19 @@ from slm.export.subject import Subject
 if TYPE_CHECKING:
     from slm.model.config import ModelConfig
 
-FILE_TYPES = {
-    gguf.GGMLQuantizationType.F32: gguf.LlamaFileType.ALL_F32,
-    gguf.GGMLQuantizationType.F16: gguf.LlamaFileType.MOSTLY_F16,
-    gguf.GGMLQuantizationType.BF16: gguf.LlamaFileType.MOSTLY_BF16,
-    gguf.GGMLQuantizationType.Q8_0: gguf.LlamaFileType.MOSTLY_Q8_0,
-}
 
-
-def add_metadata(
-    writer: gguf.GGUFWriter, subject: Subject, kind: gguf.GGMLQuantizationType, num_parameters: int
-) -> None:
+def add_metadata(writer: gguf.GGUFWriter, subject: Subject, kind: gguf.LlamaFileType, num_parameters: int) -> None:
     """Fill `writer` with every key; tensors are not its business."""
     _add_origin(writer, subject, kind, num_parameters)
     _add_shape(writer, subject.model.config)
     _add_tokenizer(writer, subject)
 
 
-def _add_origin(
-    writer: gguf.GGUFWriter, subject: Subject, kind: gguf.GGMLQuantizationType, num_parameters: int
-) -> None:
+def _add_origin(writer: gguf.GGUFWriter, subject: Subject, kind: gguf.LlamaFileType, num_parameters: int) -> None:
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(subject.name)
     writer.add_size_label(gguf.size_label(num_parameters, num_parameters, 0, 0))
-    writer.add_file_type(FILE_TYPES[kind])
+    writer.add_file_type(kind)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_quantized_by(f"slm {__version__}")
     licences = sorted({dataset.licence for dataset in subject.datasets if dataset.licence})
