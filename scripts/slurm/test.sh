@@ -5,7 +5,8 @@
 #    shell, requeued by its own script, and finishes; its last checkpoint must equal an unbroken run's bit for bit.
 # 2. The same with two processes that srun starts, preempted once; its unbroken run is started by many_nodes.sbatch, so
 #    that two launchers must agree too.
-# 3. A sweep as a job array of two lines. Every sbatch file is also shown to `sbatch --test-only`.
+# 3. A sweep as a job array of two lines; a corpus and its rows made by arrays of two parts each, which must equal what
+#    one process makes byte for byte. Every sbatch file is also shown to `sbatch --test-only`.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 export SLM_ROOT=$root SLM_PYTHON=${SLM_PYTHON:-$root/.venv/bin/python} OMP_NUM_THREADS=1
@@ -120,3 +121,13 @@ await "both parts of the corpus ended" ended
 "$SLM_PYTHON" -m slm.corpus "${text[@]}" runs_dir="$unbroken" >"$work/whole.log"
 for file in "$unbroken"/parts/corpus/*.parquet; do cmp "$file" "$broken/parts/corpus/$(basename "$file")"; done
 echo "PASS: a corpus made by a job array equals the one made by one process, byte for byte ($SECONDS s)"
+
+text+=(tokenizer.vocab_size=768 model.vocab_size=768 shards.unit_bytes=100000)
+for folder in "$broken" "$unbroken"; do "$SLM_PYTHON" -m slm.tokenizer "${text[@]}" runs_dir="$folder" >"$work/tokenizer.log"; done
+job=$(SLM_STAGE=shards submit rows-%a.log --array=0-1%1 "$scripts/parts.sbatch" "${text[@]}" runs_dir="$broken")
+await "both parts of the shards ended" ended
+[ ! -e "$broken/parts/shards" ]
+[ "$(ls "$broken/parts/shards.units" | wc -l)" -gt 1 ]
+for folder in "$broken" "$unbroken"; do "$SLM_PYTHON" -m slm.shards "${text[@]}" runs_dir="$folder" >"$work/packed.log"; done
+for file in "$unbroken"/parts/shards/*.arrow; do cmp "$file" "$broken/parts/shards/$(basename "$file")"; done
+echo "PASS: rows made by a job array equal those made by one process, byte for byte ($SECONDS s)"
