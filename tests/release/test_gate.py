@@ -21,6 +21,7 @@ from slm.release.gate import (
     paired_difference,
     parity_holds,
     quality_is_kept,
+    tasks_are_checked,
 )
 from tests.release.conftest import reseal
 
@@ -65,6 +66,9 @@ def test_a_baseline_on_the_same_documents_is_compared_in_pairs(recipe_of, tmp_pa
     nats_D, bytes_D = np.array(table["nats"]), np.array(table["bytes"])
     other("same", nats_D)
     other("better", nats_D - 0.1 * np.log(2) * bytes_D)  # by 0.1 bits per byte in every document
+    signs_D = np.where(np.arange(len(nats_D)) % 2, 1.0, -1.0)
+    level = float((signs_D * bytes_D).sum() / bytes_D.sum())  # so that neither is better over all
+    other("noisy", nats_D + 0.5 * np.log(2) * bytes_D * (signs_D - level))
     other("strange", nats_D, [f"x{number}" for number in range(len(nats_D))])
     (better,) = baseline_is_met(collect(recipe))
     assert not better.passed
@@ -73,6 +77,8 @@ def test_a_baseline_on_the_same_documents_is_compared_in_pairs(recipe_of, tmp_pa
     assert allowed.passed
     (same,) = baseline_is_met(collect(recipe_of(baseline=str(tmp_path / "same"), max_increase=0.0)))
     assert same.passed
+    (noisy,) = baseline_is_met(collect(recipe_of(baseline=str(tmp_path / "noisy"))))
+    assert not noisy.passed, "as good on the whole, but it cannot be told from worse"
     (strange,) = baseline_is_met(collect(recipe_of(baseline=str(tmp_path / "strange"))))
     assert "was measured on other documents" in strange.found
     (missing,) = baseline_is_met(collect(recipe_of(baseline=str(tmp_path / "nowhere"))))
@@ -107,6 +113,14 @@ def test_documents_that_were_not_checked_are_noticed(recipe_of):
     first, *_ = contamination_is_known(collect(recipe))
     assert "documents were checked" in first.found
     assert not first.passed
+
+
+def test_a_task_none_of_whose_items_is_known_to_be_clean_fails(recipe_of):
+    evidence = collect(recipe_of())
+    one = {"task": "arc", "metric": "acc", "value": 0.3, "items": 5, "clean_items": 4}
+    evidence.results["tasks"] = {"metrics": [one, {**one, "task": "piqa", "clean_items": 0}]}
+    found = {check.name: check.passed for check in tasks_are_checked(evidence)}
+    assert found == {"contamination: arc (acc)": True, "contamination: piqa (acc)": False}
 
 
 def test_dig_finds_what_is_there_alone():

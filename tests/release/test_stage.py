@@ -65,7 +65,9 @@ def test_every_failed_check_stands_in_one_list(recipe_of, repository):
     ("stage", "file"),
     [("corpus", "train-00000.parquet"), ("shards", "manifest.json"), ("export", "hf/model.safetensors")],
 )
-def test_a_byte_that_changed_anywhere_in_the_lineage_stops_it(recipe_of, stage, file):
+def test_a_byte_that_changed_anywhere_in_the_lineage_stops_it(recipe_of, stage, file, monkeypatch):
+    """Also in files that other stages take for granted since they are large."""
+    monkeypatch.setattr("slm.core.artifact.SMALL_FILE_BYTES", 100)
     recipe = recipe_of()
     path = recipe.folder(stage) / file
     content = bytearray(path.read_bytes())

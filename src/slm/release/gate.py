@@ -290,6 +290,17 @@ def contamination_is_known(evidence: Evidence) -> Iterator[Check]:
             yield held(f"contamination: {name}", words)
 
 
+def tasks_are_checked(evidence: Evidence) -> Iterator[Check]:
+    """Of every task that is reported, the corpus was kept clean and clean items remain."""
+    for one in evidence.results.get("tasks", {}).get("metrics", ()):
+        name = f"contamination: {one['task']} ({one['metric']})"
+        words = f"{one['clean_items']:,} of {one['items']:,} items known to be clean"
+        if one["clean_items"]:
+            yield held(name, words)
+        else:
+            yield failed(name, words, "name the task's file in corpus.decontamination.against, or leave the task out")
+
+
 def repository_is_tagged(evidence: Evidence) -> Iterator[Check]:
     """The source is committed and the commit has a tag."""
     found = evidence.repository
@@ -319,6 +330,7 @@ RULES: tuple[tuple[frozenset[str], Callable[[Evidence], Iterator[Check]]], ...] 
     (frozenset({"safety"}), safety_is_kept),
     (frozenset({"corpus"}), licences_are_known),
     (frozenset({"corpus"}), contamination_is_known),
+    (frozenset({"evaluate"}), tasks_are_checked),
     (frozenset(), repository_is_tagged),
 )
 """Each rule with the stages that it reads; where one of them is missing, that is said instead."""
