@@ -60,10 +60,10 @@ def test_every_value_stands_with_its_interval(page: str) -> None:
     rows = [cells[index : index + 8] for index in range(0, len(cells), 8)]
     assert len(rows) == 2
     number = r"−?\d+\.\d+"
-    for _, a, b, gap, *_ in rows:
+    for _, gap, _, a, b, *_ in rows:
         for cell in (a, b, gap.removeprefix("+")):
-            assert re.fullmatch(rf"{number} \[{number}, {number}\]", cell), cell
-    assert [row[-1] for row in rows] == ["A is better", "B is better"]
+            assert re.fullmatch(rf"{number} \[{number},\u00a0{number}\]", cell), cell
+    assert [row[0] for row in rows] == ["A is better", "B is better"]
     assert "strong" not in re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)  # no bold best
 
 
@@ -81,7 +81,7 @@ def test_numbers_have_as_many_digits_as_their_error_allows() -> None:
     assert signed(found.value, found) == "−0.01235"
     assert signed(0.25, Difference(0.25, 0.04, 0.17, 0.33, 0.01, 50, 50)) == "+0.250"
     assert signed(0.0, Difference(0.0, 0.0, 0.0, 0.0, 1.0, 50, 50)) == "0.000"
-    assert value_text(comparison.Estimate(2.0, math.inf, 2.0, 2.0, 1, 1)) == "2.000 [2.000, 2.000]"
+    assert value_text(comparison.Estimate(2.0, math.inf, 2.0, 2.0, 1, 1)) == "2.000 [2.000,\u00a02.000]"
     assert [p_text(p) for p in (0.0001, 0.00312, 0.049, 0.5)] == ["< 0.0002", "0.0031", "0.049", "0.50"]
 
 

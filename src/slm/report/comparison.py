@@ -67,7 +67,8 @@ def differences(found: Comparison) -> Section:
     return section
 
 
-COLUMNS = ("metric", "items", "A [95 %]", "B [95 %]", "B − A [95 %]", "p", "p, corrected", "detectable", "verdict")
+COLUMNS = ("metric", "verdict", "B − A [95 %]", "p, corrected", "A [95 %]", "B [95 %]", "items", "p", "detectable")
+"""What was found comes first: narrow screens cut off the rest."""
 
 
 def before(prospects: Sequence[Prospect]) -> Section:
@@ -152,7 +153,7 @@ def value_text(found: Estimate) -> str:
 
 def interval_text(found: Estimate | Difference) -> str:
     """`[1.312, 1.481]`, in as many digits as the standard error allows."""
-    return f"[{_fixed(found.low, found)}, {_fixed(found.high, found)}]"
+    return f"[{_fixed(found.low, found)},\u00a0{_fixed(found.high, found)}]"
 
 
 def signed(value: float, found: Difference) -> str:
@@ -168,9 +169,8 @@ def p_text(p: float) -> str:
 def _cells(one: Finding) -> tuple[str, ...]:
     gap = one.difference
     return (
-        one.name, f"{gap.items:,}", value_text(one.a), value_text(one.b),
-        f"{signed(gap.value, gap)} {interval_text(gap)}", p_text(gap.p_value), p_text(one.corrected_p),
-        _digits(one.detectable), one.verdict,
+        one.name, one.verdict, f"{signed(gap.value, gap)} {interval_text(gap)}", p_text(one.corrected_p),
+        value_text(one.a), value_text(one.b), f"{gap.items:,}", p_text(gap.p_value), _digits(one.detectable),
     )  # fmt: skip
 
 
