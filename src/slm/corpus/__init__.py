@@ -75,9 +75,9 @@ def run(recipe: Recipe) -> Artifact | None:
 
 def _with_evaluations(recipe: Recipe) -> CorpusConfig:
     """The corpus section, with every file of evaluation items that the recipe names to be kept clean of."""
-    from slm.corpus.decontamination.check import with_golden
+    from slm.corpus.decontamination.check import with_evaluations
 
-    return with_golden(recipe.corpus, recipe.evaluate.golden)
+    return with_evaluations(recipe.corpus, recipe.evaluate)
 
 
 def units_folder(recipe: Recipe) -> Path:

@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from slm.core.config import Config, neutral
 from slm.evaluate.tasks.config import CHOICE as CHOICE
-from slm.evaluate.tasks.config import HarnessConfig, JudgeConfig, SandboxConfig, TaskConfig
+from slm.evaluate.tasks.config import HarnessConfig, JudgeConfig, SandboxConfig
+from slm.evaluate.tasks.config import TaskConfig as TaskConfig
 
 
 class EvaluateConfig(Config):

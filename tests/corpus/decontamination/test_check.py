@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,22 @@ from hypothesis import strategies as st
 from slm.core.errors import UserError
 from slm.corpus.config import CorpusConfig, SourceConfig, SyntheticConfig
 from slm.corpus.decontamination.benchmarks import Item, read_items
-from slm.corpus.decontamination.check import Decontaminator, identity, merged, read_index, with_golden, word_spans
+from slm.corpus.decontamination.check import (
+    TASK_FIELDS,
+    Decontaminator,
+    identity,
+    merged,
+    read_index,
+    with_evaluations,
+    word_spans,
+)
 from slm.corpus.decontamination.config import BenchmarkConfig, DecontaminationConfig
 from slm.corpus.decontamination.index import Index
 from slm.corpus.decontamination.report import Findings, write_report
 from slm.corpus.document import Document, Dropped
 from slm.corpus.words import joined_words
+from slm.evaluate.config import EvaluateConfig
+from slm.evaluate.tasks.config import Layout
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 EVALUATIONS: list[dict[str, Any]] = [
@@ -92,16 +103,67 @@ def test_synthetic_text_is_checked_even_where_the_check_is_off(tmp_path: Path) -
 def test_golden_prompts_join_the_evaluations(tmp_path: Path) -> None:
     path = tmp_path / "golden.jsonl"
     path.write_text(json.dumps({"name": "long", "prompt": question(1)}) + "\n")
-    assert with_golden(CorpusConfig(), "") == CorpusConfig()
-    config = with_golden(CorpusConfig(), str(path)).decontamination
+    assert with_evaluations(CorpusConfig(), EvaluateConfig()) == CorpusConfig()
+    config = with_evaluations(CorpusConfig(), EvaluateConfig(golden=str(path))).decontamination
     check = Decontaminator(config, read_index(config))
     assert left(check, [document(question(1))]) == [[]]
     assert list(check.found.hits["golden"]) == ["long"]
     with pytest.raises(UserError, match=r"evaluate.golden \(missing\) is not a file"):
-        with_golden(CorpusConfig(), "missing")
+        with_evaluations(CorpusConfig(), EvaluateConfig(golden="missing"))
     path.write_text("")
     with pytest.raises(UserError, match=r"^evaluate.golden has no item in .*golden.jsonl; correct the path"):
-        read_index(with_golden(CorpusConfig(), str(path)).decontamination)
+        read_index(with_evaluations(CorpusConfig(), EvaluateConfig(golden=str(path))).decontamination)
+
+
+LONG = {"a": question(1), "b": question(2)}
+ROWS: dict[str, tuple[object, list[str]]] = {
+    "query": ({"query": LONG["a"], "choices": [LONG["b"], "no"], "gold": 0}, ["a", "b"]),
+    "arc": (
+        {"question": {"stem": LONG["a"], "choices": [{"text": LONG["b"], "label": "A"}]}, "answerKey": "A"},
+        ["a", "b"],
+    ),
+    "hellaswag": ({"ctx": LONG["a"], "endings": [LONG["b"], "x"], "label": 0}, ["a", "b"]),
+    "xnli": ({"sentence1": LONG["a"], "sentence2": LONG["b"], "gold_label": "neutral"}, ["a", "b"]),
+    "gsm8k": ({"question": LONG["a"], "answer": LONG["b"]}, ["a", "b"]),
+    "squad": ({"data": [{"paragraphs": [{"context": LONG["b"], "qas": [{"question": LONG["a"]}]}]}]}, ["a"]),
+    "humaneval": ({"prompt": LONG["a"], "canonical_solution": LONG["b"]}, ["a", "b"]),
+    "mbpp": ({"text": LONG["a"], "code": LONG["b"]}, ["a", "b"]),
+    "mt_bench": ({"turns": [LONG["a"], LONG["b"]]}, ["a", "b"]),
+    "text": ({"text": LONG["a"]}, ["a"]),
+}
+
+
+def test_every_layout_of_a_task_has_its_fields() -> None:
+    assert set(ROWS) == set(TASK_FIELDS) == set(typing.get_args(Layout))
+
+
+@pytest.mark.parametrize("layout", list(ROWS))
+def test_the_items_of_the_recipes_tasks_join_the_evaluations(layout: str, tmp_path: Path) -> None:
+    row, found = ROWS[layout]
+    path = tmp_path / ("items.json" if layout == "squad" else "items.jsonl")
+    path.write_text(json.dumps(row) + "\n")
+    evaluate = EvaluateConfig.model_validate({"task_files": [{"name": "mine", "layout": layout, "path": str(path)}]})
+    config = with_evaluations(CorpusConfig(), evaluate).decontamination
+    for name, text in LONG.items():
+        check = Decontaminator(config, read_index(config))
+        assert left(check, [document(text)]) == ([[]] if name in found else [[document(text)]])
+        assert list(check.found.hits.get("mine", {})) == (["1"] if name in found else [])
+
+
+def test_a_task_that_is_looked_for_already_is_looked_for_once_and_a_missing_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_text(question(1) + "\n")
+    task = {"name": "mine", "layout": "text", "path": str(path)}
+    evaluate = EvaluateConfig.model_validate({"task_files": [task]})
+    assert [one.name for one in with_evaluations(CorpusConfig(), evaluate).decontamination.against] == ["mine"]
+    mine = BenchmarkConfig(name="mine", path=str(path), remove="x")
+    config = CorpusConfig(decontamination=DecontaminationConfig(against=(mine,)))
+    assert with_evaluations(config, evaluate).decontamination.against == (mine,)
+    path.unlink()
+    with pytest.raises(
+        UserError, match=r"evaluate\.task_files: mine \(.*lines\.txt\) is not a file, so its items cannot"
+    ):
+        with_evaluations(CorpusConfig(), evaluate)
 
 
 def test_an_evaluation_of_which_nothing_could_be_found_is_refused_but_golden_prompts_are_told(
@@ -113,7 +175,7 @@ def test_an_evaluation_of_which_nothing_could_be_found_is_refused_but_golden_pro
     with pytest.raises(UserError, match=r"none of the 1 items of mine \(.*\) has min_words \(8\) words in prompt, so"):
         read_index(DecontaminationConfig(against=(named,)))
     assert len(read_index(DecontaminationConfig(against=(named,), min_words=1))) == 1
-    config = with_golden(CorpusConfig(), str(path)).decontamination
+    config = with_evaluations(CorpusConfig(), EvaluateConfig(golden=str(path))).decontamination
     counts = write_report(tmp_path, read_index(config), Findings())
     assert counts["evaluations"] == {"golden": {"items": 1, "unchecked": 1, "found": 0}}
     assert "nothing of golden was looked for: none of its 1 items has" in capsys.readouterr().out

@@ -20,9 +20,25 @@ from slm.corpus.decontamination.benchmarks import read_items
 from slm.corpus.decontamination.config import GOLDEN, BenchmarkConfig, DecontaminationConfig
 from slm.corpus.decontamination.index import Hit, Index
 from slm.corpus.decontamination.report import Findings
+from slm.corpus.decontamination.rows import suffix_of
 from slm.corpus.document import Document, Dropped
 from slm.corpus.words import joined_words
+from slm.evaluate.config import EvaluateConfig, TaskConfig
 
+TASK_FIELDS: dict[str, tuple[str, ...]] = {
+    "query": ("query", "choices"),
+    "arc": ("question.stem", "question.choices.text"),
+    "hellaswag": ("ctx", "endings"),
+    "xnli": ("sentence1", "sentence2"),
+    "gsm8k": ("question", "answer"),
+    "squad": ("question",),
+    "humaneval": ("prompt", "canonical_solution"),
+    "mbpp": ("text", "code"),
+    "mt_bench": ("turns",),
+    "text": ("text",),
+}
+"""The fields that must not be trained on, by the layout of a task's file. SQuAD's paragraphs are Wikipedia's, and of
+them the questions alone are the evaluation's."""
 EXCERPT_CHARACTERS = 160
 NAMED_ITEMS = 5
 _token = re.compile(r"\S+")
@@ -33,16 +49,42 @@ def read_index(config: DecontaminationConfig) -> Index:
     return _index_of(config, tuple(_stamp(Path(one.path).expanduser()) for one in config.against))
 
 
-def with_golden(config: CorpusConfig, golden: str) -> CorpusConfig:
-    """The settings with the recipe's golden prompts among the evaluations."""
-    if not golden:
+def with_evaluations(config: CorpusConfig, evaluate: EvaluateConfig) -> CorpusConfig:
+    """The settings with every file of items that the evaluate section names among the evaluations.
+
+    A task that `against` already names is looked for as it says there.
+    """
+    named = {one.name for one in config.decontamination.against}
+    more = [_of_task(task) for task in evaluate.task_files if task.name not in named]
+    if evaluate.golden:
+        _require_file("evaluate.golden", evaluate.golden)
+        more.append(BenchmarkConfig(name=GOLDEN, path=evaluate.golden, fields=("prompt",), id_field="name"))
+    if not more:
         return config
-    if not Path(golden).is_file():
-        raise UserError(f"evaluate.golden ({golden}) is not a file; correct the path, or leave it empty to skip it")
-    mine = BenchmarkConfig(name=GOLDEN, path=golden, fields=("prompt",), id_field="name")
     checks = config.decontamination
-    more = checks.model_copy(update={"against": (*checks.against, mine)})
-    return config.model_copy(update={"decontamination": more})
+    all_of_them = checks.model_copy(update={"against": (*checks.against, *more)})
+    return config.model_copy(update={"decontamination": all_of_them})
+
+
+def _of_task(task: TaskConfig) -> BenchmarkConfig:
+    _require_file(f"evaluate.task_files: {task.name}", task.path)
+    lines = suffix_of(Path(task.path)) == ".txt"
+    return BenchmarkConfig(
+        name=task.name,
+        path=task.path,
+        fields=() if lines else TASK_FIELDS[task.layout],
+        id_field="" if lines else task.id_field,
+        items="data.paragraphs.qas" if task.layout == "squad" else "",
+        remove="^Question:" if task.layout == "query" else "",
+    )
+
+
+def _require_file(key: str, path: str) -> None:
+    if not Path(path).expanduser().is_file():
+        raise UserError(
+            f"{key} ({path}) is not a file, so its items cannot be kept out of the corpus; correct the path, or leave "
+            "it out"
+        )
 
 
 def identity(config: DecontaminationConfig) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class DecontaminationConfig(Config):
     enabled: bool = True
     """Check documents; those of a synthetic source are checked whatever this says."""
     against: tuple[BenchmarkConfig, ...] = ()
-    """Evaluations beside the files that the recipe itself names (evaluate.golden)."""
+    """Evaluations beside the files that the recipe itself names (evaluate.golden, evaluate.task_files)."""
     ngram_words: int = Field(13, ge=2, le=64)
     """Words in a run that, shared with an item, is a hit. 13 as published for GPT-3 (arXiv 2005.14165, appendix C)."""
     min_words: int = Field(8, ge=1)
