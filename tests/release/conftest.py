@@ -92,8 +92,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
             "save_every_steps": 100, "precision": "fp32", "threads": 1, "evaluate_rows": 4,
         },
         "evaluate": {"golden": str(base / "golden.jsonl")},
-        "safety": {"leak_secrets": 0, "max_tokens": 4, "max_personal": 0.9},
-        "export": {"formats": ["hf", "gguf_f32"], "prompts": ["def self"], "greedy_tokens": 4},
+        "safety": {"threads": 1, "leak_secrets": 0, "max_tokens": 4, "max_personal": 0.9},
+        "export": {"threads": 1, "formats": ["hf", "gguf_f32"], "prompts": ["def self"], "greedy_tokens": 4},
         "release": {
             "licence": "Apache-2.0", "quality": [{"figure": "validation.bits_per_byte", "at_most": 8.0}],
         },

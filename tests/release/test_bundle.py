@@ -6,7 +6,6 @@ import json
 import subprocess
 
 from slm.core.artifact import MANIFEST
-from slm.release.bundle import belongs
 
 
 def test_other_programs_check_and_open_it(bundle):
@@ -38,10 +37,3 @@ def test_copies_name_where_they_came_from(bundle):
     origin = record["copies"]["model-f32.gguf"]
     export = bundle.manifest["parents"]["export"]
     assert origin == {"kind": "export", "fingerprint": export["fingerprint"], "file": "model-f32.gguf"}
-
-
-def test_files_belong_to_one_format():
-    assert belongs("hf/config.json", "hf")
-    assert belongs("model-q8_0.gguf", "gguf_q8_0")
-    assert not belongs("model-q8_0.gguf", "gguf_f16")
-    assert not belongs("parity.json", "hf")

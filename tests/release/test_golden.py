@@ -9,7 +9,7 @@ import pytest
 from slm.evaluate.golden import check, read_golden
 from slm.model.load import load_model
 from slm.release.evidence import collect
-from slm.release.golden import check_file, exported_path, missing_engine
+from slm.release.golden import check_file, missing_engine
 from slm.tokenizer.tokenizer import Tokenizer
 
 
@@ -43,12 +43,6 @@ def test_another_model_in_the_file_fails_its_prompts(run, tmp_path):
     assert check_file(folder, "hf", tokenizer, [bound], 1)[0].passed
     (after,) = check_file(tmp_path, "hf", tokenizer, [bound], 1)
     assert after.found != before.found
-
-
-def test_formats_lie_where_the_exporters_put_them(run):
-    folder = run.artifacts["export"].path
-    assert exported_path(folder, "hf").is_dir()
-    assert exported_path(folder, "gguf_f32").is_file()
 
 
 def test_an_engine_that_is_not_installed_is_named(monkeypatch):

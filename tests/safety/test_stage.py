@@ -39,7 +39,7 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         },
         "export": {"formats": ["hf"]},
         "serve": {"threads": 1},
-        "safety": {"max_tokens": 4, "leak_secrets": 1, "exposure_candidates": 31},
+        "safety": {"threads": 1, "max_tokens": 4, "leak_secrets": 1, "exposure_candidates": 31},
     }  # fmt: skip
     recipe = build_recipe(settings)
     for stage in (slm.corpus, slm.tokenizer, slm.shards, slm.train):

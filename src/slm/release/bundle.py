@@ -26,10 +26,10 @@ from pathlib import Path
 from slm import __version__
 from slm.core.artifact import MANIFEST, Artifact, Draft, file_sha256
 from slm.corpus.decontamination.report import FILE as CONTAMINATION
-from slm.export.config import Format
 from slm.release.cards import write_cards
 from slm.release.check import Check
 from slm.release.evidence import Evidence
+from slm.release.files import belongs
 from slm.release.pack import write_pack
 from slm.release.sbom import bill_of_materials
 
@@ -70,18 +70,15 @@ def copies(evidence: Evidence) -> Iterator[tuple[str, tuple[Artifact, str]]]:
     """Each copied file's name in the bundle, and the artifact and the file that it is a copy of."""
     export, evaluate = evidence.artifacts["export"], evidence.artifacts["evaluate"]
     for name in evidence.formats:
-        yield from ((file, (export, file)) for file in export.manifest["files"] if belongs(file, name))
+        files = [file for file in export.manifest["files"] if belongs(file, name)]
+        assert files, f"{name}: no file of the export lies where `files` expects it"
+        yield from ((file, (export, file)) for file in files)
     tokenizer, corpus = evidence.artifacts["tokenizer"], evidence.artifacts["corpus"]
     yield from ((f"tokenizer/{file}", (tokenizer, file)) for file in tokenizer.manifest["files"])
     yield from ((f"evaluation/{file}", (evaluate, file)) for file in ("results.json", "documents.parquet"))
     yield "evaluation/parity.json", (export, "parity.json")
     yield "evaluation/safety.json", (evidence.artifacts["safety"], "results.json")
     yield f"evaluation/{CONTAMINATION}", (corpus, CONTAMINATION)
-
-
-def belongs(file: str, name: Format) -> bool:
-    """Whether a file of the export, or of a bundle, is one of this format."""
-    return file.startswith("hf/") if name == "hf" else file == f"model-{name.partition('_')[2]}.gguf"
 
 
 def sums(folder: Path) -> str:

@@ -22,12 +22,8 @@ from slm.export.config import Format
 from slm.export.parity import log_softmax
 from slm.export.stage import ENGINE_PACKAGES
 from slm.export.subject import TURN_END, Engine, Exporter
+from slm.release.files import exported_path
 from slm.tokenizer.tokenizer import Tokenizer
-
-
-def exported_path(folder: Path, name: Format) -> Path:
-    """Where the exporter of a format put it: a folder for Hugging Face, else a file."""
-    return folder / name if name == "hf" else folder / f"model-{name.partition('_')[2]}.gguf"
 
 
 def missing_engine(name: Format) -> str:

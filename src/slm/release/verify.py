@@ -21,8 +21,9 @@ from typing import Any
 from slm.core.artifact import MANIFEST, Artifact, file_sha256, manifest_fingerprint, open_artifact, read_manifest
 from slm.core.console import say
 from slm.core.errors import ProblemsError, UserError
-from slm.release.bundle import GOLDEN, LINEAGE, RELEASE, SUMS, belongs
+from slm.release.bundle import GOLDEN, LINEAGE, RELEASE, SUMS
 from slm.release.check import Check, failed, held, require, show
+from slm.release.files import belongs
 
 USAGE = "usage: slm verify BUNDLE [corpus=FOLDER], such as slm verify runs/quickstart/release"
 FETCH_AGAIN = "fetch the bundle again"
