@@ -50,6 +50,12 @@ def test_an_item_is_clean_or_contaminated_only_where_it_was_looked_for(task, cor
     assert {one.clean for one in read(task("query", rows(4), name="other"), corpus)} == {None}
 
 
+def test_rows_of_other_languages_do_not_shift_what_is_known_of_an_item(task, corpus):
+    row = {"sentence1": "It rains.", "sentence2": "It is wet.", "gold_label": "entailment"}
+    mixed = [{**row, "language": language, "sentence1": f"{n}"} for n, language in enumerate(("fr", "de", "fr", "de"))]
+    assert [one.clean for one in read(task("xnli", mixed, language="de"), corpus)] == [False, True]
+
+
 def test_some_items_are_taken_at_even_distances(task, corpus):
     some = read(task("query", rows(4), max_items=2), corpus)
     assert [(one.item.prompt, one.clean) for one in some] == [("q1", False), ("q3", True)]

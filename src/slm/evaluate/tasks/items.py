@@ -37,7 +37,8 @@ class Numbered:
 
 def read(config: TaskConfig, corpus: Artifact | None) -> list[Numbered]:
     """The items that the task takes."""
-    items = list(_items(config, "path"))
+    found = _items(config, "path")
+    items = [item for _, item in found]
     if not items:
         raise UserError(f"{KEY}: {config.name} has no item in {config.path}; correct the path, or remove the task")
     names = [_given_id(config, item) for item in items]
@@ -50,7 +51,7 @@ def read(config: TaskConfig, corpus: Artifact | None) -> list[Numbered]:
             ids[number] += "+"
         seen.add(ids[number])
     clean = cleanliness(corpus, config.name)
-    keys = names if config.id_field else [str(number) for number in range(1, len(items) + 1)]
+    keys = names if config.id_field else [str(number) for number, _ in found]
     most = config.max_items or len(items)
     return [
         Numbered(one, item, clean.get(key))
@@ -63,7 +64,7 @@ def few_shot(config: TaskConfig) -> str:
     """The solved examples that stand in front of each item."""
     if not config.few_shot:
         return ""
-    found = list(_items(config, "examples"))[: config.few_shot]
+    found = [item for _, item in _items(config, "examples")[: config.few_shot]]
     if len(found) < config.few_shot:
         raise UserError(
             f"{KEY}: {config.name}: few_shot ({config.few_shot}) asks for more examples than {config.examples} holds "
@@ -89,11 +90,15 @@ def cleanliness(corpus: Artifact | None, task: str) -> dict[str, bool]:
     return {**dict.fromkeys(clean, True), **dict.fromkeys(report["hits"], False)}
 
 
-def _items(config: TaskConfig, which: str) -> Sequence[Item]:
+def _items(config: TaskConfig, which: str) -> Sequence[tuple[int, Item]]:
+    """Items with their number in the file, from 1, under which decontamination knows one without an id."""
     path = Path(getattr(config, which)).expanduser()
     rows = read_rows(path, f"{KEY}: {config.name}", LISTS.get(config.layout, ""))
     read_row = LAYOUTS[config.layout]
-    return [item for place, _, row in rows for item in read_row(row, place, config.language)]
+    found = [(number, item) for place, number, row in rows for item in read_row(row, place, config.language)]
+    if config.layout in LISTS:  # a row holds several items, and they are what is counted
+        return [(number, item) for number, (_, item) in enumerate(found, 1)]
+    return found
 
 
 def _given_id(config: TaskConfig, item: Item) -> str:
