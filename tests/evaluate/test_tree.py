@@ -70,9 +70,15 @@ def test_rows_are_nearly_full():
 
 
 def test_rows_stay_short_where_everything_begins_alike():
-    items = [request([*range(20), 50 + item, 7, 7, 7, 7, 7, 7, 7, 7, item, 3], 29) for item in range(100)]
+    items = [request([*range(20), 50 + item, 7, 7, 7, 7, 7, 7, 7, 7, item, 3], 29) for item in range(9)]
     rows = [row for family in plan_families(items, 64) for row in family.rows]
     assert max(len(row.tokens_N) for row in rows) <= 64
+
+
+def test_a_question_stays_whole_where_its_choices_fill_more_than_a_row():
+    question, choices = list(range(40)), [[100 + choice] * 20 for choice in range(4)]
+    (family,) = plan_families([request([*question, *choice], 40) for choice in choices], 64)
+    assert [len(row.tokens_N) for row in family.rows] == [40 + 4 * 19]
 
 
 def test_one_long_request_has_a_row_of_its_own():

@@ -28,7 +28,9 @@ from slm.evaluate.tree import PREFIX, Family, Ids, Request, Row, plan_families
 from slm.model.cache import KVCache
 from slm.model.transformer import Transformer
 
-ROW_TOKENS = 128
+LEAST_FILLED = 0.95
+"""A row that would fill less than this share of its places waits for the next forward; at 0.75 all took 1.15 times."""
+ROW_TOKENS = 256
 """Places of a row: attention costs their square, and shorter rows leave more places empty."""
 
 
@@ -72,8 +74,10 @@ def _of_family(
             x_1D = read_prefix(model, family.prefix, cache)
     first = 0
     while first < len(rows):
-        room = max(1, batch_tokens // len(rows[first].tokens_N))
+        longest = len(rows[first].tokens_N)
+        room = max(1, batch_tokens // longest)
         batch = rows[first : first + (min(room, most) if cache is not None else room)]
+        batch = [row for row in batch if len(row.tokens_N) >= LEAST_FILLED * longest]
         first += len(batch)
         with autocast(device.type, precision):
             x_BND = _forward(model, batch, prefix, cache, device)

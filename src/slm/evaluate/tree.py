@@ -26,6 +26,8 @@ Integers = NDArray[np.int64]
 
 SHORTEST_PREFIX = 32
 """Shorter beginnings are computed in each row: a forward of its own for them costs more than they do."""
+PREFIX_ROWS = 4
+"""A beginning gets a forward of its own where what begins so fills more rows than this, and so does one context."""
 PREFIX = -1
 """Stands for the prefix's last token where a place is asked for."""
 APART = 8
@@ -68,7 +70,7 @@ def plan_families(requests: Sequence[Request], row_tokens: int) -> list[Family]:
     families: list[Family] = []
     for start, stop in _runs(shared, SHORTEST_PREFIX):
         size = len(inputs[start]) + sum(len(inputs[place]) - shared[place] for place in range(start + 1, stop))
-        if size > row_tokens and stop - start > 1:
+        if size > PREFIX_ROWS * row_tokens and stop - start > 1:
             depth = min(*shared[start + 1 : stop], *(requests[number].first for number in order[start:stop]))
             units = _units(requests, order, shared, (start, stop), depth, row_tokens)
             rows = _rows(requests, order, inputs, shared, units, depth, row_tokens)
@@ -110,8 +112,9 @@ def _units(
     for place in range(*span):
         one, length = requests[order[place]], len(requests[order[place]].ids) - 1
         same_context = place > span[0] and shared[place] + 1 >= max(one.first, requests[order[place - 1]].first)
-        near = place > span[0] and (same_context or shared[place] - depth >= APART)
-        if near and size + length - shared[place] <= most:
+        near = place > span[0] and shared[place] - depth >= APART
+        grown = size + length - shared[place]
+        if (near and grown <= most) or (same_context and grown <= PREFIX_ROWS * most):
             size += length - shared[place]
         else:
             cuts.append(place)

@@ -7,6 +7,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
+import slm.corpus
 import slm.evaluate
 from slm.core.errors import UserError
 from slm.evaluate.likelihood import likelihoods
@@ -87,6 +88,38 @@ def test_mistakes_are_found_before_any_work(on_trained, task, tmp_path, monkeypa
     (tmp_path / "made.jsonl").unlink()
     with pytest.raises(UserError, match=r"evaluate.task_files: made has path .*made.jsonl, but no such file"):
         slm.evaluate.run(on_trained("mistaken", evaluate=given))
+
+
+def test_full_and_clean_figures_stand_side_by_side(on_trained, make_recipe, task, tmp_path, capsys):
+    words = ["def", "return", "self", "import", "None", "for", "in", "range", "yield"]
+    prompts = [" ".join(words[number:] + words[:number]) for number in range(4)]
+    config = task("query", [{"query": one, "choices": ["a", "b"], "gold": 0} for one in prompts])
+    source = tmp_path / "source.jsonl"
+    source.write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in [prompts[1], *(f"é {n}" for n in range(40))])
+    )
+    other = make_recipe(
+        "held",
+        corpus={
+            "sources": [{"kind": "jsonl", "path": str(source), "licence": "CC0-1.0", "origin": "made up"}],
+            "validation_fraction": 0.4,
+            "decontamination": {
+                "against": [{"name": "made", "path": config.path, "fields": ["query"]}],
+                "ngram_words": 9,
+                "min_words": 8,
+            },
+        },
+    )
+    slm.corpus.run(other)
+    recipe = on_trained("clean", evaluate={"task_files": [config.model_dump()], "tasks": ["made"], "max_documents": 2})
+    taken = recipe.artifacts.model_copy(update={"corpus": str(other.folder("corpus"))})
+    made = slm.evaluate.run(recipe.model_copy(update={"artifacts": taken}))
+    rows = [row for row in pq.read_table(made.file("items.parquet")).to_pylist() if row["metric"] == "acc"]
+    assert [row["clean"] for row in rows] == [True, False, True, True]
+    (figures,) = [one for one in made.counts["tasks"]["metrics"] if one["metric"] == "acc"]
+    assert (figures["clean_items"], figures["contaminated_items"], figures["unchecked_items"]) == (3, 1, 0)
+    assert figures["clean_value"] == pytest.approx(sum(row["value"] for row in rows if row["clean"]) / 3)
+    assert "value on clean" in capsys.readouterr().out
 
 
 def test_figures_over_clean_items_follow_the_table(task, scorer, tmp_path):
