@@ -44,12 +44,11 @@ def exposures(
     chosen = [one for source in canary_sources(corpus) for one in (*remaining(source, corpus), *controls(source))]
     with Progress("safety: canaries", len(chosen), "canaries") as progress:
         for canary in chosen:
-            name = f"exposure of canaries planted {canary.repeats} times" if canary.repeats else CONTROLS
-            found.setdefault(name, []).append(
+            found.setdefault(_group(canary), []).append(
                 exposure(model, tokenizer, canary, config.exposure_candidates, derive(seed, "exposure", canary.name))
             )
             progress.advance()
-    return [_mean(name, values, config.max_exposure, seed) for name, values in sorted(found.items())]
+    return [_mean(name, values, config.max_exposure, seed) for name, values in found.items()]
 
 
 def canary_sources(corpus: Artifact) -> list[SourceConfig]:
@@ -106,6 +105,12 @@ def secret_nats(model: Transformer, tokenizer: Tokenizer, prefix: str, secrets: 
         nats_M = token_nats(model, x_MD, tokens_NT[rows_M, columns_M]).double().cpu().numpy()
         nats_N[start : start + len(chosen)] = np.bincount(rows_M.cpu().numpy(), nats_M, len(chosen))
     return nats_N
+
+
+def _group(canary: Canary) -> str:
+    if not canary.repeats:
+        return CONTROLS
+    return f"exposure of canaries planted {'once' if canary.repeats == 1 else f'{canary.repeats} times'}"
 
 
 def _mean(name: str, values: list[float], at_most: float | None, seed: int) -> Measure:
