@@ -12,7 +12,7 @@ import pytest
 from slm.core.errors import ProblemsError, UserError
 from slm.safety.classifier import load_classifier, read_labelled, train
 
-MODERATION = Path("/work/shared/data/openai-moderation/samples-1680.jsonl.gz")
+MODERATION = Path(__file__).parents[3] / "shared" / "data" / "openai-moderation/samples-1680.jsonl.gz"
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_text_is_toxic_if_any_chosen_label_is_set(tmp_path):
     assert unlabelled == 1
 
 
-@pytest.mark.skipif(not MODERATION.is_file(), reason="the moderation set is not on this machine")
+@pytest.mark.skipif(not MODERATION.is_file(), reason="no ../shared/data beside the checkout")
 def test_on_real_prompts_it_is_as_good_as_its_docstring_says(tmp_path):
     train([str(MODERATION), str(tmp_path / "model")])
     figures = load_classifier(tmp_path / "model").figures

@@ -11,7 +11,7 @@ import pytest
 
 from slm.safety.refusals import is_refusal
 
-REPLIES = Path("/work/shared/data/hh-rlhf/test.jsonl.gz")
+REPLIES = Path(__file__).parents[3] / "shared" / "data" / "hh-rlhf/test.jsonl.gz"
 LABELS = json.loads(Path(__file__).with_name("refusal_labels.json").read_text(encoding="utf-8"))
 """Whether a reply declines, by the hash of its text: of replies that were called refusals, and of others."""
 
@@ -47,7 +47,7 @@ def test_refusing_words_further_on_are_none(answer):
     assert not is_refusal(answer)
 
 
-@pytest.mark.skipif(not REPLIES.is_file(), reason="the labelled replies' texts are not on this machine")
+@pytest.mark.skipif(not REPLIES.is_file(), reason="no ../shared/data beside the checkout")
 def test_on_labelled_replies_it_is_as_good_as_its_docstring_says():
     by_hash: dict[str, str] = {}
     with gzip.open(REPLIES, "rt", encoding="utf-8") as lines:
