@@ -118,6 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=Path, default=Path("runs/quickstart/tokenizer"))
     parser.add_argument("--model", default="15m", help="a shape of configs/model")
+    parser.add_argument("--vocab-size", type=int, default=0, help="rows of the head; 0 takes the tokenizer's")
     parser.add_argument("--hellaswag", default="", help="file; made-up items without it")
     parser.add_argument("--arc", default="", help="file in llm-foundry's form; made-up items without it")
     parser.add_argument("--items", type=int, default=200)
@@ -132,7 +133,7 @@ def main() -> None:
 
     tokenizer = Tokenizer.load(words.tokenizer)
     shape = read_yaml(shipped_folder("configs") / "model" / f"{words.model}.yaml")
-    model = build(ModelConfig(**{**shape, "vocab_size": tokenizer.vocab_size}), 0).eval()
+    model = build(ModelConfig(**{**shape, "vocab_size": words.vocab_size or tokenizer.vocab_size}), 0).eval()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as folder:
         ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
@@ -147,7 +148,8 @@ def main() -> None:
         ]
     count = sum(parameter.numel() for parameter in model.parameters())
     where = processor_name() if device == "cpu" else torch.cuda.get_device_name()
-    title = f"{count / 1e6:.1f}M parameters, float32, {words.threads} thread(s) of {where}"
+    shown = f"{count / 1e6:.1f}M parameters, vocabulary {model.config.vocab_size:,}"
+    title = f"{shown}, float32, {words.threads} thread(s) of {where}"
     columns = ("task", "requests", "hf's best batch", "hf s", "ours s", "times as fast", "largest difference a token")
     table(title, columns, [tuple(one.values()) for one in found])
     print(json.dumps({"device": where, "parameters": count, "made_up": not words.hellaswag, "tasks": found}))
