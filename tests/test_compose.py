@@ -110,7 +110,7 @@ def test_rules_between_sections_are_problems_like_any_other() -> None:
         (["recipe=smok"], "recipe=smok: no such recipe; did you mean smoke? known are .*pretrain_300m.*smoke"),
         (["recipe="], "recipe=: no such recipe; known are .*quickstart, smoke"),
         (["model=400m"], "model=400m: no such model; did you mean 300m? known are .*"),
-        (["to=shard"], "to=shard: no such stage; did you mean shards? known are corpus, .*report"),
+        (["to=shard"], "to=shard: no such stage; did you mean shards? known are corpus, .*release"),
         (["from=train", "to=shards"], "from=train comes after to=shards; the order is corpus -> .*"),
         (["smoke"], "smoke: settings are given as key=value, such as recipe=quickstart"),
         (["--fast"], "--fast: no such flag; known are --cfg, --help.*"),

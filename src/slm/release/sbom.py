@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,9 @@ def datasets(evidence: Evidence) -> Iterator[dict[str, Any]]:
 
 
 def libraries() -> Iterator[dict[str, Any]]:
-    """Every installed package once, by name."""
+    """Every installed package once, by name; not the copies that setuptools carries and puts on the path."""
     found: dict[str, importlib.metadata.Distribution] = {}
-    for one in importlib.metadata.distributions():
+    for one in importlib.metadata.distributions(path=[place for place in sys.path if Path(place).name != "_vendor"]):
         if one.metadata["Name"]:
             found.setdefault(plain(one.metadata["Name"]), one)
     for name, one in sorted(found.items()):
