@@ -30,7 +30,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = ROOT / "scripts" / "bench_data_parts.py"
 LEAST = {
     "pipeline_mb_per_second": 1.5,
-    "web_mb_per_second": 1.5,
     "encode_over_sentencepiece": 0.9,
     "encode_two_processes_over_one": 1.8,
     "minhash_over_datasketch": 10.0,

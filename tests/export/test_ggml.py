@@ -20,6 +20,12 @@ def test_the_library_gives_gguf_pys_bytes(kind: TensorType, monkeypatch: pytest.
     assert np.array_equal(ggml.quantize(values, kind), gguf.quants.quantize(values, kind))
 
 
+@pytest.mark.parametrize("kind", [*ggml.NEEDS_GGML, TensorType.Q8_0, TensorType.Q5_0, TensorType.Q4_0])
+def test_numbers_too_small_for_any_scale_become_zero_without_a_warning(kind: TensorType) -> None:
+    values = np.full((1, 256), 1.28703e-39, np.float32)
+    assert not gguf.quants.dequantize(ggml.quantize(values, kind), kind).any()
+
+
 @pytest.mark.parametrize("kind", [*ggml.NEEDS_GGML, TensorType.Q4_0, TensorType.Q5_0])
 def test_columns_that_matter_err_less(kind: TensorType) -> None:
     draw = np.random.default_rng(2)

@@ -35,7 +35,8 @@ def quantize(
     `importance_I` is how much an error in each column matters (llama.cpp's importance matrix: mean squares of inputs).
     """
     if importance_I is None and kind not in NEEDS_GGML:
-        plain: npt.NDArray[np.uint8] = gguf.quants.quantize(values_OI, kind)
+        with np.errstate(over="ignore", invalid="ignore"):  # of blocks so small that their scale is 0, as they become
+            plain: npt.NDArray[np.uint8] = gguf.quants.quantize(values_OI, kind)
         return plain
     values_OI = np.ascontiguousarray(values_OI, dtype=np.float32)
     rows, columns = values_OI.shape
