@@ -105,7 +105,7 @@ def test_files_of_others_stay_as_they_are(run, tmp_path):
     ended = run(f"open({str(tmp_path / 'other')!r}, 'w').write('after')")
     assert not ended.passed
     assert (tmp_path / "other").read_text() == "before"
-    assert not list(Path(tempfile.gettempdir()).glob("slm-sandbox-*/work/mine"))
+    assert not list(Path(tempfile.gettempdir()).glob("slm-sandbox-*/home/mine"))
 
 
 def test_the_environment_holds_no_secrets(run, monkeypatch):

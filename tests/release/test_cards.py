@@ -19,7 +19,7 @@ def card(bundle: Artifact) -> ModelCard:
 def test_the_hub_reads_licence_library_and_results(card, bundle):
     results = json.loads(bundle.file("evaluation/results.json").read_text())
     assert card.data.license == "apache-2.0"
-    assert card.data.library_name == "transformers"
+    assert card.data.to_dict()["library_name"] == "transformers"
     assert card.data.pipeline_tag == "text-generation"
     assert card.data.tags == ["gguf"]
     assert card.data.model_name == "tiny"

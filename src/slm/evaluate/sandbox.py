@@ -117,14 +117,14 @@ def _run(program: str, limits: Limits, *, namespaces: bool) -> Ended | None:
     folder = Path(tempfile.mkdtemp(prefix="slm-sandbox-"))
     token = secrets.token_hex(16)
     try:
-        work = folder / "work"
-        work.mkdir()
+        home = folder / "home"
+        home.mkdir()
         guard = "" if namespaces else BLOCKED_SOCKETS
         whole = f"{guard}{program}\nprint({chr(10) + token!r})\n"
         (folder / "program.py").write_text(whole, encoding="utf-8", errors="replace")
         (folder / PYTHON).mkdir()
         folder.chmod(0o755)
-        work.chmod(0o777)
+        home.chmod(0o777)
         job = json.dumps({"folder": str(folder), "namespaces": namespaces, "limits": asdict(limits)})
         with (folder / "output").open("wb") as output:
             child = subprocess.Popen(
@@ -132,8 +132,8 @@ def _run(program: str, limits: Limits, *, namespaces: bool) -> Ended | None:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                cwd=work,
-                env={"PATH": os.defpath, "LANG": "C.UTF-8", "TMPDIR": str(work)},
+                cwd=home,
+                env={"PATH": os.defpath, "LANG": "C.UTF-8", "TMPDIR": str(home)},
                 start_new_session=True,
             )
             status = _waited(child, limits.seconds)
@@ -218,7 +218,7 @@ def child(job: str) -> None:
             os._exit(REFUSED)
     elif os.getuid() == 0:
         _give_up_root()
-    os.chdir(f"{folder}/work")
+    os.chdir(f"{folder}/home")
     seconds = int(limits.seconds) + 1
     for what, limit in (
         (resource.RLIMIT_CPU, seconds),
@@ -242,14 +242,14 @@ def _enter_namespaces(folder: str) -> None:
         Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
         Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="ascii")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="ascii")
-    work = f"{folder}/work".encode()
+    home = f"{folder}/home".encode()
     _require(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "mount private")
-    _require(libc.mount(work, work, None, MS_BIND, None), "mount")
+    _require(libc.mount(home, home, None, MS_BIND, None), "mount")
     if user == 0:
         python = f"{folder}/{PYTHON}".encode()
         _require(libc.mount(sys.base_prefix.encode(), python, None, MS_BIND, None), "mount")
     _set_read_only(libc, b"/", AT_RECURSIVE, set_to=True)
-    _set_read_only(libc, work, 0, set_to=False)
+    _set_read_only(libc, home, 0, set_to=False)
     first = os.fork()
     if first:  # this process waits outside; when it is killed, so is pid 1 and all that it started
         libc.prctl(SET_NAME, b"sandbox", 0, 0, 0)
