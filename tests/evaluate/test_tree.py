@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slm.evaluate.tree import PREFIX, Family, Request, Row, common, ends, first_fit, plan_families
+from slm.evaluate.tree import PREFIX, Family, Request, Row, bins, common, ends, plan_families
 
 
 def request(ids: list[int], first: int) -> Request:
@@ -88,9 +88,9 @@ def test_one_long_request_has_a_row_of_its_own():
 
 @given(st.lists(st.integers(1, 20), max_size=40))
 def test_bins_hold_every_size_once_and_are_never_overfull(sizes):
-    bins = first_fit(sizes, 12)
-    assert sorted(number for one in bins for number in one) == list(range(len(sizes)))
-    assert all(len(one) == 1 or sum(sizes[number] for number in one) <= 12 for one in bins)
+    found = bins(sizes, 12)
+    assert sorted(number for one in found for number in one) == list(range(len(sizes)))
+    assert all(len(one) == 1 or sum(sizes[number] for number in one) <= 12 for one in found)
 
 
 def test_ends_and_common_beginnings_follow_their_definitions():

@@ -54,7 +54,7 @@ def pack(lengths_D: Integers, seq_len: int, method: Method) -> Packing:
         documents = ((number, 0, length) for number, length in enumerate(lengths_D.tolist()))
         return _ordered(*_lay(documents, zip(count(), repeat(seq_len), strict=False)))
     document_P, start_P, length_P = _pieces(lengths_D, seq_len)
-    packing = _ordered(document_P, start_P, length_P, _best_fit(length_P, seq_len))
+    packing = _ordered(document_P, start_P, length_P, best_fit(length_P, seq_len))
     smallest = max(2, seq_len // SMALLEST_CUT)
     packing = _dissolve(packing, seq_len, smallest, 0)
     for least in (smallest, 2):
@@ -74,8 +74,8 @@ def _pieces(lengths_D: Integers, seq_len: int) -> tuple[Integers, Integers, Inte
     return document_P, start_P, np.minimum(seq_len, lengths_D[document_P] - start_P)
 
 
-def _best_fit(length_P: Integers, seq_len: int) -> Integers:
-    """The row of each piece; pieces that fill a row need no search."""
+def best_fit(length_P: Integers, seq_len: int) -> Integers:
+    """The row of each piece, the longest first, each into the fullest row that has room; full ones need no search."""
     row_P = np.empty(len(length_P), dtype=np.int64)
     full = length_P == seq_len
     num_rows = int(full.sum())
