@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import slm.corpus
-import slm.shards
-import slm.tokenizer
-import slm.train
 from slm.compress.config import CompressConfig
 from slm.compress.statistics import InputStatistics
-from slm.recipe import Recipe, build_recipe
+from slm.recipe import Recipe
+from tests.tiny_run import tiny_recipe, train, write_source
 
 
 class Layer:
@@ -48,29 +44,16 @@ def layer(request: pytest.FixtureRequest) -> Layer:
 def make_recipe(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Recipe]:
     """Recipes over one small corpus; runs made by the same fixture share their folder."""
     base = tmp_path_factory.mktemp("compress")
-    draw, path = random.Random(5), base / "texts.jsonl"
+    draw = random.Random(5)
     words = "def return import self None for in range yield class == != lambda ( ) : , .".split()  # noqa: SIM905
-    texts = [" ".join(draw.choices(words, k=draw.randint(20, 90))) for _ in range(160)]
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-    source = {"kind": "jsonl", "name": "code", "path": str(path), "licence": "CC0-1.0", "origin": "made up"}
+    source = write_source(base, "code", [" ".join(draw.choices(words, k=draw.randint(20, 90))) for _ in range(160)])
+    shape = {"vocab_size": 320, "width": 64, "layers": 3, "heads": 4, "kv_heads": 2, "ffn_width": 96}
 
-    def recipe(run: str = "one", **changes: Any) -> Recipe:
-        values: dict[str, Any] = {
-            "run": run,
-            "runs_dir": str(base / "runs"),
-            "corpus": {"sources": [source], "validation_fraction": 0.15},
-            "tokenizer": {"vocab_size": 320, "threads": 1},
-            "shards": {"seq_len": 32, "threads": 1},
-            "model": {
-                "vocab_size": 320, "width": 64, "layers": 3, "heads": 4, "kv_heads": 2, "head_dim": 16,
-                "ffn_width": 96, "max_seq_len": 64,
-            },
-            "train": {
-                "tokens": 24 * 512, "batch_tokens": 512, "micro_batch_rows": 8, "evaluate_every_steps": 0,
-                "save_every_steps": 100, "precision": "fp32", "threads": 1, "evaluate_rows": 4,
-            },
-        }  # fmt: skip
-        return build_recipe({**values, **changes})
+    def recipe(run: str = "one") -> Recipe:
+        return tiny_recipe(
+            base, [source], run, corpus={"validation_fraction": 0.15}, tokenizer={"vocab_size": 320}, model=shape,
+            train={"tokens": 24 * 512, "batch_tokens": 512, "micro_batch_rows": 8},
+        )  # fmt: skip
 
     return recipe
 
@@ -78,10 +61,7 @@ def make_recipe(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Recip
 @pytest.fixture(scope="session")
 def trained(make_recipe: Callable[..., Recipe]) -> Recipe:
     """The recipe of a run that has a finished checkpoint."""
-    recipe = make_recipe()
-    for stage in (slm.corpus, slm.tokenizer, slm.shards, slm.train):
-        stage.run(recipe)
-    return recipe
+    return train(make_recipe())
 
 
 @pytest.fixture

@@ -11,18 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-import slm.corpus
 import slm.evaluate
-import slm.shards
-import slm.tokenizer
-import slm.train
 from slm.core.artifact import Artifact
 from slm.evaluate.scorer import Scorer
 from slm.evaluate.tasks.config import TaskConfig
 from slm.model.config import ModelConfig
 from slm.model.transformer import Transformer, build
-from slm.recipe import Recipe, build_recipe
+from slm.recipe import Recipe
 from slm.tokenizer import Tokenizer
+from tests.tiny_run import tiny_recipe, train, write_source
 
 WORDS = [*"def return import self None for in range yield class é 世界 {} == != lambda".split(), "\t"]  # noqa: SIM905
 
@@ -38,28 +35,12 @@ def make_recipe(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Recip
     base = tmp_path_factory.mktemp("evaluate")
     sources = []
     for seed, name in enumerate(("code", "prose")):
-        source, path = random.Random(seed), base / f"{name}.jsonl"
-        texts = [" ".join(source.choices(WORDS, k=source.randint(5, 120))) for _ in range(120)]
-        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-        sources.append({"kind": "jsonl", "name": name, "path": str(path), "licence": "CC0-1.0", "origin": "made up"})
+        draw = random.Random(seed)
+        texts = [" ".join(draw.choices(WORDS, k=draw.randint(5, 120))) for _ in range(120)]
+        sources.append(write_source(base, name, texts))
 
     def recipe(run: str = "one", **changes: Any) -> Recipe:
-        values: dict[str, Any] = {
-            "run": run,
-            "runs_dir": str(base / "runs"),
-            "corpus": {"sources": sources, "validation_fraction": 0.1},
-            "tokenizer": {"vocab_size": 330, "threads": 1},
-            "shards": {"seq_len": 32, "threads": 1},
-            "model": {
-                "vocab_size": 330, "width": 32, "layers": 2, "heads": 2, "kv_heads": 1, "head_dim": 16,
-                "ffn_width": 48, "max_seq_len": 64,
-            },
-            "train": {
-                "tokens": 16 * 256, "batch_tokens": 256, "micro_batch_rows": 4, "evaluate_every_steps": 0,
-                "save_every_steps": 100, "precision": "fp32", "threads": 1, "evaluate_rows": 4,
-            },
-        }  # fmt: skip
-        return build_recipe({**values, **changes})
+        return tiny_recipe(base, sources, run, **changes)
 
     return recipe
 
@@ -67,10 +48,7 @@ def make_recipe(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Recip
 @pytest.fixture(scope="session")
 def trained(make_recipe: Callable[..., Recipe]) -> Recipe:
     """The recipe of a run that has a finished checkpoint."""
-    recipe = make_recipe()
-    for stage in (slm.corpus, slm.tokenizer, slm.shards, slm.train):
-        stage.run(recipe)
-    return recipe
+    return train(make_recipe())
 
 
 @pytest.fixture(scope="session")
