@@ -56,7 +56,8 @@ def draw(path: Path, rows: Sequence[Sequence[Panel]]) -> None:
             axes.set_xscale("log")
             places = sorted({x for line in panel.lines for x in line.x})
             if len(places) <= 8:
-                axes.set_xticks(places, [f"{x:,g}" for x in places])
+                texts = [f"{x:,.0f}" if x >= 100 else f"{x:.3g}" for x in places]
+                axes.set_xticks(places, texts, rotation=30 if len(places) > 5 else 0)
                 axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
             if panel.log_y:
                 axes.set_yscale("log")
