@@ -28,6 +28,12 @@ settings.register_profile("shared", deadline=None, derandomize=True, database=No
 settings.load_profile("shared")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes in a test's name may hold the time of day (gzip's header does): two workers that collect in different
+    seconds would then have different tests, and pytest-xdist ends before the first."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
     """Tests that draw from torch's own generator draw the same numbers in every run and order."""

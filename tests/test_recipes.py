@@ -43,7 +43,9 @@ def test_a_recipe_says_only_what_differs(name: str) -> None:
     assert not same, f"equal to what holds without them: {same}"
 
 
-@pytest.mark.parametrize("file", [*recipe_files().values(), *shipped_folder("configs").rglob("*.yaml")], ids=str)
+@pytest.mark.parametrize(
+    "file", [*recipe_files().values(), *sorted(shipped_folder("configs").rglob("*.yaml"))], ids=str
+)
 def test_a_recipe_computes_nothing(file: Path) -> None:
     assert "${" not in file.read_text(encoding="utf-8")
 
