@@ -20,6 +20,6 @@ export OMP_NUM_THREADS=1
 if [ $# -gt 0 ]; then
   step "pytest $*" "$python" -m pytest "$@"
 else
-  step "pytest" "$python" -m pytest -n 2 --dist loadfile --durations 15 \
+  step "pytest" "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25 \
     --cov=slm --cov-report=term-missing:skip-covered --cov-fail-under=90
 fi
