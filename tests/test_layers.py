@@ -48,7 +48,19 @@ ENTRY_POINTS = {
     "recipe",
     "scaling",
 }
-HEAVY = ("torch", "scipy", "transformers", "pyarrow", "datasets", "sentencepiece", "xllamacpp", "matplotlib", "hydra")
+HEAVY = (
+    "torch",
+    "scipy",
+    "transformers",
+    "pyarrow",
+    "datasets",
+    "sentencepiece",
+    "xllamacpp",
+    "onnx",
+    "onnxruntime",
+    "matplotlib",
+    "hydra",
+)
 
 
 def source_files(package: str) -> list[Path]:

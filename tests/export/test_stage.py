@@ -169,7 +169,10 @@ def test_a_vocabulary_of_another_size_is_refused(run_recipe: Recipe, save_checkp
         run(run_recipe)
 
 
-@pytest.mark.parametrize(("name", "package"), [("hf", "transformers"), ("gguf_f16", "gguf"), ("gguf_f32", "xllamacpp")])
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("hf", "transformers"), ("gguf_f16", "gguf"), ("gguf_f32", "xllamacpp"), ("onnx", "onnxruntime")],
+)
 def test_a_package_that_is_not_installed_is_named_before_any_work(
     name: str, package: str, run_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,7 +35,7 @@ OVERRIDES = (
     "model.vocab_size=512",
     f"model.max_seq_len={CONTEXT_TOKENS}",
     "model.tie_embeddings=false",
-    "export.formats=[hf,gguf_f32,gguf_q8_0]",
+    "export.formats=[hf,gguf_f32,gguf_q8_0,onnx]",
     "export.prompts=['def main():']",
     "export.greedy_tokens=4",
     "serve.threads=1",
@@ -90,7 +90,8 @@ def tokenizer(recipe: Recipe) -> Tokenizer:
 def places(recipe: Recipe) -> dict[str, str]:
     """Where the same model lies, by back end."""
     export_folder = recipe.folder("export")
-    return {"checkpoint": "", "hf": str(export_folder / "hf"), "gguf": str(export_folder / "model-f32.gguf")}
+    files = {"hf": "hf", "gguf": "model-f32.gguf", "onnx": "onnx/model.onnx"}
+    return {"checkpoint": ""} | {name: str(export_folder / file) for name, file in files.items()}
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ EXPORTERS: dict[Format, str] = {
     "gguf_q4_k_m": "slm.export.gguf",
     "gguf_q4_0": "slm.export.gguf",
     "awq": "slm.export.awq",
+    "onnx": "slm.export.onnx",
 }
 
 

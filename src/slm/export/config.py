@@ -10,7 +10,7 @@ from slm.core.config import Config, neutral
 
 Format = Literal[
     "hf", "gguf_f32", "gguf_f16", "gguf_bf16", "gguf_q8_0", "gguf_q6_k", "gguf_q5_k_m", "gguf_q5_0", "gguf_q4_k_m",
-    "gguf_q4_0", "awq",
+    "gguf_q4_0", "awq", "onnx",
 ]  # fmt: skip
 OF_INTEGERS: tuple[Format, ...] = ("awq",)
 """Formats that carry integers of the compress stage."""
@@ -26,7 +26,7 @@ class ExportConfig(Config):
     )
     """Texts over which parity is proved, beside the golden prompts."""
     greedy_tokens: int = Field(24, ge=1)
-    """Length of the greedy continuations that must be identical (HF, F32, F16)."""
+    """Length of the greedy continuations that must be identical (HF, F32, ONNX, F16)."""
     max_positions: int = Field(64, ge=1)
     """Positions of each prompt at which all logits are compared, spread evenly up to and with the last."""
     max_logit_delta_hf: float = Field(1e-4, gt=0)
@@ -45,6 +45,8 @@ class ExportConfig(Config):
     """Q5_K_M and Q5_0: as F16."""
     max_logprob_delta_q4: float = Field(4.0, gt=0)
     """Q4_K_M and Q4_0: as F16."""
+    max_logprob_delta_onnx: float = Field(1e-4, gt=0)
+    """ONNX: largest |difference| of log-probabilities, whole vocabulary, to ONNX Runtime, fp32."""
     max_logit_delta_awq: float = Field(1e-2, gt=0)
     """AWQ: largest |difference| of logits to the model that its integers stand for; their own cost is compress's."""
     variant: str = "int4"
@@ -73,6 +75,7 @@ class ExportConfig(Config):
             "gguf_q5_0": ("max_logprob_delta_q5", self.max_logprob_delta_q5),
             "gguf_q4_k_m": ("max_logprob_delta_q4", self.max_logprob_delta_q4),
             "gguf_q4_0": ("max_logprob_delta_q4", self.max_logprob_delta_q4),
+            "onnx": ("max_logprob_delta_onnx", self.max_logprob_delta_onnx),
             "awq": ("max_logit_delta_awq", self.max_logit_delta_awq),
         }
         key, budget = of_format[name]

@@ -7,14 +7,14 @@ further, at the last positions of one row of 128 tokens, where a wrong rotary ba
 rotary angles are float32 in every engine, and log-probabilities part with the position whatever the file
 (F32 against float64, trained model: 2e-5 at 64, 6e-5 at 250, 1e-3 at 1,000, ours and llama.cpp's alike).
 
-What the budget bounds: for HF and F32, which keep every number, the whole vocabulary. For F16, BF16 and
+What the budget bounds: for HF, F32 and ONNX, which keep every number, the whole vocabulary. For F16, BF16 and
 Q8_0 the tokens of the text: at each position the token that follows in the prompt and the one that the
 model finds likeliest. Rounding the weights moves the log-probability of a token that nobody will draw
 far more (a trained model of the quickstart's shape in F16: 0.006 over the vocabulary, 0.004 of it from the
 weights alone and so in any engine, 0.002 on the text); that figure is reported, with mean KL.
 Log-probabilities below `FLOOR` count as equal: llama.cpp takes them through float32 probabilities, which
 end there. Greedy continuations must be equal in the formats that keep the numbers or nearly (HF, F32,
-F16); a different token where our own two logits are a tie is none: within 1e-5, or in F16, which cannot
+ONNX, F16); a different token where our own two logits are a tie is none: within 1e-5, or in F16, which cannot
 tell closer ones apart, within twice the difference measured. Ties are counted and shown.
 
 Cost: one request per position to llama.cpp, 2 ms at 300 entries, 0.2 s at 32,768 (JSON, most of it there).
@@ -44,7 +44,7 @@ FLOOR = -80.0
 TIE = 1e-5
 LONG_TOKENS = 128
 LONG_POSITIONS = 8
-EXACT_FORMATS = ("hf", "gguf_f32")
+EXACT_FORMATS = ("hf", "gguf_f32", "onnx")
 """Formats that keep every number."""
 WHOLE_VOCABULARY = (*EXACT_FORMATS, "awq")
 """Formats held to their budget over every token. AWQ keeps all numbers but norms, which become float16."""
@@ -90,6 +90,8 @@ class Parity:
     positions: int = 0
     worst: str = ""
     notices: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What the file says of itself, where a format has more than one way to be run."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON."""

@@ -30,7 +30,12 @@ if TYPE_CHECKING:
     from slm.recipe import Recipe
 
 PARITY = "parity.json"
-ENGINE_PACKAGES = {"hf": ("transformers",), "awq": ("transformers",), "gguf": ("gguf", "xllamacpp")}
+ENGINE_PACKAGES = {
+    "hf": ("transformers",),
+    "awq": ("transformers",),
+    "gguf": ("gguf", "xllamacpp"),
+    "onnx": ("onnx", "onnxruntime"),
+}
 """What each kind of format is written and proved with."""
 
 
@@ -182,6 +187,7 @@ def _export(name: Format, subject: Subject, reference: Reference, folder: Path, 
     ) as engine:
         result = prove(reference, engine, recipe.export, name, _size_bytes(written.path))
     result.notices += written.notices
+    result.facts.update(written.facts)
     return result
 
 

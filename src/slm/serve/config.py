@@ -17,7 +17,7 @@ class ServeConfig(Config):
     )
     """Prompts that the serve stage answers, once greedily and once sampled, and publishes in samples.json."""
     model: str = neutral("")
-    """What answers in generate and chat: a checkpoint, a Hugging Face folder or a .gguf file; empty takes the run's."""
+    """What generates and chats: a checkpoint, a Hugging Face folder, a .gguf or .onnx file; empty takes the run's."""
     prompt: str | None = neutral(None)
     """The text to continue, exactly as typed; `-`, or none with something piped in, reads standard input."""
     chat_format: Literal["auto", "template", "plain"] = neutral("auto")

@@ -1,4 +1,4 @@
-"""One way to ask a model, whatever holds it: our checkpoint, a Hugging Face folder, or a GGUF in llama.cpp.
+"""One way to ask a model: our checkpoint, a Hugging Face folder, a GGUF in llama.cpp, an ONNX file in its runtime.
 
 In: where the model lies, and a prompt (text, or messages of `role` and `content`). Out: a `Generation`,
 an iterator of text pieces whose `outcome` tells afterwards why it ended, how many tokens there were and
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from slm.recipe import Recipe
     from slm.serve.vocabulary import Messages
 
+ONNX_FILE = "model.onnx"
 MOST_CONTEXT_TOKENS = 4096
 """Without serve.context_tokens no more is taken, however long the model: caches grow with it."""
 
@@ -110,6 +111,8 @@ class Engine:
         path = Path(where)
         if path.suffix == ".gguf":
             return _from_gguf(path, recipe)
+        if path.suffix == ".onnx" or (path / ONNX_FILE).is_file():
+            return _from_onnx(path if path.suffix == ".onnx" else path / ONNX_FILE, recipe)
         if (path / "config.json").is_file():
             return _from_hugging_face(path, recipe)
         folder = newest(path / "train" if (path / "train" / "latest").is_file() else path)
@@ -119,8 +122,8 @@ class Engine:
             return _from_checkpoint(checkpoint, tokenizer, recipe)
         found = "does not exist" if not path.exists() else "is a file of another kind" if path.is_file() else "has none"
         raise UserError(
-            f"serve.model ({where}) must be a .gguf file, a Hugging Face folder with config.json, or a checkpoint "
-            f"(a run's folder, its train folder or one step of it), but it {found}; correct the path"
+            f"serve.model ({where}) must be a .gguf or .onnx file, a Hugging Face folder with config.json, or a "
+            f"checkpoint (a run's folder, its train folder or one step of it), but it {found}; correct the path"
         )
 
     @property
@@ -154,6 +157,16 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._backend.close()
+
+
+def context_room(config: ServeConfig, longest: int) -> int:
+    """Tokens of prompt and answer together, for a model that is meant for `longest`."""
+    if config.context_tokens > longest:
+        raise UserError(
+            f"serve.context_tokens ({config.context_tokens:,}) must not exceed the length that the model is meant "
+            f"for ({longest:,}); lower it"
+        )
+    return config.context_tokens or min(longest, MOST_CONTEXT_TOKENS)
 
 
 def require_utf8(text: str) -> None:
@@ -190,6 +203,12 @@ def _from_gguf(path: Path, recipe: Recipe) -> Engine:
     from slm.serve.llama_backend import LlamaBackend
 
     return Engine(LlamaBackend(path, recipe.serve), str(path), trained_on_chat(path))
+
+
+def _from_onnx(path: Path, recipe: Recipe) -> Engine:
+    from slm.serve.onnx_backend import OnnxBackend
+
+    return Engine(OnnxBackend(path, recipe.serve), str(path), trained_on_chat(path))
 
 
 def trained_on_chat(path: Path) -> bool | None:

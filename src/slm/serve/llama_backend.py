@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slm.core.errors import DamagedError, UserError
+from slm.core.errors import DamagedError
 from slm.serve.config import ServeConfig
-from slm.serve.engine import MOST_CONTEXT_TOKENS, Pieces
+from slm.serve.engine import Pieces, context_room
 from slm.serve.llama_cpp import LlamaCpp, LlamaSampling, check_gguf
 
 if TYPE_CHECKING:
@@ -31,12 +31,7 @@ class LlamaBackend:
     def __init__(self, path: Path, config: ServeConfig) -> None:
         check_gguf(path)
         longest, self.has_template, exact = describe(path)
-        self.context_tokens = config.context_tokens or min(longest, MOST_CONTEXT_TOKENS)
-        if self.context_tokens > longest:
-            raise UserError(
-                f"serve.context_tokens ({config.context_tokens:,}) must not exceed the length that the model is meant "
-                f"for ({longest:,}); lower it"
-            )
+        self.context_tokens = context_room(config, longest)
         self._llama = LlamaCpp(
             path, context_tokens=self.context_tokens, exact=exact, threads=config.threads
         ).__enter__()

@@ -20,9 +20,8 @@ from slm.core.errors import UserError
 from slm.model.cache import KVCache
 from slm.model.transformer import Transformer
 from slm.serve.config import ServeConfig
-from slm.serve.engine import MOST_CONTEXT_TOKENS, FinishReason, Pieces
-from slm.serve.sampling import Sampler
-from slm.serve.stream import StopStream
+from slm.serve.decoding import continued
+from slm.serve.engine import Pieces, context_room
 from slm.serve.vocabulary import Messages, Vocabulary
 
 PREFILL_TOKENS = 512
@@ -36,13 +35,7 @@ class TorchBackend:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.eval().to(self.device)
         self.vocabulary = vocabulary
-        longest = model.config.max_seq_len
-        self.context_tokens = config.context_tokens or min(longest, MOST_CONTEXT_TOKENS)
-        if self.context_tokens > longest:
-            raise UserError(
-                f"serve.context_tokens ({config.context_tokens:,}) must not exceed the length that the model is meant "
-                f"for ({longest:,}); lower it"
-            )
+        self.context_tokens = context_room(config, model.config.max_seq_len)
         self.has_template = vocabulary.has_template
 
     def encode(self, text: str) -> list[int]:
@@ -52,25 +45,8 @@ class TorchBackend:
         return self.vocabulary.encode_chat(messages)
 
     def stream(self, ids: Sequence[int], max_tokens: int, settings: ServeConfig) -> Pieces:
-        """Text pieces of the continuation of `ids`; a token that completes no text gives an empty piece."""
         cache = KVCache(self.model.config, 1, len(ids) + max_tokens, torch.float32, self.device)
-        sampler, stops, decoder = Sampler(settings), StopStream(settings.stop), self.vocabulary.decoder()
-        seen = list(ids)
-        logits_V = self._read(ids, cache)
-        reason: FinishReason = "length"
-        while len(seen) < len(ids) + max_tokens:
-            token = sampler.pick(logits_V, torch.tensor(seen))
-            seen.append(token)
-            if token in self.vocabulary.end_ids:
-                reason = "stop"
-                break
-            yield stops.push(decoder.push(token))
-            if stops.stopped:
-                return "stop", len(seen) - len(ids)
-            if len(seen) < len(ids) + max_tokens:
-                logits_V = self._read([token], cache)
-        yield stops.push(decoder.finish()) + stops.finish()
-        return "stop" if stops.stopped else reason, len(seen) - len(ids)
+        return continued(lambda new: self._read(new, cache), self.vocabulary, ids, max_tokens, settings)
 
     def close(self) -> None:
         """Nothing is held but memory."""
