@@ -71,3 +71,29 @@ def test_damage_is_named(folder: Path, damage: Callable[..., object], message: s
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(DamagedError, match=message):
         load_compressed(folder)
+
+
+@pytest.mark.parametrize(
+    ("grids", "message"),
+    [
+        (None, r"describes no grids \(grids: "),
+        ({"a": {"bits": "x"}}, r"describes no grids \(a\.bits: "),
+        ({"a": {"group_size": 4}}, r"describes no grids \(a\.bits: Field required"),
+        ({"a": {"bits": 0}}, r"describes no grid for a \(Grid\(bits=0"),
+        ({"a": {"bits": 4, "group_size": -1}}, r"describes no grid for a"),
+        ({"a": {"bits": 4}}, r"lacks a\.values"),
+        ({"norm.weight": {"bits": 4}}, r"lacks norm\.weight\.values"),
+    ],
+)
+def test_grids_that_are_none_are_refused(folder: Path, grids: object, message: str) -> None:
+    (folder / QUANTIZATION).write_text(json.dumps({"grids": grids}))
+    with pytest.raises(DamagedError, match=message):
+        load_compressed(folder)
+
+
+def test_integers_that_are_none_are_refused(folder: Path) -> None:
+    (file,) = folder.glob("model-*.safetensors")
+    tensors = load_file(file)
+    save_file({**tensors, "blocks.0.ffn.up.weight.values": torch.ones(64)}, file)
+    with pytest.raises(DamagedError, match=r"blocks\.0\.ffn\.up\.weight\.values is no matrix of bytes; restore"):
+        load_compressed(folder)

@@ -19,6 +19,7 @@ from slm.core import store as module
 from slm.core.artifact import MANIFEST, Artifact, Draft, Spec, make, open_artifact
 from slm.core.config import Config
 from slm.core.errors import DamagedError, UserError
+from slm.core.manifest import manifest_checksum
 from slm.core.store import ATTEMPTS, Store, StoreError, may_pass
 
 FOLDERS = itertools.count()
@@ -194,16 +195,22 @@ def test_an_edited_manifest_is_noticed(s3: Any, step: Callable[..., Artifact], t
     store.upload(artifact.path)
     edited = json.dumps({**artifact.manifest, "seed": 9}).encode()
     s3.ask("PUT", f"/{s3.bucket}/train/step-1/{MANIFEST}", edited)
-    with pytest.raises(DamagedError, match=r"step-1 was damaged before it was fetched: .*its checksum differs"):
+    with pytest.raises(DamagedError, match=r"step-1/manifest.json was changed after .* \(its checksum differs\)"):
         store.download("step-1", tmp_path / "back")
 
 
-def test_a_manifest_cannot_name_files_outside_its_folder(tmp_path: Path) -> None:
-    remote = tmp_path / "remote" / "step-1"
-    remote.mkdir(parents=True)
-    (remote / MANIFEST).write_text(json.dumps({"fingerprint": "f", "files": {"../../x": {"size_bytes": 1}}}))
-    with pytest.raises(DamagedError, match="the name of a file is not one"):
-        Store(f"file://{tmp_path}/remote").download("step-1", tmp_path / "local" / "step-1")
+def test_a_manifest_cannot_name_files_outside_its_folder(step: Callable[..., Artifact], tmp_path: Path) -> None:
+    store, artifact = Store(f"file://{tmp_path}/remote"), step(1)
+    store.upload(artifact.path)
+    files = {"../../x": {"sha256": "", "size_bytes": 1}}
+    changed = {
+        **artifact.manifest,
+        "files": files,
+        "checksum": manifest_checksum({**artifact.manifest, "files": files}),
+    }
+    (tmp_path / "remote" / "step-1" / MANIFEST).write_text(json.dumps(changed))
+    with pytest.raises(DamagedError, match="the name of a file must lead to a place inside the artifact"):
+        store.download("step-1", tmp_path / "local" / "step-1")
 
 
 def test_damage_on_the_way_is_mended_by_fetching_again(step: Callable[..., Artifact], tmp_path: Path) -> None:

@@ -148,6 +148,25 @@ def empty_index(folder: Path) -> None:
     (folder / INDEX).write_text("{}")
 
 
+def lead_astray(folder: Path) -> None:
+    index = json.loads((folder / INDEX).read_text())
+    (folder / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(index["weight_map"], "../other.safetensors")}))
+
+
+def nest_index(folder: Path) -> None:
+    (folder / INDEX).write_text("[" * 100_000)
+
+
+def ask_for_more_layers(folder: Path) -> None:
+    config = json.loads((folder / "model_config.json").read_text())
+    (folder / "model_config.json").write_text(json.dumps(config | {"layers": 1 << 40}))
+
+
+def ask_for_more_width(folder: Path) -> None:
+    config = json.loads((folder / "model_config.json").read_text())
+    (folder / "model_config.json").write_text(json.dumps(config | {"ffn_width": 1 << 62}))
+
+
 def list_for_index(folder: Path) -> None:
     (folder / INDEX).write_text("[]")
 
@@ -175,6 +194,10 @@ DAMAGES: list[tuple[Callable[[Path], None], str]] = [
     (break_index, r"index\.json is not JSON \(.+\); restore"),
     (empty_index, r"index\.json has no weight_map; restore"),
     (list_for_index, r"index\.json holds list instead of an object; restore"),
+    (lead_astray, r"index\.json puts \S+ into '\.\./other\.safetensors', which is no file beside it; restore"),
+    (nest_index, r"index\.json is not JSON \(maximum recursion.+\); restore"),
+    (ask_for_more_layers, r"lacks what its model_config\.json asks for \(1,099,511,627,776 layers, \d+ tensors\); res"),
+    (ask_for_more_width, r"lacks what its model_config\.json asks for \(.+\); restore"),
     (change_config, r"model_config\.json does not describe a model \(.+heads.+\); restore"),
     (lose_config, r"there is no model in .+ \(no model_config\.json\); correct the path"),
 ]

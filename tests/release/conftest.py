@@ -21,7 +21,8 @@ import slm.safety
 import slm.shards
 import slm.tokenizer
 import slm.train
-from slm.core.artifact import MANIFEST, Artifact, manifest_checksum
+from slm.core.artifact import MANIFEST, Artifact
+from slm.core.manifest import manifest_checksum
 from slm.evaluate.golden import GoldenPrompt, Outcome
 from slm.recipe import Recipe, build_recipe
 

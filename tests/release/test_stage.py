@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import slm.release
-from slm.core.artifact import file_sha256, manifest_fingerprint
+from slm.core.artifact import file_sha256
 from slm.core.errors import UserError
+from slm.core.manifest import manifest_fingerprint
 from slm.recipe import Recipe
 from tests.release.conftest import git, reseal
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from slm.core.artifact import Artifact, manifest_fingerprint
+from slm.core.artifact import Artifact
 from slm.core.errors import ProblemsError, UserError
+from slm.core.manifest import manifest_fingerprint
 from slm.release.bundle import sums
 from slm.release.verify import verify
 from tests.release.conftest import reseal

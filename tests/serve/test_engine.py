@@ -6,14 +6,21 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from slm.core.artifact import manifest_checksum
 from slm.core.errors import UserError
+from slm.core.manifest import manifest_checksum
 from slm.recipe import Recipe
 from slm.serve.engine import Engine, trained_on_chat
 from slm.tokenizer.tokenizer import Tokenizer
+
+
+def reseal(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write a manifest with the checksum that fits it."""
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "checksum": manifest_checksum(manifest)}))
+
 
 TEXTS = [
     "", "def main():\n    pass", " leading", "  two", "a\n\n\tb", "héllo 😀 日本", "\x00", "<s></s>",
@@ -161,8 +168,7 @@ def test_a_checkpoint_made_with_another_tokenizer_is_refused(runs: Path, recipe:
     manifest = tmp_path / "tiny" / "train" / "step-00000002" / "manifest.json"
     content = json.loads(manifest.read_text())
     content["parents"]["tokenizer"]["fingerprint"] = "0" * 64
-    content["checksum"] = manifest_checksum(content)
-    manifest.write_text(json.dumps(content))
+    reseal(manifest.parent, content)
     with pytest.raises(UserError, match="was made from tokenizer 000000000000, but"):
         Engine.open(str(tmp_path / "tiny"), recipe)
 
@@ -178,6 +184,11 @@ def test_whether_a_model_was_trained_on_chat_comes_from_its_checkpoint(
     lone.parent.mkdir(parents=True)
     (lone.parent / "manifest.json").write_text('{"name": "of a browser extension"}')
     assert trained_on_chat(lone) is None
-    manifest = {"kind": "train", "section": {"objective": {"kind": "sft"}}}
-    (lone.parent / "manifest.json").write_text(json.dumps(manifest))
+    manifest = json.loads((recipe.folder("train") / "step-00000002" / "manifest.json").read_text())
+    manifest["section"]["objective"]["kind"] = "sft"
+    reseal(lone.parent, manifest)
     assert trained_on_chat(lone) is True
+    manifest["kind"] = "export"
+    manifest["parents"]["train"] = {"fingerprint": "", "kind": "train", "path": ".", "settings": {}}
+    reseal(lone.parent, manifest)
+    assert trained_on_chat(lone) is None  # and comes to an end

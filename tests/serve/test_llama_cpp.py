@@ -163,11 +163,14 @@ def test_missing_foreign_and_damaged_files_are_sentences(gguf_path: Path, tmp_pa
         LlamaCpp(tmp_path / "text.gguf")
     content = gguf_path.read_bytes()
     (tmp_path / "cut.gguf").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DamagedError, match=r"cut\.gguf is not readable as a GGUF file \(it has .+\); export or"):
+        LlamaCpp(tmp_path / "cut.gguf")
+    (tmp_path / "odd.gguf").write_bytes(content.replace(b"llama.block_count", b"llama.block_total"))
     with (
-        pytest.raises(DamagedError, match=r"llama\.cpp cannot open .*cut\.gguf \(.+\); export it again"),
-        LlamaCpp(tmp_path / "cut.gguf"),
+        pytest.raises(DamagedError, match=r"llama\.cpp cannot open .*odd\.gguf \(.+\); export it again"),
+        LlamaCpp(tmp_path / "odd.gguf"),
     ):
-        pass
+        raise AssertionError("opened")
     assert not list(tmp_path.glob("*.tmp"))
 
 

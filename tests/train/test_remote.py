@@ -161,7 +161,7 @@ def test_a_bucket_that_is_not_there_is_refused_before_anything_is_trained(bucket
     ("file", "problem"),
     [
         ("model-00001-of-00001.safetensors", "is damaged (sha256)"),
-        ("manifest.json", "has a damaged manifest (its checksum differs)"),
+        ("manifest.json", "was changed after it was written (its checksum differs)"),
     ],
 )
 def test_what_is_damaged_there_is_left_aside_and_the_one_before_is_taken(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -72,28 +73,42 @@ def load_compressed(folder: Path) -> Transformer:
 
 def read_integers(folder: Path) -> tuple[dict[str, Integers], dict[str, Tensor]]:
     """The matrices on grids and the other tensors of a folder, each under its name in the model."""
-    grids = read_json(folder / QUANTIZATION).get("grids")
-    if not isinstance(grids, dict):
-        raise DamagedError(f"{folder / QUANTIZATION} names no grids; restore it or compress again")
+    grids = _grids(folder / QUANTIZATION)
     tensors = load_tensors(folder)
     found: dict[str, Integers] = {}
-    for name, record in grids.items():
+    for name, grid in grids.items():
         missing = [part for part in PARTS if f"{name}.{part}" not in tensors]
         if missing:
             raise DamagedError(f"{folder} lacks {name}.{missing[0]}; restore it or compress again")
         values, scales_OG, zeros_OG = (tensors.pop(f"{name}.{part}") for part in PARTS)
-        grid = Grid(**record)
+        if values.dtype != torch.uint8 or values.dim() != 2:
+            raise DamagedError(f"{folder}: {name}.values is no matrix of bytes; restore it or compress again")
         found[name] = Integers(unpack(values, grid.bits), scales_OG, zeros_OG, grid)
         _require_fit(folder, name, found[name])
     return found, tensors
 
 
+def _grids(path: Path) -> dict[str, Grid]:
+    try:
+        grids = TypeAdapter(dict[str, Grid]).validate_python(read_json(path).get("grids"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "grids"
+        raise DamagedError(
+            f"{path} describes no grids ({key}: {first['msg']}); restore it or compress again"
+        ) from error
+    for name, grid in grids.items():
+        if not 2 <= grid.bits <= 8 or grid.group_size < 0:
+            raise DamagedError(f"{path} describes no grid for {name} ({grid}); restore it or compress again")
+    return grids
+
+
 def _require_fit(folder: Path, name: str, found: Integers) -> None:
     outputs, inputs = found.values_OI.shape
     expected = (outputs, found.grid.groups(inputs))
-    kinds = (found.values_OI.dtype, found.scales_OG.dtype, found.zeros_OG.dtype)
+    kinds = (found.scales_OG.dtype, found.zeros_OG.dtype)
     fits = tuple(found.scales_OG.shape) == expected == tuple(found.zeros_OG.shape)
-    if not fits or kinds != (torch.uint8, torch.float16, torch.uint8):
+    if not fits or kinds != (torch.float16, torch.uint8):
         raise DamagedError(
             f"{folder}: the scales and zero points of {name} do not fit its grid ({list(found.scales_OG.shape)} for "
             f"{outputs:,} rows in {expected[1]:,} groups); restore it or compress again"

@@ -45,7 +45,7 @@ class StoredModel:
         self.folder = folder
         self.config: ModelConfig = read_config(folder).model_copy(update={"attention": "sdpa"})
         self._places = tensor_places(folder)
-        self._shapes = expected_shapes(self.config)
+        self._shapes = expected_shapes(self.config, self._places, folder)
         differing = sorted(set(self._places) ^ set(self._shapes))
         if differing:
             raise DamagedError(

@@ -29,14 +29,11 @@ from typing import Any, Literal
 from slm.core.config import Config
 from slm.core.console import say, size
 from slm.core.errors import DamagedError, UserError, is_disk_full
+from slm.core.manifest import FORMAT_VERSION, digest, manifest_checksum, read_manifest
 from slm.core.provenance import git_commit, library_versions
 
 MANIFEST = "manifest.json"
 LATEST = "latest"
-FORMAT_VERSION = 1
-REQUIRED = (
-    "kind", "format_version", "key", "fingerprint", "files", "parents", "counts", "section", "ingredients", "checksum"
-)  # fmt: skip
 SMALL_FILE_BYTES = 64 << 20
 
 Verify = Literal["small", "full"]
@@ -98,7 +95,7 @@ class Spec:
 
     @property
     def key(self) -> str:
-        return _digest(self.ingredients())
+        return digest(self.ingredients())
 
 
 @dataclass(slots=True)
@@ -328,8 +325,8 @@ def _seal(draft: Draft, spec: Spec, final: Path) -> None:
     manifest: dict[str, Any] = {
         "kind": spec.kind,
         "format_version": FORMAT_VERSION,
-        "key": _digest(ingredients),
-        "fingerprint": _digest({"key": _digest(ingredients), "files": files}),
+        "key": digest(ingredients),
+        "fingerprint": digest({"key": digest(ingredients), "files": files}),
         "files": files,
         "parents": {
             name: {
@@ -362,35 +359,6 @@ def _replace(draft: Path, path: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """A manifest that is whole by its own checksum; `DamagedError` where it is not, whatever its files are."""
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        missing = [name for name in REQUIRED if name not in manifest]
-    except (ValueError, TypeError) as error:
-        raise DamagedError(f"{path} is not readable as a manifest ({error}); make the artifact again") from error
-    if missing:
-        raise DamagedError(f"{path} lacks {', '.join(missing)}; make the artifact again")
-    if manifest["format_version"] != FORMAT_VERSION:
-        raise UserError(
-            f"{path} has format version {manifest['format_version']}, this slm reads {FORMAT_VERSION}; "
-            "make the artifact again"
-        )
-    if manifest["checksum"] != manifest_checksum(manifest):
-        raise DamagedError(f"{path} was changed after it was written (its checksum differs); make the artifact again")
-    return dict(manifest)
-
-
-def manifest_checksum(manifest: Mapping[str, Any]) -> str:
-    """What a manifest's `checksum` must be: the hash of all its other entries."""
-    return _digest({name: value for name, value in manifest.items() if name != "checksum"})
-
-
-def manifest_fingerprint(manifest: Mapping[str, Any]) -> str:
-    """What a manifest's `fingerprint` must be, from what it says it was made of and the hashes of its files."""
-    return _digest({"key": _digest(manifest["ingredients"]), "files": manifest["files"]})
-
-
 def _check_file(path: Path, record: Mapping[str, Any], verify: Verify) -> None:
     way_out = "delete the artifact's folder and run the same command again"
     if not path.is_file():
@@ -400,10 +368,6 @@ def _check_file(path: Path, record: Mapping[str, Any], verify: Verify) -> None:
         raise DamagedError(f"{path} is damaged: {found:,} bytes found, {expected:,} in its manifest; {way_out}")
     if (verify == "full" or expected <= SMALL_FILE_BYTES) and file_sha256(path) != record["sha256"]:
         raise DamagedError(f"{path} is damaged: its sha256 is not the one in its manifest; {way_out}")
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def _short(value: Any) -> str:

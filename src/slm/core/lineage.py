@@ -26,13 +26,14 @@ def lineage(path: Path, *, verify: Verify = "small") -> Chain:
             raise UserError(f"{path} lies in no artifact (no {MANIFEST} in it or above it); give a path inside a run")
         start = start.parent
     chain: Chain = []
-    _ascend(open_artifact(start, verify=verify), 0, chain, {}, verify)
+    _ascend(open_artifact(start, verify=verify), (), chain, {}, verify)
     return chain
 
 
 def _ascend(
-    artifact: Artifact, depth: int, chain: Chain, opened: dict[Path, Artifact | UserError], verify: Verify
+    artifact: Artifact, below: tuple[str, ...], chain: Chain, opened: dict[Path, Artifact | UserError], verify: Verify
 ) -> None:
+    depth, line = len(below), (*below, artifact.fingerprint)
     chain.append((depth, artifact))
     for name, parent in artifact.manifest["parents"].items():
         path = Path(os.path.normpath(artifact.path / parent["path"]))
@@ -45,8 +46,10 @@ def _ascend(
         elif found.fingerprint != parent["fingerprint"]:
             sentence = f"{name} {parent['fingerprint'][:12]}: {path} is now {found.fingerprint[:12]}"
             chain.append((depth + 1, sentence))
+        elif found.fingerprint in line:
+            chain.append((depth + 1, f"{name} {found.fingerprint[:12]}: damaged ({path} names itself as its ancestor)"))
         else:
-            _ascend(found, depth + 1, chain, opened, verify)
+            _ascend(found, line, chain, opened, verify)
 
 
 def _opened(path: Path, verify: Verify) -> Artifact | UserError:

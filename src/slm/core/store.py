@@ -34,6 +34,7 @@ from slm.core.artifact import (
     write_atomically,
 )
 from slm.core.errors import DamagedError, UserError, is_disk_full
+from slm.core.manifest import parse_manifest
 
 ATTEMPTS = 6
 DRIVER_RETRIES = 1
@@ -97,13 +98,7 @@ class Store:
     def manifest(self, name: str) -> dict[str, Any]:
         """The manifest of a complete artifact."""
         content = self._try("read", lambda: self._files.cat_file(self._at(name, MANIFEST)))
-        try:
-            manifest = json.loads(content)
-            if not isinstance(manifest["fingerprint"], str) or not all(map(_is_inside, manifest["files"])):
-                raise ValueError("its fingerprint or the name of a file is not one")
-        except (ValueError, TypeError, KeyError) as error:
-            raise DamagedError(f"{self._shown(name)}/{MANIFEST} is not readable as a manifest ({error})") from error
-        return dict(manifest)
+        return parse_manifest(content, f"{self._shown(name)}/{MANIFEST}")
 
     def upload(self, artifact: Path, beside: Iterable[Path] = ()) -> None:
         """Publish the artifact in a folder under the folder's name, `beside` next to it, and point `latest` at it.
@@ -377,11 +372,6 @@ def _explained(address: str, done: str, error: Exception) -> StoreError:
 def _free(address: str) -> str:
     path = Path(address.removeprefix("file://"))
     return f"{shutil.disk_usage(path).free:,} bytes free" if path.is_dir() else "unknown"
-
-
-def _is_inside(name: str) -> bool:
-    """Whether the name of a file stays below the folder that it is joined to."""
-    return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def _flush(path: Path) -> None:

@@ -35,6 +35,7 @@ from slm.export.metadata import add_metadata
 from slm.export.subject import Engine, Quantity, Subject, Written
 from slm.model.config import ModelConfig
 from slm.model.rope import frequencies
+from slm.serve.gguf_file import read_gguf
 from slm.serve.llama_cpp import LlamaCpp
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def encode(entry: Entry) -> npt.NDArray[Any]:
 
 def read_back(path: Path, entries: Sequence[Entry]) -> None:
     """Open a finished file and compare every tensor with its source, within the type's own rounding."""
-    found = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    found = read_gguf(path).tensors
     if list(found) != [entry.name for entry in entries]:
         differing = sorted(set(found) ^ {entry.name for entry in entries})
         raise DamagedError(
@@ -192,14 +193,15 @@ def read_back(path: Path, entries: Sequence[Entry]) -> None:
     for entry in entries:
         stored = found[entry.name]
         values = entry.values()
-        if stored.tensor_type != entry.type or tuple(reversed(stored.shape.tolist())) != values.shape:
+        if stored.type != entry.type or stored.shape != values.shape:
             raise DamagedError(f"{path.name}: {entry.name} has another type or shape than was written; export again")
-        if entry.type not in LOSSLESS and not np.array_equal(stored.data, encode(entry)):
+        data = stored.data()
+        if entry.type not in LOSSLESS and not np.array_equal(data, encode(entry)):
             raise DamagedError(
                 f"{path.name}: {entry.name} read back differs from {entry.source} as it was written; check the disk "
                 "and export again"
             )
-        decoded = gguf.quants.dequantize(stored.data, stored.tensor_type).reshape(values.shape)
+        decoded = gguf.quants.dequantize(data, stored.type).reshape(values.shape)
         excess = np.abs(decoded - values) - rounding(values, entry.type)
         if not (excess <= 0).all():
             raise DamagedError(

@@ -11,7 +11,8 @@ What it does not do: optimizer state, or atomic publishing; the caller writes in
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 STEM = "model"
 MAX_SHARD_BYTES = 4 * 10**9
+FILE_NAME = re.compile(r"[\w-][\w.-]{0,199}", re.ASCII)
 
 Take = Callable[[Any, str], Tensor]
 """Reads one tensor by name, or the part of it that is wanted here, from an open safetensors file."""
@@ -81,15 +83,23 @@ def model_from(config: ModelConfig, state: Mapping[str, Tensor], folder: Path) -
     return model
 
 
-def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a model."""
-    with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in Transformer(config).state_dict().items()}
+def expected_shapes(config: ModelConfig, stored: Collection[str], folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a model; a shape far beyond what is `stored` in `folder` is refused unbuilt."""
+    try:
+        if config.layers > len(stored):
+            raise ValueError(f"{config.layers:,} layers, {len(stored):,} tensors")
+        with torch.device("meta"):
+            return {name: tuple(tensor.shape) for name, tensor in Transformer(config).state_dict().items()}
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:  # torch's, of sizes beyond its integers
+        raise DamagedError(
+            f"{folder} lacks what its {CONFIG} asks for ({str(error).splitlines()[0][:200]}); restore the folder from "
+            "where it came or save the model again"
+        ) from error
 
 
 def check_tensors(config: ModelConfig, state: Mapping[str, Tensor], folder: Path) -> None:
     """Refuse tensors that are missing, too many, of another shape, or not finite."""
-    shapes = expected_shapes(config)
+    shapes = expected_shapes(config, state, folder)
     missing, extra = [n for n in shapes if n not in state], [n for n in state if n not in shapes]
     if missing:
         raise DamagedError(
@@ -150,17 +160,15 @@ def load_tensors(folder: Path, take: Take | None = None, stem: str = STEM) -> di
     index, one_file = f"{stem}.safetensors.index.json", f"{stem}.safetensors"
     if not (folder / index).is_file() and (folder / one_file).is_file():
         return read_safetensors(folder / one_file, take)
-    weight_map = read_json(folder / index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise DamagedError(f"{folder / index} has no weight_map; restore it or save the model again")
+    weight_map = _weight_map(folder / index)
     state: dict[str, Tensor] = {}
     for file in dict.fromkeys(weight_map.values()):
         listed = {name for name, where in weight_map.items() if where == file}
-        tensors = read_safetensors(folder / str(file), take)
+        tensors = read_safetensors(folder / file, take)
         if set(tensors) != listed:
             differing = _listed(sorted(set(tensors) ^ listed))
             raise DamagedError(
-                f"{folder / str(file)} and {index} disagree about {differing}; restore the folder or save again"
+                f"{folder / file} and {index} disagree about {differing}; restore the folder or save again"
             )
         state.update(tensors)
     return state
@@ -171,10 +179,7 @@ def tensor_places(folder: Path) -> dict[str, Path]:
     from safetensors import SafetensorError, safe_open
 
     if (folder / INDEX).is_file() or not (folder / ONE_FILE).is_file():
-        weight_map = read_json(folder / INDEX).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise DamagedError(f"{folder / INDEX} has no weight_map; restore it or save the model again")
-        return {name: folder / str(file) for name, file in weight_map.items()}
+        return {name: folder / file for name, file in _weight_map(folder / INDEX).items()}
     try:
         with safe_open(folder / ONE_FILE, framework="pt") as file:
             return dict.fromkeys(file.keys(), folder / ONE_FILE)
@@ -205,10 +210,22 @@ def read_safetensors(path: Path, take: Take | None = None, names: Sequence[str] 
         raise _damaged(path, error) from error
 
 
+def _weight_map(index: Path) -> dict[str, str]:
+    """The file beside `index` that holds each tensor."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise DamagedError(f"{index} has no weight_map; restore it or save the model again")
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or not FILE_NAME.fullmatch(file):
+            raise DamagedError(
+                f"{index} puts {name} into {file!r:.80}, which is no file beside it; restore it or save the model again"
+            )
+    return weight_map
+
+
 def _damaged(path: Path, error: Exception) -> DamagedError:
-    return DamagedError(
-        f"{path} is damaged ({error}; {path.stat().st_size:,} bytes); restore it or go back to an earlier one"
-    )
+    reason = f"{str(error)[:200]}; {path.stat().st_size:,} bytes"
+    return DamagedError(f"{path} is damaged ({reason}); restore it or go back to an earlier one")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -217,7 +234,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"there is no model in {path.parent} (no {path.name}); correct the path or train one first")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedError(f"{path} is not JSON ({error}); restore it or save the model again") from error
     if not isinstance(content, dict):
         raise DamagedError(f"{path} holds {type(content).__name__} instead of an object; restore it or save again")

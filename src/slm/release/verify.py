@@ -18,9 +18,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from slm.core.artifact import MANIFEST, Artifact, file_sha256, manifest_fingerprint, open_artifact, read_manifest
+from slm.core.artifact import MANIFEST, Artifact, file_sha256, open_artifact
 from slm.core.console import say
 from slm.core.errors import ProblemsError, UserError
+from slm.core.manifest import manifest_fingerprint, read_manifest
 from slm.release.bundle import GOLDEN, LINEAGE, RELEASE, SUMS
 from slm.release.check import Check, failed, held, require, show
 from slm.release.files import belongs

@@ -12,7 +12,6 @@ depends on prompt, settings and seed alone; a long chat pays for this with its p
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from slm.core.artifact import MANIFEST, Artifact, newest, open_artifact, require_parent
 from slm.core.errors import UserError
+from slm.core.manifest import read_manifest
 from slm.serve.config import ServeConfig
 
 if TYPE_CHECKING:
@@ -215,13 +215,15 @@ def trained_on_chat(path: Path) -> bool | None:
     """Whether the checkpoint behind a model was trained on more than plain text; None if no manifest tells."""
     path = path.absolute()
     folder = next((place for place in (path, *path.parents[:2]) if (place / MANIFEST).is_file()), path)
-    while (folder / MANIFEST).is_file():
+    visited: set[Path] = set()
+    while folder not in visited and (folder / MANIFEST).is_file():
+        visited.add(folder)
         try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            manifest = read_manifest(folder / MANIFEST)
             if manifest["kind"] == "train":
                 return bool(manifest["section"]["objective"]["kind"] != "next_token")
             folder = _parent_path(folder, manifest, "train")
-        except (ValueError, KeyError, TypeError):
+        except (UserError, KeyError, TypeError):
             return None  # a manifest.json of some other program, or an artifact made from no checkpoint
     return None
 

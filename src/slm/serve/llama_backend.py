@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from slm.core.errors import DamagedError
 from slm.serve.config import ServeConfig
 from slm.serve.engine import Pieces, context_room
-from slm.serve.llama_cpp import LlamaCpp, LlamaSampling, check_gguf
+from slm.serve.gguf_file import read_gguf
+from slm.serve.llama_cpp import LlamaCpp, LlamaSampling
 
 if TYPE_CHECKING:
     from slm.serve.vocabulary import Messages
@@ -29,7 +30,6 @@ class LlamaBackend:
     """Answers from llama.cpp."""
 
     def __init__(self, path: Path, config: ServeConfig) -> None:
-        check_gguf(path)
         longest, self.has_template, exact = describe(path)
         self.context_tokens = context_room(config, longest)
         self._llama = LlamaCpp(
@@ -61,14 +61,9 @@ class LlamaBackend:
 
 def describe(path: Path) -> tuple[int, bool, bool]:
     """What a GGUF file says of itself: the length it is meant for, whether it has a chat template, and is all F32."""
-    import gguf
-
-    try:
-        fields = gguf.GGUFReader(path).fields
-        architecture = fields["general.architecture"].contents()
-        all_f32 = "general.file_type" in fields and fields["general.file_type"].contents() == 0
-        return int(fields[f"{architecture}.context_length"].contents()), "tokenizer.chat_template" in fields, all_f32
-    except (ValueError, KeyError, IndexError, OverflowError) as error:
-        raise DamagedError(
-            f"{path} is not readable as a GGUF file ({' '.join(str(error).split())[:200]}); export or download it again"
-        ) from error
+    metadata = read_gguf(path).metadata
+    key = f"{metadata.get('general.architecture')}.context_length"
+    longest = metadata.get(key)
+    if not isinstance(longest, int) or longest < 1:
+        raise DamagedError(f"{path} does not say how long a text it is meant for ({key}); export or download it again")
+    return longest, "tokenizer.chat_template" in metadata, metadata.get("general.file_type") == 0

@@ -29,14 +29,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from slm.core.errors import DamagedError, UserError
+from slm.serve.gguf_file import read_gguf
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
 START_SECONDS = 120.0
-GGUF_MAGIC = b"GGUF"
 CONTROL_TOKEN_TYPE = 3
 EVERY_TOKEN = 1 << 30
 SAMPLERS = ("penalties", "temperature", "top_k", "top_p", "min_p")
@@ -101,7 +102,7 @@ class LlamaCpp:
         threads: int = 2,
         timeout_seconds: int = 600,
     ) -> None:
-        check_gguf(path)
+        read_gguf(path)
         if importlib.util.find_spec("xllamacpp") is None:
             raise UserError(
                 f"{path} needs llama.cpp, but the package xllamacpp is not installed; pip install 'xllamacpp>=2026.10'"
@@ -170,8 +171,6 @@ class LlamaCpp:
         The server forgets them where the token drawn is an unfinished character, so the draw is forced to
         an "A"; the bias moves what is drawn and not what is reported.
         """
-        import numpy as np
-
         if self._letter is None:
             self._letter = self.tokenize("A")[-1]
         request = {**GREEDY.request(ids, 1), "n_probs": EVERY_TOKEN, "post_sampling_probs": False}
@@ -290,29 +289,13 @@ class LlamaCpp:
         return response
 
 
-def check_gguf(path: Path) -> None:
-    """Refuse a path that is missing or does not start as a GGUF file does."""
-    if not path.is_file():
-        raise UserError(
-            f"there is no file {path}; give the path of a .gguf file, such as runs/NAME/export/model-f16.gguf"
-        )
-    with path.open("rb") as stream:
-        magic = stream.read(4)
-    if magic != GGUF_MAGIC:
-        raise UserError(f"{path} is not a GGUF file (it starts with {magic!r}, not {GGUF_MAGIC!r}); give a .gguf file")
-
-
 def control_tokens(path: Path) -> tuple[str, ...]:
     """Texts of the tokens that the file marks as control tokens, longest first."""
-    import gguf
-
-    reader = gguf.GGUFReader(path)
-    tokens, types = reader.fields["tokenizer.ggml.tokens"], reader.fields["tokenizer.ggml.token_type"]
-    texts = [
-        bytes(tokens.parts[part]).decode("utf-8", "replace")
-        for part, kind in zip(tokens.data, types.contents(), strict=True)
-        if kind == CONTROL_TOKEN_TYPE
-    ]
+    metadata = read_gguf(path).metadata
+    tokens, types = (metadata.get(f"tokenizer.ggml.{name}", ()) for name in ("tokens", "token_type"))
+    if not isinstance(tokens, list) or len(tokens) != np.size(types):
+        raise DamagedError(f"{path} has no vocabulary with a type for each of its tokens; export or download it again")
+    texts = [text for text, kind in zip(tokens, types, strict=True) if kind == CONTROL_TOKEN_TYPE]
     return tuple(sorted(texts, key=len, reverse=True))
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from slm.core.artifact import (
@@ -46,7 +46,7 @@ from slm.core.artifact import (
 from slm.core.console import say
 from slm.core.distributed import SOLO, World
 from slm.core.errors import DamagedError, UserError, is_disk_full
-from slm.model.load import CONFIG, STEM, load_tensors, load_weights
+from slm.model.load import CONFIG, STEM, load_tensors, load_weights, read_safetensors
 from slm.model.transformer import Transformer
 from slm.shards.loader import Loader
 from slm.train.config import CheckpointConfig
@@ -231,7 +231,7 @@ def restore(checkpoint: Artifact, state: TrainState) -> None:
         load_weights(state.model, path, part_of(state.model.state_dict().get), WEIGHTS)
     if any(name.startswith(OPTIMIZER) for name in checkpoint.manifest["files"]):  # none before the first step is taken
         state.optimizer.load_state_tensors(load_tensors(path, part_of(state.optimizer.parameter), OPTIMIZER))
-    generators, mine = load_file(checkpoint.file(GENERATOR)), _generator(state.parallel.world.rank)
+    generators, mine = read_safetensors(checkpoint.file(GENERATOR)), _generator(state.parallel.world.rank)
     if mine in generators:  # a process that was not there before keeps the stream that it starts with
         torch.set_rng_state(generators[mine])
     progress = json.loads(checkpoint.file(STATE).read_text(encoding="utf-8"))
