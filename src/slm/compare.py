@@ -23,7 +23,7 @@ def compare(arguments: Sequence[str]) -> None:
         raise ProblemsError(["usage: slm compare A B [PAGE.html], two runs such as runs/one runs/two"])
     from slm.evaluate import comparison
     from slm.evaluate.measurements import evaluation_of, name_of
-    from slm.report.comparison import COLUMNS, comparison_page, printed_rows
+    from slm.report.comparison import COLUMNS, comparison_page, detectable_text, printed_rows
 
     a, b = (evaluation_of(Path(argument)) for argument in arguments[:2])
     if a.fingerprint == b.fingerprint:
@@ -31,7 +31,7 @@ def compare(arguments: Sequence[str]) -> None:
     pairs, only_one = comparison.pairs_of(a, b)
     prospects = comparison.prospects(pairs)
     say(f"A is {a.path}, B is {b.path}")
-    rows = [(one.name, one.items, one.detectable) for one in prospects]
+    rows = [(one.name, one.items, detectable_text(one.detectable)) for one in prospects]
     table("What could be found, four times in five at 5 %", ("metric", "items", "smallest difference"), rows)
 
     found = comparison.compare(pairs, only_one)

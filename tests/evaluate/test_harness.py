@@ -134,6 +134,15 @@ def test_its_tasks_leave_our_rows_and_equal_our_own_scores(folder, model, tokeni
     assert len({(one.item, one.metric) for one in found}) == len(found)
 
 
+def test_who_is_asked_second_sees_the_same_examples(folder, model, tokenizer):
+    settings = HarnessConfig(folder=str(folder), few_shot=2)
+    harness_of = plan_tasks(EvaluateConfig(tasks=("own_choice",), harness=settings), None).harness
+    scorer = Scorer(model, tokenizer, 256)
+    first, second = (harness_of.run(scorer)["own_choice"].results for _ in range(2))
+    assert first == second
+    assert len({one.prompt.rsplit("def", 1)[0] for one in first}) > 1  # they are drawn item by item
+
+
 def test_unknown_names_are_refused_with_the_nearest(folder, task, monkeypatch):
     real = harness.TaskManager  # lm-eval's own collection would take 14 s to look through
     monkeypatch.setattr(harness, "TaskManager", lambda include_path, **_: real(None, include_path, False))

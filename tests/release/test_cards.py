@@ -9,6 +9,9 @@ import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
 from slm.core.artifact import Artifact
+from slm.release.cards import results
+from slm.release.evidence import collect
+from slm.release.pack import _numbers
 
 
 @pytest.fixture(scope="module")
@@ -17,14 +20,15 @@ def card(bundle: Artifact) -> ModelCard:
 
 
 def test_the_hub_reads_licence_library_and_results(card, bundle):
-    results = json.loads(bundle.file("evaluation/results.json").read_text())
+    found = json.loads(bundle.file("evaluation/results.json").read_text())
+    bits_per_byte = found["validation"]["bits_per_byte"]
     assert card.data.license == "apache-2.0"
     assert card.data.to_dict()["library_name"] == "transformers"
     assert card.data.pipeline_tag == "text-generation"
     assert card.data.tags == ["gguf"]
     assert card.data.model_name == "tiny"
     (found,) = card.data.eval_results
-    assert (found.metric_type, found.metric_value) == ("bits_per_byte", results["validation"]["bits_per_byte"])
+    assert (found.metric_type, found.metric_value) == ("bits_per_byte", bits_per_byte)
     assert found.dataset_name == "held-out text of the corpus"
 
 
@@ -36,6 +40,24 @@ def test_the_text_names_files_figures_licences_and_ways_to_check(card):
         "was not trained to follow instructions", "Personal data was not taken out",
     ):  # fmt: skip
         assert words in text, words
+
+
+def test_every_score_stands_with_its_interval_and_controls(recipe_of):
+    evidence = collect(recipe_of())
+    score = {"task": "arc", "metric": "acc", "value": 0.41, "interval_95": [0.34, 0.48], "chance": 0.25, "items": 200,
+             "clean_value": 0.4, "clean_interval_95": [0.32, 0.48]}  # fmt: skip
+    control = {"task": "arc", "metric": "acc", "control": "random", "value": 0.26, "interval_95": [0.2, 0.32],
+               "difference": 0.15, "difference_95": [0.06, 0.24]}  # fmt: skip
+    alone = {**score, "task": "f", "chance": None, "clean_value": None, "clean_interval_95": None}
+    evidence.results["tasks"] = {"metrics": [score, alone], "controls": [control]}
+    _, scores, controls = results(evidence).tables
+    assert scores.rows[0][2:] == (
+        "0.4100", "0.3400 to 0.4800", "0.2500", "200", "0.4000", "0.3200 to 0.4800",
+    )  # fmt: skip
+    assert scores.rows[1][6:] == ("-", "-")
+    assert controls.rows[0][2:] == ("random", "0.2600", "0.2000 to 0.3200", "0.1500", "0.0600 to 0.2400")
+    found = {one["number"]: one for one in _numbers(evidence)}
+    assert found["arc: acc"]["interval_95"] == [0.34, 0.48]
 
 
 def test_the_code_of_the_card_runs(card, bundle, monkeypatch, capsys):

@@ -10,7 +10,7 @@ import pytest
 from slm.core.artifact import Artifact
 from slm.evaluate import comparison
 from slm.evaluate.statistics.paired import Difference
-from slm.report.comparison import comparison_page, p_text, signed, value_text
+from slm.report.comparison import comparison_page, detectable_text, p_text, signed, value_text
 from tests.evaluate.planted import HOSTILE, document_rows, item_rows, publish, publish_corpus
 
 
@@ -88,3 +88,9 @@ def test_numbers_have_as_many_digits_as_their_error_allows() -> None:
 def test_the_artifacts_that_were_compared_are_named(pair: tuple[Artifact, Artifact], page: str) -> None:
     assert all(one.fingerprint[:12] in page and one.path.as_posix() in page for one in pair)
     assert isinstance(pair[0].path, Path)
+
+
+def test_without_scatter_nobody_knows_what_could_be_found() -> None:
+    assert [detectable_text(value) for value in (0.0, 0.0312, math.inf)] == [
+        "unknown: no item differs", "0.031", "none: too few items",
+    ]  # fmt: skip

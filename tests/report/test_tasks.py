@@ -6,12 +6,20 @@ FOUND = {
     "tasks": {
         "metrics": [
             {"task": "quiz", "metric": "acc", "value": 0.41, "items": 200, "chance": 0.25, "clean_value": 0.4,
-             "clean_items": 180, "contaminated_items": 20, "unchecked_items": 0, "interval_95": [0.34, 0.48],
-             "standard_error": 0.0348},
+             "clean_interval_95": [0.32, 0.48], "clean_items": 180, "contaminated_items": 20, "unchecked_items": 0,
+             "interval_95": [0.34, 0.48], "standard_error": 0.0348},
             {"task": "one", "metric": "f1", "value": 1.0, "items": 1, "chance": None, "clean_value": None,
              "clean_items": 0, "contaminated_items": 0, "unchecked_items": 1, "interval_95": [1.0, 1.0],
              "standard_error": None},
-        ]
+        ],
+        "controls": [
+            {"task": "quiz", "metric": "acc", "control": "random", "items": 200, "value": 0.26,
+             "interval_95": [0.2, 0.32], "difference": 0.15, "difference_95": [0.06, 0.24], "p_value": 0.001,
+             "corrected_p": 0.002, "detectable": 0.13},
+            {"task": "one", "metric": "f1", "control": "unigram", "items": 1, "value": 1.0,
+             "interval_95": [1.0, 1.0], "difference": 0.0, "difference_95": [-0.975, 0.975], "p_value": 1.0,
+             "corrected_p": 1.0, "detectable": None},
+        ],
     },
     "robustness": {
         "quiz": {
@@ -28,15 +36,26 @@ FOUND = {
 def test_every_mean_stands_with_its_interval_and_chance() -> None:
     section = tasks(FOUND)
     assert section.tables[0].rows[0] == (
-        "quiz", "acc", "200", "0.410 [0.340, 0.480]", "0.0348", "0.250", "0.400 (180)",
+        "quiz", "acc", "200", "0.410 [0.340, 0.480]", "0.0348", "0.250", "180: 0.400 [0.320, 0.480]",
     )  # fmt: skip
     assert section.tables[0].rows[1][3:] == ("1.000 [1.000, 1.000]", "–", "–", "–")
 
 
+def test_controls_stand_beside_with_the_paired_difference() -> None:
+    table = tasks(FOUND).tables[1]
+    assert table.caption == "Beside models that know nothing, on the same items"
+    assert table.rows == [
+        ("quiz", "acc", "random", "0.260 [0.200, 0.320]", "0.150 [0.060, 0.240]", "0.002", "0.13"),
+        ("one", "f1", "unigram", "1.000 [1.000, 1.000]", "0.000 [-0.975, 0.975]", "1", "–"),
+    ]
+    without = {"tasks": {"metrics": FOUND["tasks"]["metrics"]}}
+    assert [one.caption for one in tasks(without).tables] == [""]
+
+
 def test_what_the_wording_moves_is_held_against_chance() -> None:
     section = tasks(FOUND)
-    assert section.tables[1].rows[0] == ("quiz: first choice at A", "order", "0.500 [0.400, 0.600]")
-    (sentence,) = section.remarks
+    assert section.tables[2].rows[0] == ("quiz: first choice at A", "order", "0.500 [0.400, 0.600]")
+    _, sentence = section.remarks
     assert "best and worst lie 20.0 % apart, more than equally good ones would by chance (8.0 %)" in sentence
     assert "55.0 % of the items are answered alike" in sentence
 

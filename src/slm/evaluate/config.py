@@ -11,6 +11,8 @@ from slm.evaluate.tasks.config import CHOICE as CHOICE
 from slm.evaluate.tasks.config import HarnessConfig, JudgeConfig, SandboxConfig
 from slm.evaluate.tasks.config import TaskConfig as TaskConfig
 
+Control = Literal["random", "unigram"]
+
 
 class EvaluateConfig(Config):
     """Model to numbers."""
@@ -31,6 +33,9 @@ class EvaluateConfig(Config):
     """Tasks whose items lie in files here; evaluate.tasks says which of them are run."""
     robustness: tuple[str, ...] = ()
     """Multiple-choice tasks among these to ask in other formats and orders of their choices too, for the spread."""
+    controls: tuple[Control, ...] = ()
+    """Models that are asked the same items for comparison: random (the model's shape, fresh weights; costs what the
+    model costs) and unigram (frequencies of tokens; costs little)."""
     harness: HarnessConfig = HarnessConfig()
     judge: JudgeConfig = JudgeConfig()
     sandbox: SandboxConfig = SandboxConfig()
@@ -43,7 +48,9 @@ class EvaluateConfig(Config):
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> EvaluateConfig:
-        for key, names in (("tasks", list(self.tasks)), ("task_files", [one.name for one in self.task_files])):
+        files = tuple(one.name for one in self.task_files)
+        named: dict[str, tuple[str, ...]] = {"tasks": self.tasks, "task_files": files, "controls": self.controls}
+        for key, names in named.items():
             for name in dict.fromkeys(names):
                 if names.count(name) > 1:
                     raise ValueError(f"{key}: {name} stands there twice; give each a name of its own")

@@ -154,11 +154,12 @@ class Harness:
                 )
             few_shot = config.few_shot if config.few_shot >= 0 else task.get_config("num_fewshot") or 0
             task.set_config(key="num_fewshot", value=few_shot)
-            task.set_fewshot_seed(seed=SEED)
 
     def run(self, scorer: Scorer) -> dict[str, Outcome]:
         """What each task came to."""
         model = HarnessModel(scorer)
+        for task in self._tasks["tasks"].values():
+            task.set_fewshot_seed(seed=SEED)  # here, so that who runs second is asked with the same examples
         with _quiet():
             found = evaluate(model, self._tasks, limit=self._config.max_items or None, bootstrap_iters=0)
         outcomes: dict[str, Outcome] = {}

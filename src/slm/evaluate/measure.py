@@ -28,6 +28,7 @@ from slm.corpus.decontamination.config import GOLDEN
 from slm.corpus.decontamination.report import clean_items
 from slm.evaluate.baselines import XzMeter, count_targets, gzip_bytes, unigram_nats
 from slm.evaluate.config import EvaluateConfig
+from slm.evaluate.controls import controls
 from slm.evaluate.golden import GoldenPrompt, Outcome, check, read_golden
 from slm.evaluate.journal import Journal, key_of
 from slm.evaluate.next_token import next_token_calibration
@@ -71,13 +72,15 @@ def measure(recipe: Recipe, parents: Mapping[str, Artifact], golden: Path | None
         say(f"evaluate: {parents['train'].path} is a checkpoint of a run that has not finished")
 
     asked = key_of(parents["train"].fingerprint, parents["tokenizer"].fingerprint, config.precision)
-    with Journal(recipe.folder("evaluate").with_name(ANSWERS) / f"{asked}.jsonl") as journal:
+    answers = recipe.folder("evaluate").with_name(ANSWERS)
+    with Journal(answers / f"{asked}.jsonl") as journal:
         if journal.resumed:
             say(f"evaluate: going on from {journal.resumed:,} answers of an evaluation that was stopped")
         train_V = count_targets(ShardReader(parents["shards"], "train"))
         scorer = Scorer(model, tokenizer, config.batch_tokens, config.precision, journal, rare_V=train_V < RARE_BELOW)
         results, columns = _figures(recipe, parents, scorer, prompts, journal, train_V)
-        results["tasks"] = run_tasks(tasks, scorer, draft.path, recipe.seed)
+        others = controls(config.controls, scorer, train_V, recipe.seed, answers, asked)
+        results["tasks"] = run_tasks(tasks, scorer, others, draft.path, recipe.seed)
         results["robustness"] = robustness(tasks, scorer, derive(recipe.seed, "robustness"))
     results["calibration"].update(task_calibrations(draft.path / ITEMS, derive(recipe.seed, "calibration")))
     _write(draft.path, results, columns)
@@ -122,8 +125,8 @@ def _figures(
             "xz_bits_per_byte": 8 * xz / num_bytes,
         },
         "calibration": _calibration(model, tokenizer, corpus, (context, stride), recipe),
-        "sources": _groups(columns, "source"),
-        "domains": _groups(columns, "domain"),
+        "sources": _groups(columns, "source", recipe.seed),
+        "domains": _groups(columns, "domain", recipe.seed),
         "golden": {
             "passed": passed,
             "failed": len(outcomes) - passed,
@@ -271,17 +274,21 @@ def _summary(columns: Columns, seed: int) -> dict[str, Any]:
     }
 
 
-def _groups(columns: Columns, key: str) -> dict[str, dict[str, Any]]:
-    """Bits per byte of the model and of gzip for each source or domain."""
+def _groups(columns: Columns, key: str, seed: int) -> dict[str, dict[str, Any]]:
+    """Bits per byte of the model, with interval, and of gzip for each source or domain."""
     groups: dict[str, dict[str, Any]] = {}
     for name in filter(None, dict.fromkeys(columns[key])):
         rows = [number for number, value in enumerate(columns[key]) if value == name]
-        num_bytes, nats, packed = (sum(columns[c][row] for row in rows) for c in ("bytes", "nats", "gzip_bytes"))
+        bytes_D, nats_D, packed_D = (
+            np.array([columns[c][row] for row in rows], dtype=np.float64) for c in ("bytes", "nats", "gzip_bytes")
+        )
+        found = estimate(nats_D / math.log(2), bytes_D, seed=derive(seed, "bootstrap", key, name))
         groups[name] = {
             "documents": len(rows),
-            "bytes": num_bytes,
-            "bits_per_byte": nats / math.log(2) / num_bytes,
-            "gzip_bits_per_byte": 8 * packed / num_bytes,
+            "bytes": int(bytes_D.sum()),
+            "bits_per_byte": found.value,
+            "interval_95": [found.low, found.high],
+            "gzip_bits_per_byte": float(8 * packed_D.sum() / bytes_D.sum()),
         }
     return groups
 
@@ -311,10 +318,10 @@ def _print(results: dict[str, Any]) -> None:
     table(title, ("", "bits/byte", ""), rows)
     for name in ("domains", "sources"):
         if len(results[name]) > 1:
-            columns = (name.rstrip("s"), "documents", "bits/byte", "gzip -9")
+            columns = (name.rstrip("s"), "documents", "bits/byte [95 %]", "gzip -9")
             groups = results[name].items()
-            facts = ("documents", "bits_per_byte", "gzip_bits_per_byte")
-            table("", columns, [(group, *(figures[fact] for fact in facts)) for group, figures in groups])
+            table("", columns, [(group, found["documents"], _interval(found), found["gzip_bits_per_byte"])
+                                for group, found in groups])  # fmt: skip
     if NEXT_TOKEN in results["calibration"]:
         stated, scaled = (results["calibration"][NEXT_TOKEN][key] for key in ("stated", "scaled"))
         say(
@@ -328,3 +335,8 @@ def _print(results: dict[str, Any]) -> None:
         if golden["clean"] is not None:
             passed, failed = golden["clean"].values()
             say(f"evaluate: of those that no document of the corpus held, {passed} of {passed + failed} passed")
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    low, high = found["interval_95"]
+    return f"{found['bits_per_byte']:.3f} [{low:.3f}, {high:.3f}]"

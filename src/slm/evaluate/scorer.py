@@ -41,6 +41,8 @@ class Scorer:
     journal: Journal | None = None
     shown: bool = True
     """Whether progress is shown."""
+    label: str = ""
+    """Which model this is, before what is shown; the evaluated one needs none."""
     rare_V: np.ndarray[Any, np.dtype[np.bool_]] | None = None
     """Which ids training rows hardly hold."""
 
@@ -120,5 +122,5 @@ class Scorer:
         if not self.shown:
             yield lambda _: None
             return
-        with Progress(f"evaluate: {name}", total, unit) as progress:
+        with Progress(f"evaluate: {self.label}{name}", total, unit) as progress:
             yield progress.advance

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 RESULTS = "results.json"
 DOCUMENTS = "documents.parquet"
 ITEMS = "items.parquet"
-LAYOUT_VERSION = 4
+LAYOUT_VERSION = 5
 ANSWERS = "evaluate.answers"
 """Beside the artifact."""
 

@@ -8,6 +8,7 @@ come from the artifacts; nothing is written by hand, so nothing can be left from
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from slm.core.artifact import Artifact
@@ -150,13 +151,29 @@ def results(evidence: Evidence) -> Section:
         section.tables.append(
             Table(
                 "Tasks",
-                ("task", "metric", "value", "chance", "items", "on clean items"),
+                ("task", "metric", "value", "95 % interval", "chance", "items", "on clean ones", "95 % interval"),
                 [
                     (
-                        one["task"], one["metric"], _shown(one["value"]), _shown(one["chance"]), f"{one['items']:,}",
-                        _shown(one["clean_value"]),
+                        one["task"], one["metric"], _shown(one["value"]), _range(one["interval_95"]),
+                        _shown(one["chance"]), f"{one['items']:,}", _shown(one["clean_value"]),
+                        _range(one["clean_interval_95"]),
                     )
                     for one in metrics
+                ],
+            )
+        )  # fmt: skip
+    controls = found.get("tasks", {}).get("controls", ())
+    if controls:
+        section.tables.append(
+            Table(
+                "The same items, asked of models that know nothing: fresh weights (random), single tokens (unigram)",
+                ("task", "metric", "control", "value", "95 % interval", "model - control", "95 % interval of that"),
+                [
+                    (
+                        one["task"], one["metric"], one["control"], _shown(one["value"]), _range(one["interval_95"]),
+                        _shown(one["difference"]), _range(one["difference_95"]),
+                    )
+                    for one in controls
                 ],
             )
         )  # fmt: skip
@@ -236,3 +253,7 @@ def checking(evidence: Evidence) -> Section:
 
 def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def _range(interval: Sequence[float] | None) -> str:
+    return "-" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"

@@ -103,7 +103,10 @@ def _numbers(evidence: Evidence) -> list[dict[str, Any]]:
     measures = read_json(evidence.artifacts["safety"], "results.json")["measures"]
     return [
         *found,
-        *(_number(f"{one['task']}: {one['metric']}", one["value"], None, "task_items", again) for one in tasks),
+        *(
+            _number(f"{one['task']}: {one['metric']}", one["value"], one["interval_95"], "task_items", again, seed)
+            for one in tasks
+        ),
         *(
             _number(one["name"], one["value"], [one["low"], one["high"]], "safety_sets", again, seed)
             for one in measures

@@ -79,7 +79,7 @@ def before(prospects: Sequence[Prospect]) -> Section:
         "finds four times in five at 5 %. Where a difference that matters is smaller, not telling the runs apart says "
         "nothing."
     )
-    rows = [(one.name, f"{one.items:,}", _digits(one.detectable)) for one in prospects]
+    rows = [(one.name, f"{one.items:,}", detectable_text(one.detectable)) for one in prospects]
     section.tables = [Table("", ("metric", "items", "smallest detectable difference"), rows)]
     return section
 
@@ -136,6 +136,11 @@ def inputs(a: Artifact, b: Artifact) -> Section:
     return section
 
 
+def detectable_text(value: float) -> str:
+    """The smallest difference that can be found; where no pair differs, how much they scatter is not known."""
+    return "none: too few items" if math.isinf(value) else f"{value:.2g}" if value else "unknown: no item differs"
+
+
 def printed_rows(found: Sequence[Finding]) -> list[tuple[str, ...]]:
     """The table of metrics for the terminal."""
     return [_cells(one) for one in found]
@@ -170,7 +175,7 @@ def _cells(one: Finding) -> tuple[str, ...]:
     gap = one.difference
     return (
         one.name, one.verdict, f"{signed(gap.value, gap)} {interval_text(gap)}", p_text(one.corrected_p),
-        value_text(one.a), value_text(one.b), f"{gap.items:,}", p_text(gap.p_value), _digits(one.detectable),
+        value_text(one.a), value_text(one.b), f"{gap.items:,}", p_text(gap.p_value), detectable_text(one.detectable),
     )  # fmt: skip
 
 
@@ -182,10 +187,6 @@ def _fixed(value: float, found: Estimate | Difference) -> str:
     error = found.standard_error
     digits = 3 if not error or not math.isfinite(error) else min(6, max(2, 1 - math.floor(math.log10(error))))
     return f"{value:.{digits}f}".replace("-", "−")
-
-
-def _digits(value: float) -> str:
-    return "none: too few items" if math.isinf(value) else f"{value:.2g}"
 
 
 def _forest(name: str, title: str, rows: Sequence[tuple[str, Difference, float]]) -> list[Figure]:

@@ -58,9 +58,10 @@ def result(run: Run) -> Section:
         section.tables = [
             Table(
                 "By source and domain",
-                ("text", "documents", "UTF-8", "bits per byte", "gzip\u00a0-9"),
+                ("text", "documents", "UTF-8", "bits per byte [95 %]", "gzip\u00a0-9"),
                 [
-                    (name, f"{group['documents']:,}", size(group["bytes"]), f"{group['bits_per_byte']:.3f}",
+                    (name, f"{group['documents']:,}", size(group["bytes"]),
+                     f"{group['bits_per_byte']:.3f} [{group['interval_95'][0]:.3f}, {group['interval_95'][1]:.3f}]",
                      f"{group['gzip_bits_per_byte']:.3f}")
                     for name, group in groups.items()
                 ],

@@ -99,6 +99,18 @@ def test_of_right_and_wrong_answers_it_is_mcnemars_exact_test() -> None:
     assert swap_test(np.zeros(5), 0) == 1.0
 
 
+def test_where_no_item_differs_the_interval_holds_what_so_many_leave_possible() -> None:
+    right = np.array([0.0, 1.0] * 50)
+    found = difference(right, right, seed=0)
+    bound = stats.binomtest(0, 100).proportion_ci(0.95).high
+    assert (found.value, found.p_value) == (0, 1)
+    assert (found.low, found.high) == pytest.approx((-bound, bound))
+    ratings = np.array([3.0, 7.0] * 50)
+    assert (difference(ratings, ratings, seed=0).low, difference(ratings, ratings, seed=0).high) == (0, 0)
+    sizes = np.full(100, 40.0)
+    assert difference(right, right, sizes, seed=0).high == 0
+
+
 def test_scores_of_few_sizes_are_swapped_together_to_the_same_p_value() -> None:
     generator = np.random.default_rng(9)
     coarse = generator.choice([-1.0, -0.5, 0.0, 0.5, 1.0], size=200, p=[0.15, 0.15, 0.3, 0.2, 0.2])

@@ -15,13 +15,14 @@ COLUMNS = {
     "choices": "list<element: string>", "gold": "int32", "choice_logprobs": "list<element: double>",
     "choice_bytes": "list<element: int32>", "answer": "string", "prompt_tokens": "int32", "clean": "bool",
     "source": "string", "language": "string", "rare_token_rate": "double",
+    "random_value": "double", "unigram_value": "double",
 }  # fmt: skip
 
 
 def rows() -> list[Result]:
     return [
         Result("t", "a", "acc", 1.0, "p", 3, 0.5, ["x", "y"], 1, [-1.0, -2.0], [1, 1], "x", True, "query", "de"),
-        Result("t", "b", "acc", 0.0, "p", 3, 0.25, clean=False),
+        Result("t", "b", "acc", 0.0, "p", 3, 0.25, clean=False, controls={"random": 0.5}),
         Result("t", "c", "acc", 0.5, "p", 3, 0.25),
         Result("u", "a", "f1", 0.5, "p", 3),
     ]
@@ -35,6 +36,8 @@ def test_the_table_has_the_agreed_columns(tmp_path):
     assert (first["choices"], first["choice_logprobs"], first["clean"]) == (["x", "y"], [-1.0, -2.0], True)
     assert (second["clean"], third["clean"], third["gold"], third["language"]) == (False, None, -1, None)
     assert first["rare_token_rate"] == 0.25
+    assert [row["random_value"] for row in (first, second)] == [None, 0.5]
+    assert second["unigram_value"] is None
     write_items([], tmp_path, lambda _: None)
     assert pq.read_table(tmp_path / ITEMS).schema.equals(table.schema)
     assert table.schema.field("clean").type == pa.bool_()
@@ -46,6 +49,8 @@ def test_figures_stand_beside_chance_and_those_of_clean_items():
     assert 0 <= low < 0.5 < high <= 1
     assert first.pop("standard_error") == pytest.approx(stats.sem([1.0, 0.0, 0.5]))
     assert second["standard_error"] is None
+    assert first.pop("clean_interval_95") == [1.0, 1.0]
+    assert second["clean_interval_95"] is None
     assert first == {
         "task": "t", "metric": "acc", "value": 0.5, "items": 3, "chance": 1 / 3, "clean_value": 1.0, "clean_items": 1,
         "contaminated_items": 1, "unchecked_items": 1,

@@ -126,7 +126,70 @@ def test_figures_over_clean_items_follow_the_table(task, scorer, tmp_path):
     from slm.evaluate.config import EvaluateConfig
 
     planned = plan_tasks(EvaluateConfig(**settings(task)), None)
-    found = run_tasks(planned, scorer, tmp_path, 0)
+    found = run_tasks(planned, scorer, (), tmp_path, 0)
     assert [one["metric"] for one in found["metrics"]] == ["acc", "acc_bytes"]
     assert found["skipped"] == {}
     assert summaries([], 0) == []
+
+
+def test_controls_are_asked_the_same_items_and_stand_beside(on_trained, task, capsys):
+    given = settings(task, controls=["random", "unigram"])
+    made = slm.evaluate.run(on_trained("controlled", evaluate=given))
+    rows = pq.read_table(made.file("items.parquet")).to_pylist()
+    assert all(row["random_value"] in (0, 1) and row["unigram_value"] in (0, 1) for row in rows)
+    found = json.loads(made.file("results.json").read_text())["tasks"]["controls"]
+    assert [(one["metric"], one["control"], one["items"]) for one in found] == [
+        (metric, control, 6) for metric in ("acc", "acc_bytes") for control in ("random", "unigram")
+    ]
+    for one in found:
+        mine = [row for row in rows if row["metric"] == one["metric"]]
+        theirs = [row[f"{one['control']}_value"] for row in mine]
+        assert one["value"] == pytest.approx(sum(theirs) / 6)
+        assert one["difference"] == pytest.approx(sum(row["value"] for row in mine) / 6 - sum(theirs) / 6)
+    assert "Beside models that know nothing" in capsys.readouterr().out
+
+
+def test_a_control_that_dies_goes_on_from_what_it_has(on_trained, task, monkeypatch, capsys):
+    recipe = on_trained("control_dying", evaluate=settings(task, controls=["random"], batch_tokens=1))
+    whole = slm.evaluate.run(on_trained("control_living", evaluate=settings(task, controls=["random"], batch_tokens=1)))
+    real, asked = likelihoods, []
+
+    def dies(model, requests, **more):
+        asked.append(len(requests))
+        for number, batch in enumerate(real(model, requests, **more)):
+            yield batch
+            if number == 1 and len(asked) == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr("slm.evaluate.likelihood.ROW_TOKENS", 16)
+    monkeypatch.setattr("slm.evaluate.scorer.likelihoods", dies)
+    with pytest.raises(KeyboardInterrupt):
+        slm.evaluate.run(recipe)
+    made = slm.evaluate.run(recipe)
+    assert asked[:2] == [18, 18]  # the model's, then the control's, which died
+    assert len(asked) == 3
+    assert 0 < asked[2] < 18
+    assert "random control: going on from" in capsys.readouterr().out
+    values = [
+        [row["random_value"] for row in pq.read_table(one.file("items.parquet")).to_pylist()] for one in (made, whole)
+    ]
+    assert values[0] == values[1]
+
+
+def test_a_judge_is_not_asked_about_controls(task, scorer, tmp_path, monkeypatch):
+    from slm.evaluate.config import EvaluateConfig
+
+    open_questions = task("mt_bench", [{"question_id": 1, "category": "c", "turns": ["def"]}], name="open")
+    config = EvaluateConfig(task_files=(open_questions,), tasks=("open",), controls=("random",),
+                            judge={"url": "http://nowhere/v1", "model": "m"})  # fmt: skip
+    asked = []
+
+    def rated(_scorer, talks, *_):
+        asked.append(len(talks))
+        return [3.0] * len(talks)
+
+    monkeypatch.setattr("slm.evaluate.tasks.judge.verdicts", rated)
+    found = run_tasks(plan_tasks(config, None), scorer, [("random", scorer)], tmp_path, 0)
+    assert asked == [1]
+    assert found["controls"] == []
+    assert "verdicts on noise" in found["notes"]["open"]["controls"]

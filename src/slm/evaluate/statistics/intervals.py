@@ -50,8 +50,13 @@ def estimate(
     value = float(rows_C2[:, 0].sum() / rows_C2[:, 1].sum())
     low, high = interval(rows_C2, seed)
     if not numerators_N.any() and (denominators_N is None or (denominators_N == 1).all()):
-        high = 1 - ((1 - CONFIDENCE) / 2) ** (1 / len(rows_C2))
+        high = unseen_rate(len(rows_C2))
     return Estimate(value, standard_error(rows_C2), low, high, len(numerators_N), len(rows_C2))
+
+
+def unseen_rate(clusters: int) -> float:
+    """The rate of what can still stay out of so many clusters 2.5 % of the time."""
+    return float(1 - ((1 - CONFIDENCE) / 2) ** (1 / clusters))
 
 
 def cluster_sums(numerators_N: Floats, denominators_N: Floats | None, clusters_N: Integers | None) -> Floats:

@@ -3,7 +3,8 @@
 In: the numerators of both over the same denominators, item by item, and the clusters of items that share a document.
 Out: the difference B - A of the two ratios. Its interval resamples clusters, A and B of one item together, so what
 makes an item hard for both cancels: between two similar models this interval is several times narrower than either's
-own. The p value is that of swapping A and B at random within each cluster (a permutation test on paired samples,
+own. Where no score between 0 and 1 differs, it ends at the rate of differing items that so many equal ones leave
+possible. The p value is that of swapping A and B at random within each cluster (a permutation test on paired samples,
 Fisher 1935), which assumes nothing about how scores are distributed; it is two-sided.
 
 Exact where that is cheap: all swaps of up to 13 clusters, and the binomial law where all differences are of one
@@ -17,7 +18,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slm.evaluate.statistics.intervals import Floats, Integers, cluster_sums, interval, standard_error
+from slm.evaluate.statistics.intervals import (
+    Floats,
+    Integers,
+    cluster_sums,
+    interval,
+    standard_error,
+    unseen_rate,
+)
 
 SWAPS = 10_000
 ALL_SWAPS_OF = 13
@@ -51,6 +59,10 @@ def difference(
     """The paired difference of two runs on identical items."""
     rows_C2 = cluster_sums(b_N - a_N, denominators_N, clusters_N)
     low, high = interval(rows_C2, seed)
+    of_items = denominators_N is None or bool((denominators_N == 1).all())
+    if of_items and np.array_equal(a_N, b_N) and a_N.min() >= 0 and a_N.max() <= 1:
+        high = unseen_rate(len(rows_C2))
+        low = -high
     value = float(rows_C2[:, 0].sum() / rows_C2[:, 1].sum())
     error = standard_error(rows_C2)
     return Difference(value, error, low, high, swap_test(rows_C2[:, 0], seed), len(a_N), len(rows_C2))

@@ -100,7 +100,7 @@ def run_all(
             found[text] = Ended(*known)
     missing = [text for text in keys if text not in found]
     with (
-        Progress(f"evaluate: {name}", len(missing), "programs") as progress,
+        Progress(f"evaluate: {scorer.label}{name}", len(missing), "programs") as progress,
         ThreadPoolExecutor(sandbox.workers or os.cpu_count() or 1) as pool,
     ):
         runs = pool.map(lambda text: run_program(text, limits, namespaces=namespaces), missing)

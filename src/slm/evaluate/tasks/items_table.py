@@ -5,6 +5,7 @@
 | task, item, metric | what was asked, which item (a given id or a hash of the prompt), how it was judged |
 | value | e.g. 1 or 0 for acc; bits per byte for text; a judge's 1 to 10 |
 | chance | what guessing would give, or null |
+| random_value, unigram_value | what the controls of `evaluate.controls` came to on the item, or null |
 | prompt, choices, gold | as the model saw them; gold is the right choice's number, -1 where there are no choices |
 | choice_logprobs, choice_bytes | nats and UTF-8 bytes of each choice |
 | answer | what was generated, or the choice taken |
@@ -17,8 +18,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slm.core.seeds import derive
+from slm.evaluate.config import Control
 from slm.evaluate.measurements import shared_documents
 from slm.evaluate.stage import ITEMS
 from slm.evaluate.statistics.intervals import estimate
@@ -49,6 +51,8 @@ SCHEMA = pa.schema(
         pa.field("source", pa.string()),
         pa.field("language", pa.string()),
         pa.field("rare_token_rate", pa.float64()),
+        pa.field("random_value", pa.float64()),
+        pa.field("unigram_value", pa.float64()),
     ]
 )
 
@@ -72,18 +76,21 @@ class Result:
     clean: bool | None = None
     source: str | None = None
     language: str | None = None
+    controls: Mapping[Control, float] = field(default_factory=dict)
+    """What each control came to on this item; columns of their own in the table."""
 
 
 def write_items(results: Iterable[Result], folder: Path, rare: Callable[[str], float | None]) -> None:
     """Write the table; without results it has no rows. `rare` gives the share of rare tokens in a prompt."""
-    rows = [
-        {**asdict(result), "value": float(result.value), "rare_token_rate": rare(result.prompt)} for result in results
-    ]
+    rows = []
+    for result in results:
+        row = {**asdict(result), "value": float(result.value), "rare_token_rate": rare(result.prompt)}
+        rows.append(row | {f"{name}_value": value for name, value in row.pop("controls").items()})
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / ITEMS)
 
 
 def summaries(results: Sequence[Result], seed: int) -> list[dict[str, Any]]:
-    """Per task and metric: mean with its error and the number of items, of all and of those known to be clean."""
+    """Per task and metric: mean with interval and number of items, of all and of those known to be clean."""
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.task, result.metric), []).append(result)
@@ -94,7 +101,7 @@ def summaries(results: Sequence[Result], seed: int) -> list[dict[str, Any]]:
             **_figures(group, derive(seed, "tasks", task, metric)),
             "items": len(group),
             "chance": _mean([one.chance for one in group if one.chance is not None]),
-            "clean_value": _mean([one.value for one in group if one.clean]),
+            **_clean([one for one in group if one.clean], derive(seed, "clean tasks", task, metric)),
             "clean_items": sum(one.clean is True for one in group),
             "contaminated_items": sum(one.clean is False for one in group),
             "unchecked_items": sum(one.clean is None for one in group),
@@ -109,6 +116,11 @@ def _figures(group: Sequence[Result], seed: int) -> dict[str, Any]:
     found = estimate(np.array([one.value for one in group]), None, clusters, seed=seed)
     error = found.standard_error if math.isfinite(found.standard_error) else None
     return {"value": found.value, "interval_95": [found.low, found.high], "standard_error": error}
+
+
+def _clean(group: Sequence[Result], seed: int) -> dict[str, Any]:
+    found = _figures(group, seed) if group else {"value": None, "interval_95": None}
+    return {"clean_value": found["value"], "clean_interval_95": found["interval_95"]}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -1,22 +1,24 @@
 """All tasks of a recipe, one after the other, and their table.
 
-In: a scorer and the tasks' settings. Out: `items.parquet`, and per task and metric a line of the results: the mean
-beside what chance gives, over all items and over those that the corpus is known not to hold. Files are read, and
+In: a scorer, those of the controls, and the tasks' settings. Out: `items.parquet`, and per task and metric a line of
+the results: the mean beside what chance gives, over all items and over those that the corpus is known not to hold, and
+a line for each control. Files are read, and
 lm-eval's names looked up, before any model is asked, so that a mistake in the last task does not cost the others.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slm.core.artifact import Artifact
 from slm.core.console import say, table
-from slm.evaluate.config import EvaluateConfig
+from slm.evaluate.config import Control, EvaluateConfig
 from slm.evaluate.scorer import Scorer
+from slm.evaluate.tasks.against_controls import against_controls, beside
 from slm.evaluate.tasks.answer import run_answer
 from slm.evaluate.tasks.choice import run_choice
 from slm.evaluate.tasks.code import run_code
@@ -66,45 +68,78 @@ def plan_tasks(config: EvaluateConfig, corpus: Artifact | None) -> Planned:
     return Planned(config, corpus, files, Harness(others, config.harness, list(known)))
 
 
-def run_tasks(tasks: Planned, scorer: Scorer, folder: Path, seed: int) -> dict[str, Any]:
+def run_tasks(
+    tasks: Planned, scorer: Scorer, controls: Iterable[tuple[Control, Scorer]], folder: Path, seed: int
+) -> dict[str, Any]:
     """Run the tasks and write their table into `folder`; what the results say of them."""
+    outcomes = _asked(tasks, scorer, seed)
+    results: list[Result] = [result for outcome in outcomes.values() for result in outcome.results]
+    judged = {config.name for config, *_ in tasks.files if config.layout == "mt_bench"}
+    unjudged = replace(tasks, files=[one for one in tasks.files if one[0].name not in judged])
+    for which, control in controls:
+        found = _asked(unjudged, control, seed)
+        results = beside(results, which, (result for outcome in found.values() for result in outcome.results))
+    for name in judged:
+        if tasks.config.controls and outcomes[name].results:
+            outcomes[name].notes["controls"] = "not asked, since verdicts on noise cost as much as others"
+    write_items(results, folder, scorer.rare_token_rate)
+    said = {
+        "metrics": summaries(results, seed),
+        "controls": against_controls(results, seed),
+        "skipped": {name: outcome.skipped for name, outcome in outcomes.items() if outcome.skipped},
+        "notes": {name: outcome.notes for name, outcome in outcomes.items() if outcome.notes},
+    }
+    _print(said)
+    return said
+
+
+def _asked(tasks: Planned, scorer: Scorer, seed: int) -> dict[str, Outcome]:
+    """What each task came to with one model."""
     by_layout = runners(tasks.config, seed)
     outcomes = {
         task.name: by_layout[task.layout](scorer, task, items, examples) for task, items, examples in tasks.files
     }
-    if tasks.harness:
-        outcomes.update(tasks.harness.run(scorer))
-    results: list[Result] = [result for outcome in outcomes.values() for result in outcome.results]
-    write_items(results, folder, scorer.rare_token_rate)
-    found = {
-        "metrics": summaries(results, seed),
-        "skipped": {name: outcome.skipped for name, outcome in outcomes.items() if outcome.skipped},
-        "notes": {name: outcome.notes for name, outcome in outcomes.items() if outcome.notes},
-    }
-    _print(found)
-    return found
+    return {**outcomes, **(tasks.harness.run(scorer) if tasks.harness else {})}
 
 
 def _print(found: dict[str, Any]) -> None:
     if found["metrics"]:
-        columns = ("task", "metric", "value", "95 % interval", "chance", "items", "clean items", "value on clean")
+        columns = ("task", "metric", "value [95 %]", "chance", "items", "clean items", "value on clean [95 %]")
         rows = [
             (
                 one["task"],
                 one["metric"],
-                one["value"],
-                "{:.4g} to {:.4g}".format(*one["interval_95"]),
+                _value(one["value"], one["interval_95"]),
                 "-" if one["chance"] is None else one["chance"],
                 one["items"],
                 one["clean_items"] if one["unchecked_items"] < one["items"] else "not checked",
-                "-" if one["clean_value"] is None else one["clean_value"],
+                "-" if one["clean_value"] is None else _value(one["clean_value"], one["clean_interval_95"]),
             )
             for one in found["metrics"]
         ]
         table("Tasks", columns, rows)
+    if found["controls"]:
+        columns = ("task", "metric", "control", "value [95 %]", "model - control [95 %]", "p, corrected", "detectable")
+        rows = [
+            (
+                one["task"],
+                one["metric"],
+                one["control"],
+                _value(one["value"], one["interval_95"]),
+                _value(one["difference"], one["difference_95"]),
+                one["corrected_p"],
+                one["detectable"] or "unknown",
+            )
+            for one in found["controls"]
+        ]
+        table("Beside models that know nothing, on the same items", columns, rows)
     for name, reasons in found["skipped"].items():
         for reason, items in reasons.items():
             say(f"evaluate: {name}: {items:,} items left out: {reason}")
     for name, notes in found["notes"].items():
         for subject, note in notes.items():
             say(f"evaluate: {name}: {subject}: {note}")
+
+
+def _value(value: float, interval: Sequence[float]) -> str:
+    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
