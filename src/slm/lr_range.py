@@ -1,10 +1,10 @@
 """`slm lr_range recipe=NAME`: which learning rates train this recipe, from one short sweep.
 
 In: the recipe and its shards. Out, in `<run>/lr_range`: `points.csv`, `lr_range.json` and `lr_range.png`, and a
-table with two suggestions. A fresh model is trained for `steps` steps of the recipe while the learning rate
-grows exponentially from `lowest` to `highest` (Smith, arXiv 1506.01186); the sweep ends early where the loss is
-not finite or above `DIVERGED` times that of the fresh model. The loss falls steepest at a rate that is safe to
-train with; at the rate of the lowest loss the next ones already undo what was learned, so it is the most to try.
+table with two suggestions. The model that the run would begin with is trained for `steps` steps of the recipe while
+the learning rate grows exponentially from `lowest` to `highest` (Smith, arXiv 1506.01186); the sweep ends early where
+the loss is not finite or above `DIVERGED` times the first. The loss falls steepest at a rate that is safe to train
+with; at the rate of the lowest loss the next ones already undo what was learned, so it is the most to try.
 
 Muon's and AdamW's rates keep the recipe's ratio; the rate shown is Muon's where it updates the matrices, else
 AdamW's. Clipping, parametrization and precision are the recipe's (bf16_weights as bf16); schedule, guard, average
@@ -27,17 +27,18 @@ from slm.core.artifact import write_atomically
 from slm.core.batch import Batch
 from slm.core.console import Progress, say, table
 from slm.core.errors import UserError
-from slm.model.transformer import Transformer, build
+from slm.model.transformer import Transformer
 from slm.objective import build as build_objective
 from slm.objective.loss import Objective
 from slm.recipe import Recipe
 from slm.report.png import Line, Panel, draw
 from slm.shards.loader import Loader
+from slm.train import specification
+from slm.train.initial import starting_model
 from slm.train.loop import peak_lr
 from slm.train.micro_batch import choose_micro_batch
 from slm.train.optim import Optimizer
 from slm.train.parallel import Parallel
-from slm.train.parametrization import rescale
 from slm.train.plan import plan
 from slm.train.precision import Precision, autocast, prepare_device
 
@@ -90,15 +91,14 @@ def run(recipe: Recipe) -> None:
 
 
 def sweep(recipe: Recipe) -> Iterator[Point]:
-    """Train a fresh model with growing rates until it diverges; one point a step."""
+    """Train the model that the run begins with at growing rates until it diverges; one point a step."""
     config, facts, lr_range = recipe.train, plan(recipe), recipe.train.lr_range
     device, precision = prepare_device(config)
-    model = build(recipe.model, recipe.seed).to(device)
-    rescale(model, config.optimizer)
+    spec = specification(recipe)
+    model = starting_model(recipe, spec.parents.get("initial")).to(device)
     objective = build_objective(recipe.objective)
     micro = choose_micro_batch(recipe, facts.batch_rows, model, objective, device, precision, None, Parallel())
-    shards = recipe.artifact("shards")
-    loader = Loader(shards, batch_rows=facts.batch_rows, micro_batch_rows=micro, seed=recipe.seed)
+    loader = Loader(spec.parents["shards"], batch_rows=facts.batch_rows, micro_batch_rows=micro, seed=recipe.seed)
     optimizer = Optimizer(model, config.optimizer, recipe.model)
     growth = (lr_range.highest / lr_range.lowest) ** (1 / (lr_range.steps - 1))
     made: list[Point] = []

@@ -258,6 +258,11 @@ def newest(folder: Path) -> Path:
     return folder / pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else folder
 
 
+def newest_checkpoint(where: Path) -> Path:
+    """The folder of the newest checkpoint of a run, named by the run's folder, its train folder or one step of it."""
+    return newest(where / "train" if (where / "train" / LATEST).is_file() else where)
+
+
 def file_sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

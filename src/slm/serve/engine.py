@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from slm.core.artifact import MANIFEST, Artifact, newest, open_artifact, require_parent
+from slm.core.artifact import MANIFEST, Artifact, newest_checkpoint, open_artifact, require_parent
 from slm.core.errors import UserError
 from slm.core.manifest import read_manifest
 from slm.serve.config import ServeConfig
@@ -115,7 +115,7 @@ class Engine:
             return _from_onnx(path if path.suffix == ".onnx" else path / ONNX_FILE, recipe)
         if (path / "config.json").is_file():
             return _from_hugging_face(path, recipe)
-        folder = newest(path / "train" if (path / "train" / "latest").is_file() else path)
+        folder = newest_checkpoint(path)
         if (folder / MANIFEST).is_file():
             checkpoint = open_artifact(folder, "train", verify=recipe.verify)
             tokenizer = open_artifact(_parent_path(folder, checkpoint.manifest, "tokenizer"), "tokenizer")

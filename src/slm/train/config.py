@@ -240,6 +240,9 @@ def _rows_or_auto(value: object) -> object:
 class TrainConfig(Config):
     """The one loop."""
 
+    initial: str = neutral("")
+    """Checkpoint whose published weights the run begins with: a run's folder, its train folder or one step of it;
+    empty begins with fresh ones. Its fingerprint, not its path, is what the run is made from."""
     tokens: int = Field(1_000_000, ge=1)
     """Positions to train on in all (rows times row length); rounded up to whole steps."""
     max_flops: float = Field(0.0, ge=0)

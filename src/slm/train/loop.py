@@ -24,7 +24,6 @@ from slm.core.distributed import SOLO, World
 from slm.core.errors import UserError
 from slm.core.seeds import derive
 from slm.model.block import set_recompute
-from slm.model.transformer import build
 from slm.objective import build as build_objective
 from slm.objective.loss import Objective
 from slm.recipe import Recipe
@@ -40,13 +39,13 @@ from slm.train.dropout import thin
 from slm.train.energy import Energy
 from slm.train.evaluation import Evaluator, evaluate
 from slm.train.guard import Guard
+from slm.train.initial import starting_model
 from slm.train.ledger import Ledger, print_ledger, totals_of_run
 from slm.train.metrics import Metrics, NoMetrics
 from slm.train.micro_batch import choose_micro_batch
 from slm.train.noise_scale import NoiseScale
 from slm.train.optim import Optimizer, offloads
 from slm.train.parallel import Parallel, choose
-from slm.train.parametrization import rescale
 from slm.train.plan import Plan, announce, plan
 from slm.train.precision import Precision, autocast, prepare_device, resolve_device
 from slm.train.probe import probe
@@ -170,8 +169,8 @@ def prepare(recipe: Recipe, spec: Spec, ledger: Ledger | None = None, world: Wor
     uploader = uploader_of(recipe)
     checkpoint = world.lead(lambda: newest_anywhere(folder, spec, uploader, redo=recipe.redo))
     make_folder(folder)
-    model = build(recipe.model, recipe.seed).to(device)
-    rescale(model, config.optimizer)
+    initial = spec.parents.get("initial")
+    model = starting_model(recipe, initial).to(device)
     set_recompute(model, config.activation_checkpointing)
     objective = build_objective(recipe.objective)
     rows = max(1, facts.first_rows // world.size)
@@ -191,6 +190,8 @@ def prepare(recipe: Recipe, spec: Spec, ledger: Ledger | None = None, world: Wor
         _same_arithmetic(checkpoint, precision, world.size)
         restore(checkpoint, state)
         say(f"train: going on from {checkpoint.path} (step {state.step:,} of {facts.steps:,})")
+    elif initial is not None:
+        say(f"train: beginning with the weights of {initial.path} ({initial.fingerprint[:12]})")
     check_tasks(recipe)
     evaluator = Evaluator(recipe, shards, objective, device, precision, micro, parallel)
     tokenizer = Tokenizer.load(spec.parents["tokenizer"].path)
