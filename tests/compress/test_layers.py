@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from slm.compress.config import Variant
-from slm.compress.layers import INPUTS, MATRICES, compress_block, grid_for
+from slm.compress.layers import INPUTS, MATRICES, compress_block
 from slm.compress.statistics import InputStatistics
-from slm.core.errors import UserError
 from slm.model.attention import plan
 from slm.model.block import Block
 from slm.model.config import ModelConfig
@@ -112,14 +111,3 @@ def test_queries_and_keys_are_not_clipped(block: Block, x_BTD: Tensor, monkeypat
     monkeypatch.setattr("slm.compress.layers.search_clip", watched)
     compress_block(block, seen(block, x_BTD), Variant(name="a", group_size=32), GRIDS)
     assert len(clipped) == 5  # v, o, gate, up, down
-
-
-def test_a_misfit_is_refused_or_given_the_next_group() -> None:
-    variant = Variant(name="int4", group_size=128)
-    with pytest.raises(
-        UserError, match=r"compress\.variants\.int4\.group_size \(128\).*attention\.q \(576 weights\); take 64"
-    ):
-        grid_for(variant, 576, "attention.q", take_next=False)
-    assert grid_for(variant, 576, "attention.q", take_next=True) == Grid(4, 64)
-    with pytest.raises(UserError, match="take 0"):
-        grid_for(variant, 60, "attention.q", take_next=True)

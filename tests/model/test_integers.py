@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slm.core.errors import UserError
-from slm.model.integers import Grid, Integers, fitting_sizes, pack, quantize, unpack
+from slm.model.integers import Grid, Integers, fitting_sizes, grid_for, outside_grid, pack, quantize, unpack
 
 
 def matrix(rows: int = 6, columns: int = 64, seed: int = 0) -> torch.Tensor:
@@ -93,3 +93,18 @@ def test_a_group_that_does_not_divide_the_row_is_refused_with_those_that_do() ->
     assert fitting_sizes(576) == [64, 32]
     with pytest.raises(UserError, match=r"576 weights does not fall into groups of 128; take .* \(64, 32\), or 0"):
         quantize(torch.zeros(2, 576), Grid(4, 128))
+
+
+def test_a_misfit_is_refused_or_given_the_next_group() -> None:
+    words = ("attention.q", "compress.variants.int4", "compress.on_misfit")
+    with pytest.raises(
+        UserError,
+        match=r"^compress\.variants\.int4\.group_size \(128\) does not divide the rows of attention\.q \(576 "
+        r"weights\); take 64, set compress\.on_misfit=next",
+    ):
+        grid_for(Grid(4, 128), 576, *words, take_next=False)
+    assert grid_for(Grid(4, 128, symmetric=True), 576, *words, take_next=True) == Grid(4, 64, symmetric=True)
+    assert grid_for(Grid(4, 64), 576, *words, take_next=False) == Grid(4, 64)
+    with pytest.raises(UserError, match="take 0"):
+        grid_for(Grid(4, 128), 60, *words, take_next=True)
+    assert [outside_grid(8, inputs).group_size for inputs in (768, 576, 60)] == [256, 64, 0]

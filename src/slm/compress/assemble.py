@@ -12,7 +12,7 @@ from torch import Tensor
 from slm.compress.config import Variant
 from slm.compress.files import QUANTIZATION, parts, read_block
 from slm.compress.stream import StoredModel, block_folder
-from slm.model.integers import Grid, fitting_sizes, quantize
+from slm.model.integers import outside_grid, quantize
 from slm.model.load import CONFIG, save_tensors
 
 OUTSIDE_MATRICES = ("embedding.weight", "head.weight")
@@ -31,7 +31,7 @@ def assemble(model: StoredModel, variant: Variant, work: Path, folder: Path) -> 
         elif variant.outside_bits == 16:
             tensors[name] = tensor.half()
         else:
-            grid = Grid(variant.outside_bits, max(fitting_sizes(tensor.shape[1]), default=0), symmetric=True)
+            grid = outside_grid(variant.outside_bits, tensor.shape[1])
             tensors.update(parts(name, quantize(tensor, grid)))
             grids[name] = asdict(grid)
     for layer in range(model.config.layers):

@@ -23,9 +23,8 @@ from slm.compress import gptq
 from slm.compress.awq import search_clip, search_scale
 from slm.compress.config import Variant
 from slm.compress.statistics import InputStatistics
-from slm.core.errors import UserError
 from slm.model.block import Block
-from slm.model.integers import Grid, Integers, fitting_sizes, quantize
+from slm.model.integers import Grid, Integers, quantize
 
 INPUTS = {
     "attention.q": ("attention.q", "attention.k", "attention.v"),
@@ -44,21 +43,6 @@ class Gain:
 
     plain_error: float
     error: float
-
-
-def grid_for(variant: Variant, inputs: int, name: str, *, take_next: bool) -> Grid:
-    """The grid of a matrix with rows of `inputs`; refuses a misfit, or takes the next smaller group."""
-    size: int = variant.group_size
-    if size and inputs % size:
-        smaller = [fitting for fitting in fitting_sizes(inputs) if fitting < size]
-        if not take_next or not smaller:
-            ways = f"take {smaller[0]}, set compress.on_misfit=next to take it there alone" if smaller else "take 0"
-            raise UserError(
-                f"compress.variants.{variant.name}.group_size ({size}) does not divide the rows of {name} "
-                f"({inputs:,} weights); {ways}"
-            )
-        size = smaller[0]
-    return Grid(variant.bits, size, variant.symmetric)
 
 
 def compress_block(

@@ -77,7 +77,7 @@ def _build(draft: Draft, recipe: Recipe, spec: Spec) -> None:
     model = StoredModel(spec.parents["train"].path)
     _require_settled_shape(model, recipe)
     rows = _rows(recipe, spec, model) if any(variant.method != "rtn" for variant in config.variants) else None
-    notices: list[str] = []
+    notices = _trained_otherwise(spec.parents["train"], config.variants)
     for variant in config.variants:
         work = work_folder(recipe) / f"{variant.name}-{_digest(spec, variant, rows)}"
         with Progress(f"compress: {variant.name}", model.config.layers, "blocks") as progress:
@@ -103,6 +103,21 @@ def _build(draft: Draft, recipe: Recipe, spec: Spec) -> None:
     draft.counts.update(found, step=spec.parents["train"].counts.get("step"))
     _show(facts, _size_bytes(spec.parents["train"].path, "model-*.safetensors"))
     _require_budgets(config.variants, costs)
+
+
+def _trained_otherwise(checkpoint: Artifact, variants: tuple[Variant, ...]) -> list[str]:
+    """A notice for each variant that rounds otherwise than the checkpoint's training, if that saw rounded weights."""
+    trained = checkpoint.section["train"].get("quantization", {})
+    if not trained.get("bits"):
+        return []
+    notices = []
+    for variant in variants:
+        mine = {name: getattr(variant, name) for name in ("bits", "group_size", "symmetric", "outside_bits")}
+        others = [f"{key} {value} instead of {trained[key]}" for key, value in mine.items() if value != trained[key]]
+        others += [f"method {variant.method} instead of rtn"] if variant.method != "rtn" else []
+        if others:
+            notices.append(f"{variant.name}: the checkpoint was trained to be rounded otherwise ({', '.join(others)})")
+    return notices
 
 
 def _require_settled_shape(model: StoredModel, recipe: Recipe) -> None:

@@ -24,14 +24,14 @@ from torch import Tensor, nn
 from slm.compress.calibration import Rows
 from slm.compress.config import CompressConfig, Variant
 from slm.compress.files import write_block
-from slm.compress.layers import INPUTS, MATRICES, compress_block, grid_for
+from slm.compress.layers import INPUTS, MATRICES, compress_block
 from slm.compress.statistics import InputStatistics
 from slm.core.artifact import placed, seal_file
 from slm.core.errors import DamagedError
 from slm.model.attention import plan
 from slm.model.block import Block
 from slm.model.config import ModelConfig
-from slm.model.integers import Grid
+from slm.model.integers import Grid, grid_for
 from slm.model.load import expected_shapes, read_config, read_tensor, tensor_places
 from slm.model.rope import RotaryTables
 
@@ -188,7 +188,9 @@ def _linear(block: Block, name: str) -> nn.Linear:
 
 
 def _grid(model: StoredModel, name: str, variant: Variant, config: CompressConfig) -> Grid:
-    return grid_for(variant, _inputs(model, name), name, take_next=config.on_misfit == "next")
+    wanted, setting = Grid(variant.bits, variant.group_size, variant.symmetric), f"compress.variants.{variant.name}"
+    take_next = config.on_misfit == "next"
+    return grid_for(wanted, _inputs(model, name), name, setting, "compress.on_misfit", take_next=take_next)
 
 
 def _inputs(model: StoredModel, name: str) -> int:

@@ -12,7 +12,7 @@ Shapes: O outputs, I inputs, G groups, S = I / G numbers of a group.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -74,6 +74,28 @@ class Integers:
 def fitting_sizes(inputs: int) -> list[int]:
     """The usual group sizes that divide a row, largest first."""
     return [size for size in (256, 128, 64, 32) if inputs % size == 0]
+
+
+def grid_for(wanted: Grid, inputs: int, matrix: str, setting: str, misfit: str, *, take_next: bool) -> Grid:
+    """`wanted` for rows of `inputs`; a misfit is refused, or gets the next smaller group that fits.
+
+    `matrix`, and the keys `setting` (a section with group_size) and `misfit`, are named in the refusal.
+    """
+    size = wanted.group_size
+    if not size or inputs % size == 0:
+        return wanted
+    smaller = [fitting for fitting in fitting_sizes(inputs) if fitting < size]
+    if not take_next or not smaller:
+        ways = f"take {smaller[0]}, set {misfit}=next to take it there alone" if smaller else "take 0"
+        raise UserError(
+            f"{setting}.group_size ({size}) does not divide the rows of {matrix} ({inputs:,} weights); {ways}"
+        )
+    return replace(wanted, group_size=smaller[0])
+
+
+def outside_grid(bits: int, inputs: int) -> Grid:
+    """The grid of an embedding or a head: symmetric, in the largest groups that fit."""
+    return Grid(bits, max(fitting_sizes(inputs), default=0), symmetric=True)
 
 
 def grouped(matrix_OI: Tensor, groups: int) -> Tensor:

@@ -95,6 +95,30 @@ class DropoutConfig(Config):
         return self
 
 
+class QuantizationConfig(Config):
+    """Quantization-aware training: forward sees matrices as `slm.compress` with method rtn will round them."""
+
+    bits: Literal[0, 2, 3, 4, 8] = 0
+    """Width of the integers of the blocks' matrices; 0 rounds nothing."""
+    group_size: Literal[0, 32, 64, 128, 256] = 128
+    """Neighbouring weights of a row that share a scale; 0 for one scale a row."""
+    symmetric: bool = False
+    """Zero points in the middle; otherwise where each group wants its own."""
+    outside_bits: Literal[4, 8, 16] = 8
+    """Width for the embedding and the head; 16 rounds them to float16."""
+    on_misfit: Literal["refuse", "next"] = "refuse"
+    """A row that no whole number of groups fills: refuse it, or take the next smaller group that fits and say so."""
+    from_tokens: int = Field(0, ge=0)
+    """Tokens that are trained on in full precision first."""
+
+    @model_validator(mode="after")
+    def _settings_take_effect(self) -> QuantizationConfig:
+        for name in sorted(self.model_fields_set - {"bits"}):
+            if not self.bits and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} ({getattr(self, name)}) has no effect without bits (0); set bits")
+        return self
+
+
 class GuardConfig(Config):
     """Steps that must not change the weights. Skips and rewinds are rows of the metrics; a clean run has neither."""
 
@@ -263,6 +287,7 @@ class TrainConfig(Config):
     ema_decay: float = Field(0.0, ge=0, lt=1)
     """Decay of a moving average of the weights, which is then what is evaluated and published; 0 keeps none."""
     dropout: DropoutConfig = DropoutConfig()
+    quantization: QuantizationConfig = QuantizationConfig()
     guard: GuardConfig = GuardConfig()
     precision: Literal["auto", "fp32", "bf16", "bf16_weights"] = "auto"
     """fp32, bf16 autocast, or bf16_weights (a bf16 copy of fp32 masters); auto takes bf16 where it is fast."""
@@ -324,6 +349,11 @@ class TrainConfig(Config):
         if self.schedule.warmup_tokens >= self.tokens:
             raise ValueError(
                 f"schedule.warmup_tokens ({self.schedule.warmup_tokens:,}) must be less than tokens ({self.tokens:,})"
+            )
+        if self.quantization.from_tokens >= self.tokens:
+            raise ValueError(
+                f"quantization.from_tokens ({self.quantization.from_tokens:,}) must be less than tokens "
+                f"({self.tokens:,}), or nothing is rounded; lower it"
             )
         if self.checkpoints.keep_every_steps % self.save_every_steps:
             raise ValueError(

@@ -79,15 +79,18 @@ def evaluate(recipe: Recipe, run: Run, metrics: Metrics, progress: Progress) -> 
     What fails within a forward of a model in shards is raised.
     """
     state, reason = run.state, ""
+    bits = {"rounded_to_bits": run.rounding.bits} if run.rounding.begun(state.tokens) else {}
     try:
-        with run.ledger.phase("evaluate"):
-            held_out = run.evaluator(state.published, run.stop)
-        metrics.write("evaluate", state.step, state.tokens, **held_out)
-        progress.advance(0, f"held out {held_out['bits_per_byte']:.3f} bits/byte")
-        if recipe.train.tasks:
-            write_tasks(recipe, run, metrics)
-        if recipe.train.sample_prompts:
-            write_samples(recipe, run, metrics)
+        with run.rounding.applied(state.published, state.tokens):
+            with run.ledger.phase("evaluate"):
+                held_out = run.evaluator(state.published, run.stop)
+            metrics.write("evaluate", state.step, state.tokens, **held_out, **bits)
+            told = f" in {run.rounding.bits} bits" if bits else ""
+            progress.advance(0, f"held out {held_out['bits_per_byte']:.3f} bits/byte{told}")
+            if recipe.train.tasks:
+                write_tasks(recipe, run, metrics)
+            if recipe.train.sample_prompts:
+                write_samples(recipe, run, metrics)
     except EvaluationError as error:
         reason = str(error)
     if reason:  # by now the error is gone, and with it the tensors that its frames held

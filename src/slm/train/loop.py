@@ -50,6 +50,7 @@ from slm.train.plan import Plan, announce, plan
 from slm.train.precision import Precision, autocast, prepare_device, resolve_device
 from slm.train.probe import probe
 from slm.train.profile import profiled
+from slm.train.quantization import Rounding, rounding_of
 from slm.train.recovery import plain, refuse
 from slm.train.remote import newest_anywhere, uploader_of
 from slm.train.saver import Saver
@@ -84,6 +85,7 @@ class Run:
     noise: NoiseScale
     sources: SourceLosses
     working: Working
+    rounding: Rounding
     loss: float = math.nan
     """Of the last step."""
     evaluations_failed: int = 0
@@ -204,6 +206,7 @@ def prepare(recipe: Recipe, spec: Spec, ledger: Ledger | None = None, world: Wor
     run = Run(
         folder, spec, facts, device, precision, state, objective, evaluator, tokenizer, saver, stop, meter, ledger,
         micro, parallel, noise, SourceLosses(list(loader.reader.ranges), device), working,
+        rounding_of(config.quantization, recipe.model),
     )  # fmt: skip
     if world.size > 1:
         say(f"train: {parallel}")
@@ -287,19 +290,21 @@ def forward_backward(run: Run, batches: list[Batch], clip_norm: float) -> tuple[
     The sum over micro-batches is divided once by the targets of the whole step, so the result does not
     depend on how rows are spread over micro-batches and processes.
     """
-    master, model, world = run.state.model, run.working.refresh(), run.parallel.world
+    master, world = run.state.model, run.parallel.world
     generator = torch.get_rng_state()
     tokens = int(world.sum(sum(batch.num_targets for batch in batches))[0])
     nats = torch.zeros((), dtype=torch.float64, device=run.device)
-    for done, batch in enumerate(batches):
-        if run.stop.rest_is_long(done, len(batches)):
-            give_up_step(run, generator)
-        with autocast(run.device, run.precision):
-            loss = run.objective(model, batch)
-        run.sources.add(batch, loss)
-        (loss.nats_sum / tokens).backward()  # type: ignore[no-untyped-call]
-        nats += loss.cross_entropy_sum.double()
-        run.noise.add(run.state.step, batch.num_targets)
+    with run.rounding.applied(master, run.state.tokens):
+        model = run.working.refresh()
+        for done, batch in enumerate(batches):
+            if run.stop.rest_is_long(done, len(batches)):
+                give_up_step(run, generator)
+            with autocast(run.device, run.precision):
+                loss = run.objective(model, batch)
+            run.sources.add(batch, loss)
+            (loss.nats_sum / tokens).backward()  # type: ignore[no-untyped-call]
+            nats += loss.cross_entropy_sum.double()
+            run.noise.add(run.state.step, batch.num_targets)
     run.parallel.reduce_gradients(master)
     norm = run.parallel.clip(master, clip_norm)
     all_nats, norm = world.sum(float(nats), norm if world.leader else 0.0)  # what the guard judges is equal everywhere

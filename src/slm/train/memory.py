@@ -171,6 +171,10 @@ def predict_for(
         average=bool(recipe.train.ema_decay),
         parallel=parallel,
     )
+    if recipe.train.quantization.bits:  # the weights themselves, kept aside while rounded ones stand in their places
+        use = replace(
+            use, weights=use.weights + num_parameters(recipe.model) * 4 // (parallel or Parallel()).shard_processes
+        )
     return replace(use, optimizer=0) if recipe.train.offload_optimizer else use
 
 

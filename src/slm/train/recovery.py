@@ -110,11 +110,12 @@ def gradient_norms(run: Run, batches: list[Batch]) -> dict[str, float | str]:
     """The norm of the gradient of each parameter on `batches`, unclipped; gradients are dropped again."""
     parallel = run.parallel
     tokens = int(parallel.world.sum(sum(batch.num_targets for batch in batches))[0])
-    model = run.working.refresh()
-    for batch in batches:
-        with autocast(run.device, run.precision):
-            loss = run.objective(model, batch)
-        (loss.nats_sum / tokens).backward()  # type: ignore[no-untyped-call]
+    with run.rounding.applied(run.state.model, run.state.tokens):
+        model = run.working.refresh()
+        for batch in batches:
+            with autocast(run.device, run.precision):
+                loss = run.objective(model, batch)
+            (loss.nats_sum / tokens).backward()  # type: ignore[no-untyped-call]
     parallel.reduce_gradients(run.state.model)
     parameters = run.state.model.named_parameters()
     norms = {name: plain(parallel.norm(p.grad)) for name, p in parameters if p.grad is not None}
@@ -141,7 +142,7 @@ def _beginnings(run: Run, index: int) -> list[str]:
 def _row_loss(run: Run, index: int) -> float | str:
     reader = run.state.loader.reader
     batch = collate(*reader.rows([index]), reader.pad_id).to(run.device)
-    with autocast(run.device, run.precision):
+    with run.rounding.applied(run.state.model, run.state.tokens), autocast(run.device, run.precision):
         loss = run.objective(run.state.model, batch)
     run.parallel.settle(run.state.model)
     return plain(float(loss.cross_entropy_sum) / max(loss.tokens, 1))

@@ -78,7 +78,7 @@ def activations(run: Run, batch: Batch) -> Figures:
             parts = {"output": block} | {name: block.get_submodule(name) for name in ("attention", "ffn")}
             for name, module in parts.items():
                 hooks.callback(watch(module, name, number).remove)
-        with autocast(run.device, run.precision):
+        with run.rounding.applied(model, run.state.tokens), autocast(run.device, run.precision):
             model.hidden(batch.tokens_BT, positions_BT=batch.positions_BT, documents_BT=batch.documents_BT)
     run.parallel.settle(model)
     return figures
