@@ -19,7 +19,7 @@ SHORTCUTS = {
     name: f"serve.{name}"
     for name in (
         "prompt", "model", "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "seed",
-        "threads",
+        "threads", "kv_cache",
     )
 }  # fmt: skip
 

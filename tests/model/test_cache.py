@@ -23,8 +23,10 @@ OPTIONS: list[dict[str, Any]] = [
 CHUNKS = [[1] * 18, [18], [5, 13], [7, 1, 1, 1, 8], [1, 17]]
 
 
-def in_chunks(model: Transformer, tokens: Tensor, chunks: list[int], **more: Tensor) -> Tensor:
-    cache = KVCache(model.config, tokens.shape[0], tokens.shape[1])
+def in_chunks(
+    model: Transformer, tokens: Tensor, chunks: list[int], dtype: torch.dtype = torch.float32, **more: Tensor
+) -> Tensor:
+    cache = KVCache(model.config, tokens.shape[0], tokens.shape[1], dtype)
     out, start = [], 0
     for length in chunks:
         part = slice(start, start + length)
@@ -137,3 +139,72 @@ def test_what_a_token_sees_can_be_said_for_each(
     torch.testing.assert_close(found[:, :6], model.hidden(ids), atol=1e-5, rtol=0)
     other = torch.cat((ids[:, :4], ids[:, 4:].flip(1)), 1)
     torch.testing.assert_close(found[:, 6:], model.hidden(other)[:, 4:], atol=1e-5, rtol=0)
+
+
+def dequantized(x: Tensor) -> Tensor:
+    """What an int8 cache gives back, worked out number by number."""
+    out = torch.empty_like(x)
+    for place in torch.cartesian_prod(*(torch.arange(size) for size in x.shape[:-1])).tolist():
+        head = x[tuple(place)]
+        scale = (head.abs().max() / 127).to(torch.float16).float()
+        out[tuple(place)] = torch.stack([(number / scale).round().clamp(-127, 127) * scale for number in head])
+    return out
+
+
+@torch.no_grad()
+def test_an_int8_cache_gives_back_each_head_of_each_token_rounded(shape: Callable[..., ModelConfig]) -> None:
+    config = shape()
+    cache, draw = KVCache(config, 2, 5, torch.int8), torch.Generator().manual_seed(0)
+    k, v = (torch.randn(2, 3, config.kv_heads, config.head_dim, generator=draw) * 3 for _ in range(2))
+    k[0, 1] = 0.0
+    cache.reserve(None, 2, 3)
+    keys, values = cache.store(1, k, v, 0)
+    assert torch.equal(keys, dequantized(k))
+    assert torch.equal(values, dequantized(v))
+    assert float((keys - k).abs().max()) < float(k.abs().max()) / 127
+    cache.length = 3
+    cache.reserve(None, 2, 1)
+    later, _ = cache.store(1, k[:, :1], v[:, :1], 2)
+    assert torch.equal(later, torch.cat((keys[:, 2:], keys[:, :1]), 1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{}, {"qk_norm": True, "kv_heads": 1}, {"sliding_window": 5}])
+@pytest.mark.parametrize("chunks", CHUNKS, ids=str)
+def test_an_int8_cache_answers_the_same_in_any_chunks_and_nearly_as_without(
+    shape: Callable[..., ModelConfig], tokens: Callable[..., Tensor], options: dict[str, Any], chunks: list[int]
+) -> None:
+    model, ids = build(shape(**options), 3), tokens(2, 18)
+    whole = model(ids, cache=KVCache(model.config, 2, 18, torch.int8))
+    torch.testing.assert_close(in_chunks(model, ids, chunks, dtype=torch.int8), whole, atol=2e-3, rtol=0)
+    exact = model(ids)
+    difference = (whole - exact).abs().max()
+    assert 1e-4 < float(difference) < 0.02 * float(exact.std()) * 4
+
+
+@torch.no_grad()
+def test_rows_of_an_int8_cache_are_filled_and_kept_with_their_scales(
+    shape: Callable[..., ModelConfig], tokens: Callable[..., Tensor]
+) -> None:
+    model, ids = build(shape(), 3), tokens(1, 9)
+    one, three = KVCache(model.config, 1, 8, torch.int8), KVCache(model.config, 3, 9, torch.int8)
+    model(ids[:, :8], cache=one)
+    three.fill(one)
+    three.keep(torch.tensor([2, 0]))
+    expected = model(ids[:, 8:], cache=cache_of(model, ids[:, :8]))
+    torch.testing.assert_close(
+        model(ids[:, 8:].expand(2, 1), cache=three), expected.expand(2, -1, -1), atol=1e-5, rtol=0
+    )
+
+
+def cache_of(model: Transformer, ids: Tensor) -> KVCache:
+    cache = KVCache(model.config, 1, 9, torch.int8)
+    model(ids, cache=cache)
+    return cache
+
+
+def test_an_int8_cache_takes_a_byte_a_number_and_two_a_head(shape: Callable[..., ModelConfig]) -> None:
+    config = shape()
+    heads = 2 * config.layers * 3 * 7 * config.kv_heads
+    assert KVCache(config, 3, 7).num_bytes == heads * config.head_dim * 4
+    assert KVCache(config, 3, 7, torch.int8).num_bytes == heads * (config.head_dim + 2)

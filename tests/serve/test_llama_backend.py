@@ -40,3 +40,11 @@ def test_a_truncated_gguf_is_refused(recipe: Recipe, places: dict[str, str], tmp
     (tmp_path / "cut.gguf").write_bytes(data[: int(len(data) * keep)])
     with pytest.raises(DamagedError, match=r"cut\.gguf"):
         Engine.open(str(tmp_path / "cut.gguf"), recipe)
+
+
+def test_a_gguf_answers_over_an_int8_cache(recipe: Recipe, places: dict[str, str], engines: dict[str, Engine]) -> None:
+    settings = recipe.serve.model_copy(update={"kv_cache": "int8", "max_tokens": 8})
+    with Engine.open(places["gguf"], recipe.model_copy(update={"serve": settings})) as engine:
+        answer = "".join(engine.generate("def main():", settings))
+    assert len(answer) > 4
+    assert answer[:1] == "".join(engines["gguf"].generate("def main():", settings))[:1]

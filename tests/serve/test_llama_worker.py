@@ -6,7 +6,10 @@ import pytest
 
 from slm.serve.llama_worker import parameters
 
-SETTINGS = {"path": "/x.gguf", "api_key": "k", "context_tokens": 64, "exact": False, "threads": 3, "timeout_seconds": 9}
+SETTINGS = {
+    "path": "/x.gguf", "api_key": "k", "context_tokens": 64, "exact": False, "int8_cache": False, "threads": 3,
+    "timeout_seconds": 9,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -20,6 +23,14 @@ def test_the_server_is_private_and_exact_on_request(exact: bool) -> None:
     assert not params.ui
     full = xllamacpp.ggml_type.GGML_TYPE_F32
     assert (params.cache_type_k == full, params.cache_type_v == full, params.check_tensors) == (exact,) * 3
+
+
+def test_an_int8_cache_is_llama_cpps_q8_0_with_the_attention_that_it_needs() -> None:
+    import xllamacpp
+
+    params = parameters(SETTINGS | {"int8_cache": True})
+    assert params.cache_type_k == params.cache_type_v == xllamacpp.ggml_type.GGML_TYPE_Q8_0
+    assert params.flash_attn_type == xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED
 
 
 def test_the_process_ends_with_its_parent(places: dict[str, str]) -> None:

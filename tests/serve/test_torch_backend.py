@@ -78,3 +78,20 @@ def test_end_ids_of_a_hugging_face_folder_may_be_one_or_many(tmp_path: Path) -> 
     path.write_text("[")
     with pytest.raises(UserError, match="not a JSON object"):
         generation_end_ids(tmp_path)
+
+
+def test_an_int8_cache_is_used_where_it_is_asked_for(
+    engines: dict[str, Engine], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[torch.dtype] = []
+
+    class Watched(KVCache):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)  # type: ignore[arg-type]
+            made.append(self.keys_LBSHD.dtype)
+
+    monkeypatch.setattr(torch_backend, "KVCache", Watched)
+    for kind in ("float", "int8"):
+        settings = recipe.serve.model_copy(update={"kv_cache": kind, "max_tokens": 3})
+        assert "".join(engines["checkpoint"].generate("def parse(", settings))
+    assert made == [torch.float32, torch.int8]

@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from slm.evaluate.score import score
 from slm.evaluate.statistics.intervals import estimate
+from slm.model.cache import KVCache, KVKind
 from slm.model.transformer import Transformer
 
 BATCH_TOKENS = 4096
@@ -67,14 +68,18 @@ class Cost:
 
 
 def answers(
-    model: Transformer, text: HeldOut, positions: int, progress: Callable[[int], None] | None = None
+    model: Transformer,
+    text: HeldOut,
+    positions: int,
+    progress: Callable[[int], None] | None = None,
+    kv_cache: KVKind = "float",
 ) -> Answers:
-    """Score a model on the held-out text."""
+    """Score a model on the held-out text, read through a cache of this kind."""
     nats_D = score(
         model, text.ids, context=text.context, stride=max(1, text.context // 2), batch_tokens=BATCH_TOKENS,
-        progress=progress,
+        kv_cache=kv_cache, progress=progress,
     )  # fmt: skip
-    return Answers(nats_D, _log_probabilities(model, text, positions))
+    return Answers(nats_D, _log_probabilities(model, text, positions, kv_cache))
 
 
 def compare(reference: Answers, found: Answers, text: HeldOut, seed: int) -> Cost:
@@ -95,7 +100,7 @@ def compare(reference: Answers, found: Answers, text: HeldOut, seed: int) -> Cos
 
 
 @torch.inference_mode()
-def _log_probabilities(model: Transformer, text: HeldOut, positions: int) -> Tensor:
+def _log_probabilities(model: Transformer, text: HeldOut, positions: int, kv_cache: KVKind) -> Tensor:
     """Log-probabilities [P, V] of what follows each of so many positions, spread evenly over the text."""
     counts_D = np.array([len(ids) - 1 for ids in text.ids])
     starts_D = np.cumsum(counts_D) - counts_D
@@ -104,16 +109,19 @@ def _log_probabilities(model: Transformer, text: HeldOut, positions: int) -> Ten
     parts = []
     for owner in np.unique(owners).tolist():
         inside = (wanted[owners == owner] - starts_D[owner]).tolist()
-        parts.append(_of_document(model, text.ids[owner], inside, text.context))
+        parts.append(_of_document(model, text.ids[owner], inside, text.context, kv_cache))
     return torch.cat(parts)
 
 
-def _of_document(model: Transformer, ids: NDArray[np.int32], places: Sequence[int], context: int) -> Tensor:
+def _of_document(
+    model: Transformer, ids: NDArray[np.int32], places: Sequence[int], context: int, kv_cache: KVKind
+) -> Tensor:
     found = []
     for first in range(0, len(ids), context):
         mine = [place - first for place in places if first <= place < first + context]
         if mine:
             window_BT = torch.from_numpy(ids[first : first + context].astype(np.int64)).unsqueeze(0)
-            logits_PV = model.project(model.hidden(window_BT)[0, mine])
+            cache = KVCache(model.config, *window_BT.shape, torch.int8) if kv_cache == "int8" else None
+            logits_PV = model.project(model.hidden(window_BT, cache=cache)[0, mine])
             found.append(functional.log_softmax(logits_PV, dim=-1))
     return torch.cat(found)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,7 +152,7 @@ def _measure(draft: Draft, recipe: Recipe, spec: Spec) -> dict[str, Cost]:
     from slm.model.load import load_model
 
     config = recipe.compress
-    text = _held_out(recipe, spec)
+    text = held_out(recipe, spec.parents)
     runs = 1 + len(config.variants)
     costs = {}
     with Progress("compress: measuring", runs * text.targets, "tokens") as progress:
@@ -165,7 +166,8 @@ def _measure(draft: Draft, recipe: Recipe, spec: Spec) -> dict[str, Cost]:
     return costs
 
 
-def _held_out(recipe: Recipe, spec: Spec) -> HeldOut:
+def held_out(recipe: Recipe, parents: Mapping[str, Artifact]) -> HeldOut:
+    """The documents over which costs are measured, as `recipe.compress` picks them out of the corpus."""
     import numpy as np
 
     from slm.compress.measure import HeldOut
@@ -173,17 +175,17 @@ def _held_out(recipe: Recipe, spec: Spec) -> HeldOut:
     from slm.shards.encode import encode
     from slm.tokenizer.tokenizer import Tokenizer
 
-    corpus, most = spec.parents["corpus"], recipe.compress.max_documents
+    corpus, most = parents["corpus"], recipe.compress.max_documents
     total = int(corpus.counts["validation"]["documents"])
     chosen = (
         document
         for number, document in enumerate(read_documents(corpus, "validation"))
         if not most or most >= total or (number + 1) * most // total > number * most // total
     )
-    tokenizer = Tokenizer.load(spec.parents["tokenizer"].path)
+    tokenizer = Tokenizer.load(parents["tokenizer"].path)
     encoded = list(encode(chosen, tokenizer, recipe.shards.threads))
     sizes_D = np.array([len(document.text.encode()) for document, _ in encoded], dtype=np.float64)
-    return HeldOut([ids for _, ids in encoded], sizes_D, int(spec.parents["shards"].counts["seq_len"]))
+    return HeldOut([ids for _, ids in encoded], sizes_D, int(parents["shards"].counts["seq_len"]))
 
 
 def _show(facts: dict[str, Any], checkpoint_bytes: int) -> None:

@@ -25,6 +25,8 @@ class EvaluateConfig(Config):
     """Held-out documents to score, taken at even distances; 0 scores all."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic: fp32 for numbers that are compared; bf16 is faster and moves them in the third digit."""
+    kv_cache: Literal["float", "int8"] = "float"
+    """int8 scores held-out documents and tasks through a cache of 8-bit keys and values, as serve.kv_cache does."""
     golden: str = ""
     """A JSON Lines table of golden prompts that the model must pass; empty skips it."""
     tasks: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ from torch import Tensor
 from slm.evaluate.likelihood import read_prefix
 from slm.evaluate.score import autocast
 from slm.evaluate.tree import SHORTEST_PREFIX, Ids, common
-from slm.model.cache import KVCache
+from slm.model.cache import KVCache, KVKind, dtype_of
 from slm.model.transformer import Transformer
 from slm.serve.sampling import greedy, scale_temperature
 from slm.serve.stream import StopStream, Utf8Stream
@@ -75,8 +75,11 @@ def generate(
     ends: frozenset[int],
     batch_tokens: int,
     precision: Literal["fp32", "bf16"] = "fp32",
+    kv_cache: KVKind = "float",
 ) -> Iterator[list[tuple[int, str]]]:
     """The number and answer of each prompt, a batch at a time, the longest first."""
+    float_type = torch.bfloat16 if precision == "bf16" else next(model.parameters()).dtype
+    cache_type = dtype_of(kv_cache, float_type)
     order = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number].ids), prompts[number].ids.tobytes()))
     first = 0
     while first < len(order):
@@ -86,7 +89,7 @@ def generate(
         batch = order[first : first + rows]
         first += rows
         with autocast(next(model.parameters()).device.type, precision):
-            answers = _answer(model, tokenizer, [(number, prompts[number]) for number in batch], ends, precision)
+            answers = _answer(model, tokenizer, [(number, prompts[number]) for number in batch], ends, cache_type)
         yield [(answer.number, answer.text) for answer in answers]
 
 
@@ -95,19 +98,16 @@ def _answer(
     tokenizer: Tokenizer,
     batch: Sequence[tuple[int, Prompt]],
     ends: frozenset[int],
-    precision: Literal["fp32", "bf16"],
+    cache_type: torch.dtype,
 ) -> list[_Answer]:
-    parameter = next(model.parameters())
-    device, window = parameter.device, model.config.sliding_window
+    device, window = next(model.parameters()).device, model.config.sliding_window
     answers = [_Answer(number, prompt, StopStream(prompt.stops)) for number, prompt in batch]
     generators = {number: np.random.Generator(np.random.Philox(prompt.seed)) for number, prompt in batch}
     prefix = shared_prefix([prompt.ids for _, prompt in batch])
     lengths_B = torch.tensor([len(prompt.ids) for _, prompt in batch], device=device)
     widest = int(lengths_B.max())
     most = max(prompt.max_tokens for _, prompt in batch)
-    cache = KVCache(
-        model.config, len(batch), widest + most, torch.bfloat16 if precision == "bf16" else parameter.dtype, device
-    )
+    cache = KVCache(model.config, len(batch), widest + most, cache_type, device)
     if prefix:
         read_prefix(model, batch[0][1].ids[:prefix], cache)
     tokens_BN = np.zeros((len(batch), widest - prefix), dtype=np.int64)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from slm.evaluate.score import LOGITS_PER_CHUNK, autocast
 from slm.evaluate.tree import PREFIX, Family, Ids, Request, Row, plan_families
-from slm.model.cache import KVCache
+from slm.model.cache import KVCache, KVKind, dtype_of
 from slm.model.transformer import Transformer
 
 LEAST_FILLED = 0.95
@@ -48,12 +48,13 @@ def likelihoods(
     *,
     batch_tokens: int,
     precision: Literal["fp32", "bf16"] = "fp32",
+    kv_cache: KVKind = "float",
 ) -> Iterator[list[tuple[int, Likelihood]]]:
     """The number and likelihood of each request, a batch at a time, in no order."""
     longest = max((len(request.ids) - 1 for request in requests), default=0)
     assert longest <= model.config.max_seq_len, f"a request of {longest} tokens exceeds the context"
     for family in plan_families(requests, ROW_TOKENS):
-        yield from _of_family(model, requests, family, batch_tokens, precision)
+        yield from _of_family(model, requests, family, batch_tokens, precision, kv_cache)
 
 
 def _of_family(
@@ -62,14 +63,17 @@ def _of_family(
     family: Family,
     batch_tokens: int,
     precision: Literal["fp32", "bf16"],
+    kv_cache: KVKind,
 ) -> Iterator[list[tuple[int, Likelihood]]]:
     device = next(model.parameters()).device
     rows = sorted(family.rows, key=lambda row: -len(row.tokens_N))
     prefix, cache, x_1D = len(family.prefix), None, None
     most = max(1, batch_tokens // len(rows[0].tokens_N))
-    if prefix:
-        dtype = torch.bfloat16 if precision == "bf16" else next(model.parameters()).dtype
-        cache = KVCache(model.config, min(most, len(rows)), prefix + len(rows[0].tokens_N), dtype, device)
+    if prefix or kv_cache == "int8":
+        float_type = torch.bfloat16 if precision == "bf16" else next(model.parameters()).dtype
+        places, dtype = prefix + len(rows[0].tokens_N), dtype_of(kv_cache, float_type)
+        cache = KVCache(model.config, min(most, len(rows)), places, dtype, device)
+    if prefix and cache is not None:
         with autocast(device.type, precision):
             x_1D = read_prefix(model, family.prefix, cache)
     first = 0

@@ -71,13 +71,17 @@ def measure(recipe: Recipe, parents: Mapping[str, Artifact], golden: Path | None
     if not parents["train"].counts["finished"]:
         say(f"evaluate: {parents['train'].path} is a checkpoint of a run that has not finished")
 
-    asked = key_of(parents["train"].fingerprint, parents["tokenizer"].fingerprint, config.precision)
+    how = (config.precision, config.kv_cache)
+    asked = key_of(parents["train"].fingerprint, parents["tokenizer"].fingerprint, *how)
     answers = recipe.folder("evaluate").with_name(ANSWERS)
     with Journal(answers / f"{asked}.jsonl") as journal:
         if journal.resumed:
             say(f"evaluate: going on from {journal.resumed:,} answers of an evaluation that was stopped")
         train_V = count_targets(ShardReader(parents["shards"], "train"))
-        scorer = Scorer(model, tokenizer, config.batch_tokens, config.precision, journal, rare_V=train_V < RARE_BELOW)
+        scorer = Scorer(
+            model, tokenizer, config.batch_tokens, config.precision, journal, kv_cache=config.kv_cache,
+            rare_V=train_V < RARE_BELOW,
+        )  # fmt: skip
         results, columns = _figures(recipe, parents, scorer, prompts, journal, train_V)
         others = controls(config.controls, scorer, train_V, recipe.seed, answers, asked)
         results["tasks"] = run_tasks(tasks, scorer, others, draft.path, recipe.seed)
@@ -111,7 +115,8 @@ def _figures(
     if not columns["id"]:
         raise UserError(f"{corpus.path} holds no held-out documents; raise corpus.validation_fraction")
     validation = _summary(columns, recipe.seed)
-    validation.update(context_tokens=context, stride_tokens=stride, precision=config.precision)
+    validation.update(context_tokens=context, stride_tokens=stride)
+    validation.update(precision=config.precision, kv_cache=config.kv_cache)
     num_bytes = validation["bytes"]
     unigram = unigram_nats(train_V, held_out_V)
     outcomes = check(model, tokenizer, prompts)
@@ -210,6 +215,7 @@ def _score(
                     stride=window[1],
                     batch_tokens=config.batch_tokens,
                     precision=config.precision,
+                    kv_cache=config.kv_cache,
                     progress=progress.advance,
                 ).tolist()
                 journal.put([(key, nats_of)])

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from slm.evaluate.windows import Windows, batches, lay_windows
+from slm.model.cache import KVCache, KVKind
 from slm.model.transformer import Transformer
 
 LOGITS_PER_CHUNK = 1 << 24
@@ -37,9 +38,13 @@ def score(
     stride: int,
     batch_tokens: int,
     precision: Literal["fp32", "bf16"] = "fp32",
+    kv_cache: KVKind = "float",
     progress: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Nats of each document; `progress` is told the number of targets scored by each forward pass."""
+    """Nats of each document; `progress` is told the number of targets scored by each forward pass.
+
+    With `kv_cache` int8 each window is read through such a cache, as decoding it token by token would.
+    """
     device = next(model.parameters()).device
     targets_D = np.array([len(ids) - 1 for ids in documents], dtype=np.int64)
     flat = np.concatenate([*documents, np.zeros(1, dtype=np.int32)]).astype(np.int64)
@@ -48,7 +53,8 @@ def score(
     for batch in batches(lay_windows(targets_D, context, stride), batch_tokens):
         inputs_BT, targets_BT, scored_BT = _gather(batch, flat, starts_D)
         with autocast(str(device.type), precision):
-            x_BTD = model.hidden(torch.from_numpy(inputs_BT).to(device))
+            cache = KVCache(model.config, *inputs_BT.shape, torch.int8, device) if kv_cache == "int8" else None
+            x_BTD = model.hidden(torch.from_numpy(inputs_BT).to(device), cache=cache)
             x_MD = x_BTD[torch.from_numpy(scored_BT).to(device)]
             nats_M = token_nats(model, x_MD, torch.from_numpy(targets_BT[scored_BT]).to(device))
         owner_M = np.repeat(batch.document_W, scored_BT.sum(axis=1))

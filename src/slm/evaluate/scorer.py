@@ -22,6 +22,7 @@ from slm.evaluate.generation import Prompt, generate
 from slm.evaluate.journal import Journal, key_of
 from slm.evaluate.likelihood import Likelihood, likelihoods
 from slm.evaluate.tree import Request, common
+from slm.model.cache import KVKind
 from slm.model.transformer import Transformer
 from slm.tokenizer.tokenizer import Tokenizer
 
@@ -43,6 +44,7 @@ class Scorer:
     """Whether progress is shown."""
     label: str = ""
     """Which model this is, before what is shown; the evaluated one needs none."""
+    kv_cache: KVKind = "float"
     rare_V: np.ndarray[Any, np.dtype[np.bool_]] | None = None
     """Which ids training rows hardly hold."""
 
@@ -86,7 +88,13 @@ class Scorer:
             for start in range(0, len(missing), BLOCK_REQUESTS):
                 block = missing[start : start + BLOCK_REQUESTS]
                 asked = [requests[number] for number in block]
-                for batch in likelihoods(self.model, asked, batch_tokens=self.batch_tokens, precision=self.precision):
+                for batch in likelihoods(
+                    self.model,
+                    asked,
+                    batch_tokens=self.batch_tokens,
+                    precision=self.precision,
+                    kv_cache=self.kv_cache,
+                ):
                     found.update((block[number], one) for number, one in batch)
                     if self.journal:
                         self.journal.put((keys[block[number]], one) for number, one in batch)
@@ -109,6 +117,7 @@ class Scorer:
                 ends=self.ends,
                 batch_tokens=self.batch_tokens,
                 precision=self.precision,
+                kv_cache=self.kv_cache,
             ):
                 found.update((missing[number], text) for number, text in batch)
                 if self.journal:

@@ -203,5 +203,6 @@ def bits_per_byte(bundle: Artifact, corpus: Artifact, published: dict[str, Any])
     nats_D = score(
         from_pretrained(bundle.path / "hf").eval(), ids, context=published["context_tokens"],
         stride=published["stride_tokens"], batch_tokens=4_096, precision=published["precision"],
+        kv_cache=published["kv_cache"],
     )  # fmt: skip
     return float(nats_D.sum()) / math.log(2) / sum(len(text.encode()) for text in texts)

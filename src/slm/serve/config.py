@@ -40,6 +40,8 @@ class ServeConfig(Config):
     """Seed of sampling."""
     context_tokens: int = Field(0, ge=0)
     """Room for prompt and answer together; 0 takes the model's own length, at most 4,096."""
+    kv_cache: Literal["float", "int8"] = "float"
+    """Keys and values of tokens already seen: as they come (float32; F16 in llama.cpp), or as 8-bit integers (q8_0)."""
     threads: int = neutral(2, ge=1)
     """CPU threads."""
 

@@ -4,7 +4,7 @@ In: a .gguf file. Out: streamed text. llama.cpp samples, in the order of `sampli
 texts by its own rule (the one that starts first in what a token completes). Draws of one seed differ from
 those of the torch back ends, since the generators differ. A file in F32 is computed exactly (cache in F32,
 no flash attention), so that its greedy answers are those of the checkpoint; others take llama.cpp's faster
-defaults, whose F16 cache moves log-probabilities by about 2e-4.
+defaults, whose F16 cache moves log-probabilities by about 2e-4. With kv_cache int8 the cache is q8_0.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ class LlamaBackend:
     def __init__(self, path: Path, config: ServeConfig) -> None:
         longest, self.has_template, exact = describe(path)
         self.context_tokens = context_room(config, longest)
+        int8 = config.kv_cache == "int8"
         self._llama = LlamaCpp(
-            path, context_tokens=self.context_tokens, exact=exact, threads=config.threads
+            path, context_tokens=self.context_tokens, exact=exact and not int8, int8_cache=int8, threads=config.threads
         ).__enter__()
 
     def encode(self, text: str) -> list[int]:

@@ -90,7 +90,8 @@ class LlamaCpp:
     """One GGUF file held by one llama.cpp process; use it as a context manager.
 
     `context_tokens` 0 takes the model's own length. `exact` computes the cache in F32 without flash
-    attention, on the CPU, and checks every tensor for NaN: what a parity proof needs.
+    attention, on the CPU, and checks every tensor for NaN: what a parity proof needs. `int8_cache` keeps keys and
+    values in q8_0, which needs heads of a multiple of 32 numbers.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class LlamaCpp:
         *,
         context_tokens: int = 0,
         exact: bool = False,
+        int8_cache: bool = False,
         threads: int = 2,
         timeout_seconds: int = 600,
     ) -> None:
@@ -114,6 +116,7 @@ class LlamaCpp:
             "api_key": self._key,
             "context_tokens": context_tokens,
             "exact": exact,
+            "int8_cache": int8_cache,
             "threads": threads,
             "timeout_seconds": timeout_seconds,
         }

@@ -36,6 +36,9 @@ def parameters(settings: dict[str, Any]) -> Any:
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.n_gpu_layers = 0
         params.check_tensors = True
+    if settings["int8_cache"]:
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_Q8_0
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED  # or values stay F16
     return params
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from slm.core.errors import UserError
-from slm.model.cache import KVCache
+from slm.model.cache import KVCache, dtype_of
 from slm.model.transformer import Transformer
 from slm.serve.config import ServeConfig
 from slm.serve.decoding import continued
@@ -45,7 +45,8 @@ class TorchBackend:
         return self.vocabulary.encode_chat(messages)
 
     def stream(self, ids: Sequence[int], max_tokens: int, settings: ServeConfig) -> Pieces:
-        cache = KVCache(self.model.config, 1, len(ids) + max_tokens, torch.float32, self.device)
+        dtype = dtype_of(settings.kv_cache, torch.float32)
+        cache = KVCache(self.model.config, 1, len(ids) + max_tokens, dtype, self.device)
         return continued(lambda new: self._read(new, cache), self.vocabulary, ids, max_tokens, settings)
 
     def close(self) -> None:
