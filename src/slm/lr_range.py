@@ -95,7 +95,7 @@ def sweep(recipe: Recipe) -> Iterator[Point]:
     config, facts, lr_range = recipe.train, plan(recipe), recipe.train.lr_range
     device, precision = prepare_device(config)
     spec = specification(recipe)
-    model = starting_model(recipe, spec.parents.get("initial")).to(device)
+    model = starting_model(recipe, spec).to(device)
     objective = build_objective(recipe.objective)
     micro = choose_micro_batch(recipe, facts.batch_rows, model, objective, device, precision, None, Parallel())
     loader = Loader(spec.parents["shards"], batch_rows=facts.batch_rows, micro_batch_rows=micro, seed=recipe.seed)

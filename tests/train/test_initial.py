@@ -10,10 +10,13 @@ import torch
 
 import slm.tokenizer
 import slm.train
+from slm.core.artifact import Spec
 from slm.core.errors import UserError
 from slm.core.lineage import lineage
 from slm.model.load import load_tensors
+from slm.model.transformer import build
 from slm.train import loop
+from slm.train.config import OptimizerConfig
 from slm.train.initial import starting_model
 
 SHORT = {"tokens": 4 * 256, "evaluate_every_steps": 0}
@@ -39,17 +42,18 @@ def test_it_begins_with_the_published_weights_and_everything_else_anew(make_reci
     assert all(torch.equal(tensor, published[name]) for name, tensor in run.state.model.state_dict().items())
     assert (run.state.step, run.state.tokens, run.state.loader.cursor.row) == (0, 0, 0)
     assert run.state.optimizer.state_tensors() == {}
-    assert f"train: beginning with the weights of {base.artifact('train').path}" in capsys.readouterr().out
+    assert f"train: beginning with the weights of {base.folder('train').parent}" in capsys.readouterr().out
 
 
 def test_the_parametrization_does_not_scale_weights_that_are_not_fresh(make_recipe, base):
-    mup = {"parametrization": "mup", "base_width": 8}
-    recipe = begun(make_recipe, "scaled", base).model_copy()
-    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={
-        "optimizer": type(recipe.train.optimizer).model_validate(mup)})})  # fmt: skip
-    found = starting_model(recipe, base.artifact("train")).state_dict()
-    assert all(torch.equal(found[name], tensor) for name, tensor in load_tensors(base.artifact("train").path).items())
-    assert not torch.equal(starting_model(recipe, None).state_dict()["norm.weight"], found["norm.weight"])
+    mup = OptimizerConfig(parametrization="mup", base_width=8)
+    recipe = begun(make_recipe, "scaled", base)
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"optimizer": mup})})
+    spec = slm.train.specification(recipe)
+    found, stored = starting_model(recipe, spec).state_dict(), load_tensors(base.artifact("train").path)
+    assert all(torch.equal(found[name], tensor) for name, tensor in stored.items())
+    fresh = starting_model(recipe, Spec("train", recipe.train)).state_dict()
+    assert not torch.equal(fresh["blocks.0.ffn.up.weight"], build(recipe.model, recipe.seed).blocks[0].ffn.up.weight)
 
 
 def test_its_checkpoints_know_what_they_began_with_and_lineage_goes_through_it(make_recipe, base):
@@ -113,4 +117,4 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(make_recipe, base, tmp_pa
     })  # fmt: skip
     slm.tokenizer.run(other)
     with pytest.raises(UserError, match=r"was made from tokenizer .+; point artifacts\.tokenizer at the one"):
-        slm.train.initial.initial_checkpoint(recipe, other.artifact("tokenizer"))
+        slm.train.initial.initial_model(recipe, other.artifact("tokenizer"))

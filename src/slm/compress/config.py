@@ -8,7 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from slm.core.config import Config, neutral
 
-Method = Literal["rtn", "awq", "gptq"]
+Method = Literal["rtn", "awq", "gptq", "sparse"]
+Pruning = Literal["magnitude", "wanda", "sparsegpt"]
 
 
 class Calibration(Config):
@@ -30,17 +31,20 @@ class Variant(Config):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_]*$")
     """Name of its folder, and what exports and tables call it."""
     method: Method = "awq"
-    """`rtn` rounds to the nearest; `awq` scales and clips first; `gptq` lets weights make up for each other's error."""
-    bits: Literal[2, 3, 4, 8] = 4
-    """Width of the integers of the blocks' matrices."""
+    """`rtn` rounds to the nearest; `awq` scales and clips first; `gptq` lets weights make up for each other's error;
+    `sparse` sets two of each four neighbours to 0, then rounds to the nearest."""
+    bits: Literal[2, 3, 4, 8, 32] = 4
+    """Width of the integers of the blocks' matrices; 32, for sparse alone, leaves them as float32."""
     group_size: Literal[0, 32, 64, 128, 256] = 128
     """Neighbouring weights of a row that share a scale; 0 for one scale a row."""
     symmetric: bool = False
     """Zero points in the middle; otherwise where each group wants its own."""
     clip: bool = True
     """awq: narrow ranges where that lowers the error of the outputs."""
-    outside_bits: Literal[4, 8, 16] = 8
-    """Width for the embedding and the head; 16 keeps them as float16."""
+    prune_by: Pruning = "sparsegpt"
+    """sparse: which two of four weights go; `slm.compress.sparse` says how."""
+    outside_bits: Literal[4, 8, 16, 32] = 8
+    """Width for the embedding and the head; 16 keeps them as float16, 32 as they are."""
     max_bits_per_byte_increase: float = Field(0.1, gt=0)
     """Fail if held-out text costs so much more than in float32."""
     max_kl: float = Field(0.2, gt=0)
@@ -50,7 +54,21 @@ class Variant(Config):
     def _settings_take_effect(self) -> Variant:
         if self.method != "awq" and not self.clip:
             raise ValueError(f"clip (false) has no effect on {self.method}; leave it out")
+        if self.method != "sparse" and self.prune_by != "sparsegpt":
+            raise ValueError(f"prune_by ({self.prune_by}) has no effect on {self.method}; leave it out")
+        if self.bits == 32 and self.method != "sparse":
+            raise ValueError(f"bits (32) rounds nothing, so {self.method} has nothing to do; take 2 to 8")
         return self
+
+    @property
+    def rounds(self) -> bool:
+        """Whether the blocks' matrices become integers."""
+        return self.bits != 32
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it looks at what the model computes over the calibration text."""
+        return self.method in ("awq", "gptq") or (self.method == "sparse" and self.prune_by != "magnitude")
 
 
 class CompressConfig(Config):

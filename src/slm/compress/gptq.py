@@ -12,6 +12,8 @@ Shapes: O outputs, I inputs, G groups, B columns of a block.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -33,26 +35,39 @@ def quantize(weight_OI: Tensor, gram_II: Tensor, grid: Grid, clip_OG: Tensor | N
     order_I = torch.argsort(diagonal_I, descending=True, stable=True)
     weight_OI = weight_OI[:, order_I]
     group_I = order_I // size
-    factor_II = _inverse_factor(gram_II[order_I][:, order_I])
+    factor_II = inverse_factor(gram_II[order_I][:, order_I])
     scale_OI, zero_OI = scales_OG.float()[:, group_I], zeros_OG.float()[:, group_I]
     values_OI = torch.empty(outputs, inputs, dtype=torch.uint8)
-    for start in range(0, inputs, BLOCK):
-        stop = min(start + BLOCK, inputs)
-        errors_OB = torch.empty(outputs, stop - start)
-        for column in range(start, stop):
-            w_O, scale_O, zero_O = weight_OI[:, column], scale_OI[:, column], zero_OI[:, column]
-            value_O = ((w_O / scale_O).round() + zero_O).clamp(0, grid.largest)
-            values_OI[:, column] = value_O.to(torch.uint8)
-            error_O = (w_O - (value_O - zero_O) * scale_O) / factor_II[column, column]
-            weight_OI[:, column + 1 : stop] -= torch.outer(error_O, factor_II[column, column + 1 : stop])
-            errors_OB[:, column - start] = error_O
-        weight_OI[:, stop:] -= errors_OB @ factor_II[start:stop, stop:]
+
+    def nearest(column: int) -> Tensor:
+        scale_O, zero_O = scale_OI[:, column], zero_OI[:, column]
+        value_O = ((weight_OI[:, column] / scale_O).round() + zero_O).clamp(0, grid.largest)
+        values_OI[:, column] = value_O.to(torch.uint8)
+        return (value_O - zero_O) * scale_O
+
+    sweep(weight_OI, factor_II, nearest)
     plain_OI = torch.empty_like(values_OI)
     plain_OI[:, order_I] = values_OI
     return Integers(plain_OI, scales_OG, zeros_OG, grid)
 
 
-def _inverse_factor(gram_II: Tensor) -> Tensor:
+def sweep(weight_OI: Tensor, factor_II: Tensor, replacement: Callable[[int], Tensor]) -> None:
+    """Go through the columns of `weight_OI`, changing in place those that are left to make up for each one's error.
+
+    `replacement` is asked for what stands for a column [O] when its turn has come.
+    """
+    outputs, inputs = weight_OI.shape
+    for start in range(0, inputs, BLOCK):
+        stop = min(start + BLOCK, inputs)
+        errors_OB = torch.empty(outputs, stop - start)
+        for column in range(start, stop):
+            error_O = (weight_OI[:, column] - replacement(column)) / factor_II[column, column]
+            weight_OI[:, column + 1 : stop] -= torch.outer(error_O, factor_II[column, column + 1 : stop])
+            errors_OB[:, column - start] = error_O
+        weight_OI[:, stop:] -= errors_OB @ factor_II[start:stop, stop:]
+
+
+def inverse_factor(gram_II: Tensor) -> Tensor:
     """The upper Cholesky factor of the inverse of the damped Gram matrix."""
     mean = float(gram_II.diagonal().mean())
     if mean <= 0:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from slm.compress import gptq
 from slm.compress.awq import search_clip, search_scale
 from slm.compress.config import Variant
+from slm.compress.sparse import prune
 from slm.compress.statistics import InputStatistics
 from slm.model.block import Block
 from slm.model.integers import Grid, Integers, quantize
@@ -48,7 +49,7 @@ class Gain:
 def compress_block(
     block: Block, statistics: Mapping[str, InputStatistics], variant: Variant, grids: Mapping[str, Grid]
 ) -> tuple[dict[str, Integers], dict[str, Gain]]:
-    """The integers of each matrix, and what scaling gained by input; `block` becomes what they stand for."""
+    """The integers of each matrix that gets some, and what scaling gained by input; `block` becomes what they mean."""
     gains: dict[str, Gain] = {}
     seen = dict(statistics)
     if variant.method == "awq":
@@ -58,15 +59,19 @@ def compress_block(
     for first, names in INPUTS.items():
         for name in names:
             matrix = _matrix(block, name)
-            found[name] = _rounded(matrix.weight, name, seen.get(first), variant, grids[name])
-            matrix.weight.data = found[name].dequantize()
+            if variant.method == "sparse":
+                gram_II = seen[first].gram_II if variant.reads_text else None
+                matrix.weight.data = prune(matrix.weight, variant.prune_by, gram_II)
+            if variant.rounds:
+                found[name] = _rounded(matrix.weight, name, seen.get(first), variant, grids[name])
+                matrix.weight.data = found[name].dequantize()
     return found, gains
 
 
 def _rounded(
     weight_OI: Tensor, name: str, statistics: InputStatistics | None, variant: Variant, grid: Grid
 ) -> Integers:
-    if variant.method == "rtn" or statistics is None:
+    if variant.method in ("rtn", "sparse") or statistics is None:
         return quantize(weight_OI, grid)
     if variant.method == "gptq":
         return gptq.quantize(weight_OI, statistics.gram_II, grid)

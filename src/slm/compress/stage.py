@@ -77,13 +77,13 @@ def _build(draft: Draft, recipe: Recipe, spec: Spec) -> None:
         torch.set_num_threads(config.threads)
     model = StoredModel(spec.parents["train"].path)
     _require_settled_shape(model, recipe)
-    rows = _rows(recipe, spec, model) if any(variant.method != "rtn" for variant in config.variants) else None
+    rows = _rows(recipe, spec, model) if any(variant.reads_text for variant in config.variants) else None
     notices = _trained_otherwise(spec.parents["train"], config.variants)
     for variant in config.variants:
         work = work_folder(recipe) / f"{variant.name}-{_digest(spec, variant, rows)}"
         with Progress(f"compress: {variant.name}", model.config.layers, "blocks") as progress:
             notices += compress_blocks(
-                model, rows if variant.method != "rtn" else None, variant, config, work, lambda _: progress.advance(1)
+                model, rows if variant.reads_text else None, variant, config, work, lambda _: progress.advance(1)
             )
         assemble(model, variant, work, draft.path / variant.name)
     for notice in notices:
@@ -193,9 +193,11 @@ def _show(facts: dict[str, Any], checkpoint_bytes: int) -> None:
     for name, found in facts.items():
         settings, (low, high) = found["settings"], found["interval_95"]
         group = f"groups of {settings['group_size']}" if settings["group_size"] else "rows"
+        how = settings["method"] + (f" by {settings['prune_by']}" if settings["method"] == "sparse" else "")
+        how += f", {settings['bits']} bits" + (f", {group}" if settings["bits"] != 32 else "")
         rows.append(
             (
-                name, f"{settings['method']}, {settings['bits']} bits, {group}", size(found["size_bytes"]),
+                name, how, size(found["size_bytes"]),
                 f"{found['increase']:+.5f}", f"{low:+.5f} to {high:+.5f}", f"{found['mean_kl']:.3g}",
                 f"{100 * found['top1_agreement']:.1f} %",
             )

@@ -91,7 +91,7 @@ def compress_blocks(
     done: Callable[[int], None],
 ) -> list[str]:
     """Make every block's file in `work`; returns notices. `done` is told each layer that is there."""
-    grids = {name: _grid(model, name, variant, config) for name in MATRICES}
+    grids = {name: _grid(model, name, variant, config) for name in MATRICES if variant.rounds}
     layers = model.config.layers
     made = next((layer for layer in range(layers) if not block_folder(work, layer).is_dir()), layers)
     stream = _Stream(model, rows, config.calibration.batch_rows, made, work) if rows is not None else None

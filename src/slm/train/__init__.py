@@ -17,7 +17,7 @@ from slm.core.errors import UserError
 from slm.model.config import ModelConfig
 from slm.objective.config import ObjectiveConfig
 from slm.train.config import TrainConfig
-from slm.train.initial import initial_checkpoint
+from slm.train.initial import initial_model
 from slm.train.metrics import METRICS, read_metrics
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ class Training(Config):
 
 def specification(recipe: Recipe) -> Spec:
     """What the run's checkpoints are made from."""
-    parents = {"shards": recipe.artifact("shards"), "tokenizer": recipe.artifact("tokenizer")}
+    parents, inputs = {"shards": recipe.artifact("shards"), "tokenizer": recipe.artifact("tokenizer")}, {}
     require_parent(parents["shards"], "tokenizer", parents["tokenizer"])
     if recipe.train.initial:
-        parents["initial"] = initial_checkpoint(recipe, parents["tokenizer"])
+        parents["initial"], inputs = initial_model(recipe, parents["tokenizer"])
     training = Training(model=recipe.model, objective=recipe.objective, train=recipe.train)
-    return Spec("train", training, parents, seed=recipe.seed)
+    return Spec("train", training, parents, inputs, seed=recipe.seed)
 
 
 def run(recipe: Recipe, began: float | None = None) -> Artifact:

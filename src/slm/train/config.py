@@ -265,8 +265,8 @@ class TrainConfig(Config):
     """The one loop."""
 
     initial: str = neutral("")
-    """Checkpoint whose published weights the run begins with: a run's folder, its train folder or one step of it;
-    empty begins with fresh ones. Its fingerprint, not its path, is what the run is made from."""
+    """Checkpoint whose published weights the run begins with: a run's folder, its train folder or one step of it, or
+    the folder of a variant in 32 bits; empty begins with fresh ones. The run is made from its fingerprint, not path."""
     tokens: int = Field(1_000_000, ge=1)
     """Positions to train on in all (rows times row length); rounded up to whole steps."""
     max_flops: float = Field(0.0, ge=0)
@@ -288,6 +288,8 @@ class TrainConfig(Config):
     """Decay of a moving average of the weights, which is then what is evaluated and published; 0 keeps none."""
     dropout: DropoutConfig = DropoutConfig()
     quantization: QuantizationConfig = QuantizationConfig()
+    sparsity: Literal["none", "2:4"] = "none"
+    """2:4 keeps at 0 what is 0 in the blocks' matrices of `initial`, which must have two zeros in each four weights."""
     guard: GuardConfig = GuardConfig()
     precision: Literal["auto", "fp32", "bf16", "bf16_weights"] = "auto"
     """fp32, bf16 autocast, or bf16_weights (a bf16 copy of fp32 masters); auto takes bf16 where it is fast."""
@@ -385,6 +387,20 @@ class TrainConfig(Config):
                     f"dropout.{name} ({getattr(self.dropout, name)}) cannot be compiled, for its masks come from seeds "
                     "that change with every step; set it to 0, or compile to false"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _sparsity_fits(self) -> TrainConfig:
+        if self.sparsity != "none" and not self.initial:
+            raise ValueError(
+                f"sparsity ({self.sparsity}) keeps the zeros of initial, which is empty; name a variant that "
+                "slm.compress made by method sparse with 32 bits"
+            )
+        if self.sparsity != "none" and self.noise_scale_every_steps:
+            raise ValueError(
+                f"noise_scale_every_steps ({self.noise_scale_every_steps}) would measure gradients that sparsity "
+                f"({self.sparsity}) throws away; set it to 0"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,9 +1,10 @@
 """`train.initial`: a run that begins with the weights of another, as post-training, QAT and sparse fine-tuning do.
 
-In: where a checkpoint lies. Out: that artifact, which becomes a parent of the run's own checkpoints (their manifests
-hold its fingerprint, and `slm lineage` goes through it), and a model with its published weights: the average, where
-there is one. Optimizer, cursor, schedule and random streams begin anew; a run that is to go on as it was needs no
-setting but its name. Tokenizer and shape must be those of the recipe, or the run is refused before anything is read.
+In: where a checkpoint lies, or a variant of one that `slm.compress` made without integers. Out: that artifact, which
+becomes a parent of the run's own checkpoints (their manifests hold its fingerprint, and `slm lineage` goes through it),
+and a model with its published weights: the average, where there is one. Optimizer, cursor, schedule and random streams
+begin anew; a run that is to go on as it was needs no setting but its name. Tokenizer and shape must be those of the
+recipe, or the run is refused before anything is read.
 
 Muon, AdamW and the parametrization's learning rates apply as ever; the sizes that it gives fresh weights do not.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slm.core.artifact import Artifact, differences, newest_checkpoint, open_artifact, require_parent
+from slm.core.artifact import Artifact, Spec, differences, newest_checkpoint, open_artifact, require_parent
 from slm.core.errors import UserError
 from slm.model.config import ModelConfig
 
@@ -21,26 +22,33 @@ if TYPE_CHECKING:
     from slm.model.transformer import Transformer
     from slm.recipe import Recipe
 
+QUANTIZATION = "quantization.json"
+"""What a variant of `slm.compress` has in its folder and a checkpoint does not."""
 MAY_DIFFER = {"max_seq_len", "residual_init"}
 """Settings of a model that its weights do not depend on."""
 
 
-def initial_checkpoint(recipe: Recipe, tokenizer: Artifact) -> Artifact:
-    """What `train.initial` names; `UserError` where it is missing, of another vocabulary or of another shape."""
+def initial_model(recipe: Recipe, tokenizer: Artifact) -> tuple[Artifact, dict[str, str]]:
+    """What `train.initial` names, and which variant of it; refused if missing, of another vocabulary or shape."""
     where = Path(recipe.train.initial)
     folder = newest_checkpoint(where)
     if recipe.folder("train").absolute() in (folder.absolute(), *folder.absolute().parents):
         raise UserError(
             f"train.initial ({where}) is this run itself, which goes on without being told; choose another run=NAME"
         )
+    is_variant = (folder / QUANTIZATION).is_file()
     try:
-        checkpoint = open_artifact(folder, "train", verify=recipe.verify)
+        if is_variant:
+            found = open_artifact(folder.parent, "compress", verify=recipe.verify)
+        else:
+            found = open_artifact(folder, "train", verify=recipe.verify)
     except UserError as error:
         raise UserError(f"train.initial ({where}) cannot be begun with: {error}") from error
-    require_parent(checkpoint, "tokenizer", tokenizer)
+    require_parent(found, "tokenizer", tokenizer)
+    training = found.manifest["parents"]["train"]["settings"] if is_variant else found.section
     theirs, ours = (
         {name: value for name, value in config.identity().items() if name not in MAY_DIFFER}
-        for config in (ModelConfig.model_validate(checkpoint.section["model"]), recipe.model)
+        for config in (ModelConfig.model_validate(training["model"]), recipe.model)
     )
     if theirs != ours:
         how = "; ".join(differences(theirs, ours, "model"))
@@ -48,15 +56,26 @@ def initial_checkpoint(recipe: Recipe, tokenizer: Artifact) -> Artifact:
             f"train.initial ({folder}) holds a model of another kind ({how}); "
             "take over its settings of model, or point train.initial elsewhere"
         )
-    return checkpoint
+    return found, {"initial_variant": folder.name} if is_variant else {}
 
 
-def starting_model(recipe: Recipe, initial: Artifact | None) -> Transformer:
-    """The model that a run begins with, on the CPU: that of `initial`, or one with fresh weights."""
-    if initial is not None:
+def starting_model(recipe: Recipe, spec: Spec) -> Transformer:
+    """The model that a run begins with, on the CPU: that of `train.initial`, or one with fresh weights."""
+    if initial := spec.parents.get("initial"):
         from slm.model.load import load_tensors, model_from
+        from slm.train.sparsity import require_2_of_4
 
-        return model_from(recipe.model, load_tensors(initial.path), initial.path)
+        folder = initial.path / str(spec.inputs.get("initial_variant", ""))
+        tensors = load_tensors(folder)
+        if any(name.endswith(".values") for name in tensors):
+            raise UserError(
+                f"train.initial ({folder}) holds integers, which cannot be trained; begin with the checkpoint that "
+                "they were made from, or with a variant of 32 bits and outside_bits 16 or 32"
+            )
+        model = model_from(recipe.model, {name: tensor.float() for name, tensor in tensors.items()}, folder)
+        if recipe.train.sparsity != "none":
+            require_2_of_4(model, str(folder))
+        return model
     from slm.model.transformer import build
     from slm.train.parametrization import rescale
 

@@ -56,6 +56,7 @@ from slm.train.remote import newest_anywhere, uploader_of
 from slm.train.saver import Saver
 from slm.train.schedule import lr_share
 from slm.train.sources import SourceLosses, sampler_for
+from slm.train.sparsity import Mask, mask_of
 from slm.train.speed import Meter, rates_text
 from slm.train.statistics import layers_measured
 from slm.train.stop import StopRequest, stop_request
@@ -86,6 +87,7 @@ class Run:
     sources: SourceLosses
     working: Working
     rounding: Rounding
+    mask: Mask
     loss: float = math.nan
     """Of the last step."""
     evaluations_failed: int = 0
@@ -128,6 +130,8 @@ def train(recipe: Recipe, spec: Spec, began: float | None = None, world: World =
                     metrics.write("layers", state.step + 1, state.tokens + size, **sizes)
                 elif not refusal:
                     state.optimizer.step(share)
+                if not refusal:
+                    run.mask.hold_weights()
                 if state.average is not None and not refusal:
                     follow(state.average, state.model, config.ema_decay, state.step)
             profile_step()
@@ -171,8 +175,7 @@ def prepare(recipe: Recipe, spec: Spec, ledger: Ledger | None = None, world: Wor
     uploader = uploader_of(recipe)
     checkpoint = world.lead(lambda: newest_anywhere(folder, spec, uploader, redo=recipe.redo))
     make_folder(folder)
-    initial = spec.parents.get("initial")
-    model = starting_model(recipe, initial).to(device)
+    model = starting_model(recipe, spec).to(device)
     set_recompute(model, config.activation_checkpointing)
     objective = build_objective(recipe.objective)
     rows = max(1, facts.first_rows // world.size)
@@ -184,6 +187,7 @@ def prepare(recipe: Recipe, spec: Spec, ledger: Ledger | None = None, world: Wor
     loader = Loader(shards, seed=recipe.seed, rank=world.rank, world_size=world.size, **sizes)
     average = parallel.distribute(average_of(model)) if config.ema_decay else None
     optimizer = Optimizer(parallel.distribute(model), config.optimizer, recipe.model, offload=offloads(config, device))
+    mask = mask_of(model) if config.sparsity != "none" else Mask()
     state = TrainState(model, optimizer, loader, Guard(config.guard), average, 0, 0, parallel, saving=world.apart())
     state.sampler = sampler_for(config.source_sampling, shards)
     if state.sampler is not None:
@@ -192,8 +196,8 @@ def prepare(recipe: Recipe, spec: Spec, ledger: Ledger | None = None, world: Wor
         _same_arithmetic(checkpoint, precision, world.size)
         restore(checkpoint, state)
         say(f"train: going on from {checkpoint.path} (step {state.step:,} of {facts.steps:,})")
-    elif initial is not None:
-        say(f"train: beginning with the weights of {initial.path} ({initial.fingerprint[:12]})")
+    elif initial := spec.parents.get("initial"):
+        say(f"train: beginning with the weights of {config.initial} ({initial.fingerprint[:12]})")
     check_tasks(recipe)
     evaluator = Evaluator(recipe, shards, objective, device, precision, micro, parallel)
     tokenizer = Tokenizer.load(spec.parents["tokenizer"].path)
@@ -206,7 +210,7 @@ def prepare(recipe: Recipe, spec: Spec, ledger: Ledger | None = None, world: Wor
     run = Run(
         folder, spec, facts, device, precision, state, objective, evaluator, tokenizer, saver, stop, meter, ledger,
         micro, parallel, noise, SourceLosses(list(loader.reader.ranges), device), working,
-        rounding_of(config.quantization, recipe.model),
+        rounding_of(config.quantization, recipe.model), mask,
     )  # fmt: skip
     if world.size > 1:
         say(f"train: {parallel}")
@@ -306,6 +310,7 @@ def forward_backward(run: Run, batches: list[Batch], clip_norm: float) -> tuple[
             nats += loss.cross_entropy_sum.double()
             run.noise.add(run.state.step, batch.num_targets)
     run.parallel.reduce_gradients(master)
+    run.mask.hold_gradients()
     norm = run.parallel.clip(master, clip_norm)
     all_nats, norm = world.sum(float(nats), norm if world.leader else 0.0)  # what the guard judges is equal everywhere
     return all_nats / tokens, norm
