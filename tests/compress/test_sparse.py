@@ -67,7 +67,7 @@ def test_outputs_err_less_the_more_is_known(layer: Any) -> None:
     errors = [
         layer.error(prune(layer.weight_OI, by, layer.statistics.gram_II)) for by in ("magnitude", "wanda", "sparsegpt")
     ]
-    assert errors[2] < 0.8 * errors[1] < 0.8 * errors[0]
+    assert errors[2] < 0.9 * errors[1] < 0.8 * errors[0]
     assert all(most_in_four(prune(layer.weight_OI, by, layer.statistics.gram_II)) == 2 for by in ("wanda", "sparsegpt"))
 
 

@@ -146,7 +146,7 @@ def dequantized(x: Tensor) -> Tensor:
     out = torch.empty_like(x)
     for place in torch.cartesian_prod(*(torch.arange(size) for size in x.shape[:-1])).tolist():
         head = x[tuple(place)]
-        scale = (head.abs().max() / 127).to(torch.float16).float()
+        scale = (head.abs().max() / 127).to(torch.float16).float() or torch.ones(())
         out[tuple(place)] = torch.stack([(number / scale).round().clamp(-127, 127) * scale for number in head])
     return out
 

@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 
+import slm.compress
 import slm.corpus
 import slm.shards
 import slm.tokenizer
 import slm.train
+from slm.compress.config import CompressConfig
 from slm.core.batch import Batch
 from slm.recipe import Recipe, build_recipe
 from slm.train import loop
@@ -138,6 +140,17 @@ def unbroken(make_recipe: MakeRecipe) -> Recipe:
     recipe = make_recipe("unbroken")
     slm.train.run(recipe)
     return recipe
+
+
+@pytest.fixture(scope="module")
+def pruned(make_recipe: MakeRecipe) -> Path:
+    """The folder of a 2:4 variant of a trained run; beside it lies one of integers, `int4`."""
+    recipe = make_recipe("dense", tokens=6 * 256, evaluate_every_steps=0)
+    slm.train.run(recipe)
+    common = {"method": "sparse", "prune_by": "magnitude", "group_size": 32, "max_kl": 9}
+    variants = [{"name": "s24", "bits": 32, "outside_bits": 32, **common}, {"name": "int4", **common}]
+    compress = CompressConfig.model_validate({"variants": variants, "positions": 16, "max_documents": 2})
+    return slm.compress.run(recipe.model_copy(update={"compress": compress})).path / "s24"
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,7 @@ def test_the_parametrization_does_not_scale_weights_that_are_not_fresh(make_reci
     found, stored = starting_model(recipe, spec).state_dict(), load_tensors(base.artifact("train").path)
     assert all(torch.equal(found[name], tensor) for name, tensor in stored.items())
     fresh = starting_model(recipe, Spec("train", recipe.train)).state_dict()
-    assert not torch.equal(fresh["blocks.0.ffn.up.weight"], build(recipe.model, recipe.seed).blocks[0].ffn.up.weight)
+    assert not torch.equal(fresh["embedding.weight"], build(recipe.model, recipe.seed).embedding.weight)
 
 
 def test_its_checkpoints_know_what_they_began_with_and_lineage_goes_through_it(make_recipe, base):
@@ -66,11 +66,10 @@ def test_its_checkpoints_know_what_they_began_with_and_lineage_goes_through_it(m
     assert not torch.equal(load_tensors(end.path)["embedding.weight"], load_tensors(start.path)["embedding.weight"])
 
 
-def test_it_goes_on_bit_for_bit_after_being_killed(make_recipe, base, train_until_killed, hashes, figures):
+def test_it_goes_on_bit_for_bit_after_dying(make_recipe, base, train_dying_in, hashes, figures):
     recipe, broken = (begun(make_recipe, name, base, save_every_steps=2) for name in ("whole", "broken"))
     slm.train.run(recipe)
-    train_until_killed(broken, "step", 4)
-    slm.train.run(broken)
+    train_dying_in(broken, 4)
     assert hashes(broken) == hashes(recipe)
     assert figures(broken) == figures(recipe)
 
@@ -110,11 +109,9 @@ def test_what_does_not_fit_is_refused_in_one_sentence(make_recipe, base, tmp_pat
 
 def test_a_checkpoint_of_another_vocabulary_is_refused(make_recipe, base, tmp_path):
     recipe = begun(make_recipe, "vocabulary", base)
-    settings = recipe.tokenizer.model_copy(update={"vocab_size": 390})
-    other = recipe.model_copy(update={
-        "tokenizer": settings,
-        "artifacts": recipe.artifacts.model_copy(update={"tokenizer": str(tmp_path / "other")}),
-    })  # fmt: skip
+    changed = {"tokenizer": recipe.tokenizer.model_copy(update={"vocab_size": 390}), "runs_dir": str(tmp_path)}
+    changed["artifacts"] = recipe.artifacts.model_copy(update={"tokenizer": ""})
+    other = recipe.model_copy(update=changed)
     slm.tokenizer.run(other)
     with pytest.raises(UserError, match=r"was made from tokenizer .+; point artifacts\.tokenizer at the one"):
         slm.train.initial.initial_model(recipe, other.artifact("tokenizer"))

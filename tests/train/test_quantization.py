@@ -99,7 +99,7 @@ def test_a_step_sees_rounded_weights_and_their_gradient_goes_to_the_weights_them
     nats = [run.objective(twin, batch).nats_sum for batch in batches]
     for part in nats:
         (part / tokens).backward()
-    assert loss == pytest.approx(float(sum(nats)) / tokens, rel=1e-6)
+    assert loss == pytest.approx(float(sum(nats).detach()) / tokens, rel=1e-6)
     for name, parameter in twin.named_parameters():
         assert torch.equal(parameter.grad, gradients[name]), name
 
@@ -116,16 +116,14 @@ def test_rounding_begins_at_its_token_and_evaluations_say_so(make_recipe, capsys
     assert losses[0][3] != losses[1][3]
     assert [row.get("rounded_to_bits") for row in rows(late, "evaluate")] == [None, 3, 3]
     assert "matrices rounded to 3 bits in groups of 32, embedding and head to 8 from token 768 on; checkpoints" in said
-    assert "bits/byte in 3 bits" in said
     assert end.section["train"]["quantization"]["bits"] == 3
 
 
-def test_a_run_goes_on_bit_for_bit(make_recipe, train_until_killed, hashes, figures):
+def test_a_run_goes_on_bit_for_bit(make_recipe, train_dying_in, hashes, figures):
     given = {"quantization": {**INT3, "from_tokens": 512}, "ema_decay": 0.9, "save_every_steps": 3, **SHORT}
     unbroken, broken = make_recipe("unbroken", **given), make_recipe("broken", **given)
     slm.train.run(unbroken)
-    train_until_killed(broken, "step", 5)
-    slm.train.run(broken)
+    train_dying_in(broken, 5)
     assert hashes(broken) == hashes(unbroken)
     assert figures(broken) == figures(unbroken)
 

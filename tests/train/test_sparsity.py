@@ -17,23 +17,6 @@ from slm.train import loop
 SHORT = {"tokens": 6 * 256, "evaluate_every_steps": 0}
 
 
-@pytest.fixture(scope="module")
-def pruned(make_recipe):
-    """The folder of a 2:4 variant of a trained run; beside it lies one of integers."""
-    recipe = make_recipe("dense", **SHORT)
-    slm.train.run(recipe)
-    common = {
-        "method": "sparse",
-        "prune_by": "magnitude",
-        "group_size": 32,
-        "max_kl": 9,
-        "max_bits_per_byte_increase": 9,
-    }
-    variants = [{"name": "s24", "bits": 32, "outside_bits": 32, **common}, {"name": "int4", **common}]
-    compress = CompressConfig.model_validate({"variants": variants, "positions": 16, "max_documents": 2})
-    return slm.compress.run(recipe.model_copy(update={"compress": compress})).path / "s24"
-
-
 def zeros(tensors):
     return {name: tensor == 0 for name, tensor in tensors.items() if name.startswith("blocks.") and tensor.ndim == 2}
 

@@ -10,7 +10,7 @@ those that the window reaches are read.
 With dtype int8 each head of each token is kept as integers from -127 to 127 and one float16 scale, head_dim + 2 bytes
 instead of 4 * head_dim. What is new is read back from the integers too, so that a prompt read in one piece, in chunks
 or token by token gives the same. Zero points instead of symmetry were measured and left out: see
-`benchmarks/kv_cache.md`. All that is read of a layer is dequantized anew at each step.
+`benchmarks/low_bits.md`. All that is read of a layer is dequantized anew at each step.
 """
 
 from __future__ import annotations
