@@ -55,3 +55,9 @@ def test_what_must_lie_beside_the_file_is_named(recipe: Recipe, places: dict[str
     (folder / "config.json").unlink()
     with pytest.raises(UserError, match=r"no config\.json"):
         Engine.open(str(folder), recipe)
+
+
+def test_an_int8_cache_is_refused(recipe: Recipe, places: dict[str, str]) -> None:
+    settings = recipe.serve.model_copy(update={"kv_cache": "int8"})
+    with pytest.raises(UserError, match=r"^serve\.kv_cache is int8, but the keys and values of .+ are floats; leave"):
+        Engine.open(places["onnx"], recipe.model_copy(update={"serve": settings}))

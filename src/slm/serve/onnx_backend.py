@@ -32,6 +32,11 @@ class OnnxBackend:
     """Answers from ONNX Runtime."""
 
     def __init__(self, path: Path, config: ServeConfig) -> None:
+        if config.kv_cache != "float":
+            raise UserError(
+                f"serve.kv_cache is {config.kv_cache}, but the keys and values of {path} are floats; leave it out, or "
+                "name a checkpoint or a .gguf file in serve.model"
+            )
         self._model = OnnxRuntime(path, threads=config.threads)
         self.context_tokens = context_room(config, longest(path.parent))
         self.vocabulary = open_vocabulary(path.parent)
