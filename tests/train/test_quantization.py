@@ -132,7 +132,7 @@ def test_weights_come_back_when_a_step_is_given_up(make_recipe):
     recipe = make_recipe("given-up", quantization=INT3, **SHORT)
     model = build(recipe.model, 0)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    rounding = rounding_of(recipe.train.quantization, recipe.model)
+    rounding = rounding_of(recipe.train.quantization, model)
 
     def give_up():
         with rounding.applied(model, 0):
@@ -160,7 +160,7 @@ def test_a_misfit_is_refused_before_anything_is_made_or_given_the_next_group(mak
     with pytest.raises(UserError, match=r"^train\.quantization\.group_size \(64\) does not divide the rows of "
                        r"attention\.q \(32 weights\); take 32, set train\.quantization\.on_misfit=next"):  # fmt: skip
         slm.train.run(make_recipe("misfit", quantization=misfit, **SHORT))
-    found = rounding_of(QuantizationConfig(**misfit, on_misfit="next"), make_recipe("next").model)
+    found = rounding_of(QuantizationConfig(**misfit, on_misfit="next"), build(make_recipe("next").model, 0))
     sizes = {name.split(".", 2)[2]: grid.group_size for name, grid in found.grids.items() if "blocks.1" in name}
     assert sizes.pop("ffn.down.weight") == 64
     assert list(sizes.values()) == [32] * 6

@@ -121,7 +121,7 @@ def _of_document(
         mine = [place - first for place in places if first <= place < first + context]
         if mine:
             window_BT = torch.from_numpy(ids[first : first + context].astype(np.int64)).unsqueeze(0)
-            cache = KVCache(model.config, *window_BT.shape, torch.int8) if kv_cache == "int8" else None
+            cache = KVCache(model.config, 1, window_BT.shape[1], torch.int8) if kv_cache == "int8" else None
             logits_PV = model.project(model.hidden(window_BT, cache=cache)[0, mine])
             found.append(functional.log_softmax(logits_PV, dim=-1))
     return torch.cat(found)

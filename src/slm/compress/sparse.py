@@ -44,7 +44,7 @@ def prune(weight_OI: Tensor, by: Pruning, gram_II: Tensor | None = None) -> Tens
 
 def best(score_OI: Tensor) -> Tensor:
     """True at the two highest scores of each four, the first of equals."""
-    score_OGF = score_OI.unflatten(1, (-1, OF))
+    score_OGF = score_OI.view(len(score_OI), -1, OF)
     chosen_OGK = score_OGF.argsort(dim=-1, descending=True, stable=True)[..., :KEPT]
     kept_OI: Tensor = torch.zeros_like(score_OGF, dtype=torch.bool).scatter_(-1, chosen_OGK, True).flatten(1)
     return kept_OI

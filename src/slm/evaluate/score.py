@@ -53,7 +53,8 @@ def score(
     for batch in batches(lay_windows(targets_D, context, stride), batch_tokens):
         inputs_BT, targets_BT, scored_BT = _gather(batch, flat, starts_D)
         with autocast(str(device.type), precision):
-            cache = KVCache(model.config, *inputs_BT.shape, torch.int8, device) if kv_cache == "int8" else None
+            rows, places = inputs_BT.shape
+            cache = KVCache(model.config, rows, places, torch.int8, device) if kv_cache == "int8" else None
             x_BTD = model.hidden(torch.from_numpy(inputs_BT).to(device), cache=cache)
             x_MD = x_BTD[torch.from_numpy(scored_BT).to(device)]
             nats_M = token_nats(model, x_MD, torch.from_numpy(targets_BT[scored_BT]).to(device))

@@ -34,7 +34,8 @@ class Training(Config):
 
 def specification(recipe: Recipe) -> Spec:
     """What the run's checkpoints are made from."""
-    parents, inputs = {"shards": recipe.artifact("shards"), "tokenizer": recipe.artifact("tokenizer")}, {}
+    parents = {"shards": recipe.artifact("shards"), "tokenizer": recipe.artifact("tokenizer")}
+    inputs: dict[str, str] = {}
     require_parent(parents["shards"], "tokenizer", parents["tokenizer"])
     if recipe.train.initial:
         parents["initial"], inputs = initial_model(recipe, parents["tokenizer"])

@@ -210,7 +210,7 @@ def prepare(recipe: Recipe, spec: Spec, ledger: Ledger | None = None, world: Wor
     run = Run(
         folder, spec, facts, device, precision, state, objective, evaluator, tokenizer, saver, stop, meter, ledger,
         micro, parallel, noise, SourceLosses(list(loader.reader.ranges), device), working,
-        rounding_of(config.quantization, recipe.model), mask,
+        rounding_of(config.quantization, model), mask,
     )  # fmt: skip
     if world.size > 1:
         say(f"train: {parallel}")

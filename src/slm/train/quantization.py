@@ -1,6 +1,6 @@
 """`train.quantization`: training that sees its matrices as `slm.compress` will round them (QAT).
 
-In: settings and the model's shape. Out: a `Rounding`: the grid of each matrix, and a context in which a model holds
+In: settings and the model. Out: a `Rounding`: the grid of each matrix, and a context in which a model holds
 what `slm.model.integers` makes of its weights, bit for bit what method rtn with the same settings writes into a file.
 Forward and backward of a step, and evaluation, run inside; outside, and so in the optimizer, the average and every
 checkpoint, weights are float32 as ever. The gradient of a rounded weight goes to the weight itself (the
@@ -21,9 +21,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from slm.core.console import quantity, say
-from slm.model.config import ModelConfig
 from slm.model.integers import Grid, grid_for, outside_grid, quantize
-from slm.model.load import expected_shapes
 from slm.model.transformer import Transformer
 from slm.train.config import QuantizationConfig
 from slm.train.parallel import local
@@ -62,25 +60,26 @@ def rounded(matrix_OI: Tensor, grid: Grid | None) -> Tensor:
     return matrix_OI.half().float() if grid is None else quantize(matrix_OI, grid).dequantize()
 
 
-def rounding_of(config: QuantizationConfig, model: ModelConfig) -> Rounding:
+def rounding_of(config: QuantizationConfig, model: Transformer) -> Rounding:
     """The grids that the settings give each matrix; says what they are, and where a group had to be another."""
     if not config.bits:
         return Rounding()
     wanted = Grid(config.bits, config.group_size, config.symmetric)
     grids: dict[str, Grid | None] = {}
     others: dict[str, str] = {}
-    for name, shape in expected_shapes(model).items():
-        if len(shape) != 2:
+    for name, parameter in model.named_parameters():
+        if parameter.ndim != 2:
             continue
+        inputs = parameter.shape[1]
         if not name.startswith("blocks."):
-            grids[name] = None if config.outside_bits == 16 else outside_grid(config.outside_bits, shape[1])
+            grids[name] = None if config.outside_bits == 16 else outside_grid(config.outside_bits, inputs)
             continue
         matrix, setting = name.split(".", 2)[2].removesuffix(".weight"), "train.quantization"
         take_next = config.on_misfit == "next"
-        grid = grid_for(wanted, shape[1], matrix, setting, f"{setting}.on_misfit", take_next=take_next)
+        grid = grid_for(wanted, inputs, matrix, setting, f"{setting}.on_misfit", take_next=take_next)
         grids[name] = grid
         if grid != wanted:
-            others[matrix] = f"{matrix} has rows of {shape[1]:,}, so its groups are of {grid.group_size}"
+            others[matrix] = f"{matrix} has rows of {inputs:,}, so its groups are of {grid.group_size}"
     groups = f"groups of {config.group_size}" if config.group_size else "rows"
     since = f" from token {quantity(config.from_tokens)} on" if config.from_tokens else ""
     say(
