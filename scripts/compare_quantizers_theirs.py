@@ -1,4 +1,4 @@
-"""The other side of compare_quantizers.py: `theirs.py PART FOLDER`, run in the environment of that program."""
+"""The other side of compare_quantizers.py and bench_quantizers.py: `theirs.py PART PATH`, in its own environment."""
 
 from __future__ import annotations
 
@@ -61,6 +61,88 @@ def gptqmodel(folder: Path) -> dict[str, Any]:
     return {"ids": ids, "logits": logits.tolist(), "kernel": kernel}
 
 
+def quantize_autoawq(file: Path) -> dict[str, Any]:
+    """AutoAWQ's own quantizer, in float32, on the rows of a specification."""
+    import torch
+    from awq import AutoAWQForCausalLM
+    from transformers import AutoTokenizer
+
+    spec = json.loads(file.read_text())
+    torch.set_num_threads(spec["threads"])
+    clock = _Clock()
+    model = AutoAWQForCausalLM.from_pretrained(
+        spec["model"], device_map="cpu", safetensors=True, torch_dtype=torch.float32
+    )
+    settings = {"zero_point": True, "q_group_size": spec["group_size"], "w_bit": 4, "version": "GEMM"}
+    model.quantize(
+        AutoTokenizer.from_pretrained(spec["model"]), quant_config=settings, calib_data=spec["rows"],
+        max_calib_samples=len(spec["rows"]), max_calib_seq_len=len(spec["rows"][0]),
+    )  # fmt: skip
+    model.save_quantized(spec["out"])
+    return clock.read()
+
+
+def quantize_gptqmodel(file: Path) -> dict[str, Any]:
+    """gptqmodel's AWQ or GPTQ, in float32, on the rows of a specification."""
+    import os
+
+    spec = json.loads(file.read_text())
+    os.environ["GPTQMODEL_CPU_WORKERS"] = "2"  # with fewer its loader refuses to start
+    import torch
+    from gptqmodel import BACKEND, GPTQModel
+    from gptqmodel.quantization.config import AWQConfig, GPTQConfig
+
+    torch.set_num_threads(spec["threads"])
+    clock = _Clock()
+    awq = spec["method"] == "awq"
+    settings = (AWQConfig if awq else GPTQConfig)(bits=4, group_size=spec["group_size"], sym=False)
+    model = GPTQModel.load(spec["model"], settings, device="cpu", dtype=torch.float32)
+    backend = BACKEND.AWQ_TORCH if awq else BACKEND.TORCH
+    model.quantize([{"input_ids": row} for row in spec["rows"]], batch_size=8, backend=backend)
+    model.save(spec["out"])
+    found = clock.read()
+    if not awq:
+        _save_dequantized(Path(spec["out"]))
+    return found
+
+
+def _save_dequantized(folder: Path) -> None:
+    """What a GPTQ folder stands for, in a folder inside it: float32, under transformers' names."""
+    import torch
+    from gptqmodel import BACKEND, GPTQModel
+    from safetensors.torch import save_file
+
+    model = GPTQModel.load(str(folder), device="cpu", backend=BACKEND.TORCH, dtype=torch.float32).model
+    packed = {name: module for name, module in model.named_modules() if hasattr(module, "qweight")}
+    tensors = {f"{name}.weight": module.dequantize_weight().T.float().contiguous() for name, module in packed.items()}
+    for key, tensor in model.state_dict().items():
+        if not any(key.startswith(f"{name}.") for name in packed):
+            tensors[key] = tensor.float().contiguous()
+    (folder / "dequantized").mkdir()
+    save_file(tensors, folder / "dequantized" / "model.safetensors")
+
+
+class _Clock:
+    """Seconds and memory from here on."""
+
+    def __init__(self) -> None:
+        import time
+
+        self._time = time
+        self._before, self._began, self._worked = self._peak(), time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, Any]:
+        return {
+            "seconds": self._time.perf_counter() - self._began,
+            "processor_seconds": self._time.process_time() - self._worked,
+            "libraries_bytes": self._before, "peak_bytes": self._peak(),
+        }  # fmt: skip
+
+    def _peak(self) -> int:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
 def _unpacked(words: Any) -> Any:
     """Nibbles of int32 words in AutoAWQ's order: output 0, 2, 4, 6, 1, 3, 5, 7 of each eight."""
     import torch
@@ -70,5 +152,8 @@ def _unpacked(words: Any) -> Any:
 
 
 if __name__ == "__main__":
-    parts = {"llama_cpp": llama_cpp, "autoawq": autoawq, "gptqmodel": gptqmodel}
+    parts = {
+        "llama_cpp": llama_cpp, "autoawq": autoawq, "gptqmodel": gptqmodel, "quantize_autoawq": quantize_autoawq,
+        "quantize_gptqmodel": quantize_gptqmodel,
+    }  # fmt: skip
     print("\n" + json.dumps(parts[sys.argv[1]](Path(sys.argv[2]))))

@@ -27,6 +27,16 @@ def test_scaling_lowers_the_error_of_the_outputs_and_says_by_how_much(layer: Any
     assert best.error < 0.9 * best.plain_error
 
 
+def test_a_part_of_the_rows_finds_a_scale_as_good_as_all(layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = search_scale([layer.weight_OI], layer.statistics, GRID)
+    monkeypatch.setattr("slm.compress.awq.SEARCHED_ROWS", 12)
+    part = search_scale([layer.weight_OI], layer.statistics, GRID)
+    assert part.plain_error != whole.plain_error
+    assert part.plain_error == pytest.approx(whole.plain_error, rel=0.2)
+    scaled = quantize(layer.weight_OI * part.scale_I, GRID).dequantize() / part.scale_I
+    assert layer.error(scaled) < 1.1 * whole.error
+
+
 def test_inputs_that_come_from_one_place_share_its_scale(layer: Any) -> None:
     shared_I = torch.arange(128) % 32
     scale_I = search_scale([layer.weight_OI], layer.statistics, GRID, shared_I).scale_I

@@ -90,14 +90,15 @@ def test_a_block_becomes_what_its_integers_stand_for(block: Block, x_BTD: Tensor
 def test_awq_and_gptq_lose_less_of_a_blocks_output_than_rounding(block: Block, x_BTD: Tensor) -> None:
     before = through(block, x_BTD)
 
-    def error(method: str) -> float:
-        mine = copy.deepcopy(block)
-        compress_block(mine, seen(mine, x_BTD), Variant(name="a", method=method, group_size=32), GRIDS)  # type: ignore[arg-type]
+    def error(method: str, **changes: object) -> float:
+        mine, settings = copy.deepcopy(block), {"name": "a", "method": method, "group_size": 32, **changes}
+        compress_block(mine, seen(mine, x_BTD), Variant.model_validate(settings), GRIDS)
         return float((through(mine, x_BTD) - before).square().sum())
 
-    plain = error("rtn")
-    assert error("awq") < 0.8 * plain
+    plain, nearest = error("rtn"), error("awq", compensate=False)
+    assert nearest < 0.8 * plain
     assert error("gptq") < 0.8 * plain
+    assert error("awq") < 0.8 * nearest
 
 
 def test_queries_and_keys_are_not_clipped(block: Block, x_BTD: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import slm.compress.stream
 import slm.export
@@ -77,6 +81,25 @@ def test_what_was_measured_is_what_the_files_hold(compressing: Compressing) -> N
     assert rise == pytest.approx(held_out, rel=0.2)  # rows cut some documents, and so their context
 
 
+KILLED = """
+import os, signal, sys, torch
+import slm.compress.stream as stream
+from slm.compress import run
+from slm.recipe import Recipe
+
+torch.set_num_threads(int(sys.argv[1]))
+real = stream.compress_block
+
+def dying(block, *others):
+    if block.layer == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(block, *others)
+
+stream.compress_block = dying
+run(Recipe.model_validate_json(sys.stdin.read()))
+"""
+
+
 def test_a_killed_run_goes_on_from_its_last_block_to_the_same_files(
     compressing: Compressing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,18 +108,18 @@ def test_a_killed_run_goes_on_from_its_last_block_to_the_same_files(
     shutil.rmtree(recipe.folder("compress"))
     real, calls = slm.compress.stream.compress_block, list[int]()
 
-    def dying(block: Any, *others: Any) -> Any:
+    def counted(block: Any, *others: Any) -> Any:
         calls.append(block.layer)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
         return real(block, *others)
 
-    monkeypatch.setattr("slm.compress.stream.compress_block", dying)
-    with pytest.raises(KeyboardInterrupt):
-        run(recipe)
+    command = [sys.executable, "-c", KILLED, str(torch.get_num_threads())]
+    killed = subprocess.run(command, input=recipe.model_dump_json(), capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not recipe.folder("compress").exists()
     assert len(list(work_folder(recipe).glob("awq-*/block-*"))) == 2
+    monkeypatch.setattr("slm.compress.stream.compress_block", counted)
     made = run(recipe)
-    assert calls == [0, 1, 2, 2, 0, 1, 2]
+    assert calls == [2, 0, 1, 2]
     assert contents(made) == whole
     assert not work_folder(recipe).exists()
 

@@ -41,6 +41,9 @@ class Variant(Config):
     """Zero points in the middle; otherwise where each group wants its own."""
     clip: bool = True
     """awq: narrow ranges where that lowers the error of the outputs."""
+    compensate: bool = True
+    """awq: on the grid so found, let weights make up for each other's error as gptq does; false rounds to the nearest,
+    as AutoAWQ does."""
     prune_by: Pruning = "sparsegpt"
     """sparse: which two of four weights go; `slm.compress.sparse` says how."""
     outside_bits: Literal[4, 8, 16, 32] = 8
@@ -52,8 +55,9 @@ class Variant(Config):
 
     @model_validator(mode="after")
     def _settings_take_effect(self) -> Variant:
-        if self.method != "awq" and not self.clip:
-            raise ValueError(f"clip (false) has no effect on {self.method}; leave it out")
+        for key in ("clip", "compensate"):
+            if self.method != "awq" and not getattr(self, key):
+                raise ValueError(f"{key} (false) has no effect on {self.method}; leave it out")
         if self.method != "sparse" and self.prune_by != "sparsegpt":
             raise ValueError(f"prune_by ({self.prune_by}) has no effect on {self.method}; leave it out")
         if self.bits == 32 and self.method != "sparse":

@@ -75,9 +75,11 @@ def _rounded(
         return quantize(weight_OI, grid)
     if variant.method == "gptq":
         return gptq.quantize(weight_OI, statistics.gram_II, grid)
-    if not variant.clip or name in NEVER_CLIPPED:
-        return quantize(weight_OI, grid)
-    return quantize(weight_OI, grid, search_clip(weight_OI.detach(), statistics.gram_II, grid))
+    clipped = variant.clip and name not in NEVER_CLIPPED
+    clip_OG = search_clip(weight_OI.detach(), statistics.gram_II, grid) if clipped else None
+    if variant.compensate:
+        return gptq.quantize(weight_OI, statistics.gram_II, grid, clip_OG)
+    return quantize(weight_OI, grid, clip_OG)
 
 
 def _scale(block: Block, first: str, names: tuple[str, ...], seen: dict[str, InputStatistics], grid: Grid) -> Gain:

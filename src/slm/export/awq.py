@@ -6,9 +6,12 @@ as float16. Eight neighbouring outputs share an int32; nibble i holds output `OR
 nibble stands for is (q - z) * s, which is what `slm.model.integers` says too, so the integers go over as they are and
 nothing is rounded again, except that norms become float16.
 
-What vLLM's loader asks for is met: outputs are a multiple of 8 (fused q, k, v and gate, up share their input), groups
-divide the inputs, zero points are there also for symmetric grids (8 everywhere). The proof reads the folder back,
-undoes the layout and lets transformers compute; it is held against the model that the integers stand for.
+What vLLM's loader asks for is met: 4 bits, outputs a multiple of 8 (q, k, v and gate, up are put side by side along
+the outputs, and share their inputs), groups that divide the inputs, scales in float16, zero points also for symmetric
+grids (8 everywhere), and in `config.json` the keys that it reads: `quant_method`, `bits`, `group_size`, `zero_point`,
+`modules_to_not_convert`. Its kernel asks for more (`KERNEL_GROUPS` and what follows); a model that it cannot run gets
+a notice. The proof reads the folder back, undoes the layout and lets transformers compute; it is held against the
+model that the integers stand for.
 
 The layout was written after AutoAWQ 0.2.9 (awq/modules/linear/gemm.py) and is held against it bit for bit by
 `scripts/compare_quantizers.py`.
@@ -38,6 +41,8 @@ from slm.tokenizer.hugging_face import write_hugging_face
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 PER_WORD = 8
 BITS = 4
+KERNEL_GROUPS, KERNEL_INPUTS, KERNEL_OUTPUTS = (-1, 32, 64, 128), 128, 64
+"""What Marlin, vLLM's kernel for this form, runs: group sizes, and what inputs and outputs must be multiples of."""
 
 
 def write(subject: Subject, folder: Path, name: str) -> Written:
@@ -61,7 +66,7 @@ def write(subject: Subject, folder: Path, name: str) -> Written:
     save_configuration(subject.model.config, target, torch.float16, ids, quantization)
     save_tensors(tensors, target, index_one_file=False)
     write_hugging_face(tokenizer, target)
-    return Written(target)
+    return Written(target, _kernel_notices(subject.model.config, quantization["group_size"]))
 
 
 def refuse_unsupported(config: ModelConfig) -> None:
@@ -144,6 +149,19 @@ def _one_grid(variant: Path, integers: dict[str, Integers]) -> int:
             f"has one size for all; set compress.variants.{variant.name}.group_size to {min(sizes)}"
         )
     return sizes.pop()
+
+
+def _kernel_notices(config: ModelConfig, group_size: int) -> tuple[str, ...]:
+    """What keeps vLLM's kernel from running the folder."""
+    found = []
+    if group_size not in KERNEL_GROUPS:
+        found.append(f"groups of {group_size} (it runs {', '.join(map(str, KERNEL_GROUPS[1:]))})")
+    heads, kv_heads = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    inputs = {"width": config.width, "heads * head_dim": heads, "ffn_width": config.ffn_width}
+    outputs = {"width": config.width, "(heads + 2 kv_heads) * head_dim": heads + 2 * kv_heads}
+    for multiple, sizes in ((KERNEL_INPUTS, inputs), (KERNEL_OUTPUTS, outputs)):
+        found += [f"{key} {number:,} (no multiple of {multiple})" for key, number in sizes.items() if number % multiple]
+    return (f"vLLM loads the folder, but its Marlin kernel cannot run {'; '.join(found)}",) if found else ()
 
 
 def _half(name: str, tensor: Tensor) -> Tensor:
