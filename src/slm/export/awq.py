@@ -66,7 +66,7 @@ def write(subject: Subject, folder: Path, name: str) -> Written:
     save_configuration(subject.model.config, target, torch.float16, ids, quantization)
     save_tensors(tensors, target, index_one_file=False)
     write_hugging_face(tokenizer, target)
-    return Written(target, _kernel_notices(subject.model.config, quantization["group_size"]))
+    return Written(target, _kernel_notices(subject.model.config, grid or -1))
 
 
 def refuse_unsupported(config: ModelConfig) -> None:
