@@ -7,8 +7,8 @@ import pytest
 from slm.serve.llama_worker import parameters
 
 SETTINGS = {
-    "path": "/x.gguf", "api_key": "k", "context_tokens": 64, "exact": False, "int8_cache": False, "threads": 3,
-    "timeout_seconds": 9,
+    "path": "/x.gguf", "adapter": "", "api_key": "k", "context_tokens": 64, "exact": False, "int8_cache": False,
+    "threads": 3, "timeout_seconds": 9,
 }  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -37,6 +38,37 @@ class RopeScaling(Config):
             for name in ("low_freq_factor", "high_freq_factor", "original_max_seq_len"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name} ({getattr(self, name)}) has no effect on linear scaling; leave it out")
+        return self
+
+
+Matrix = Literal["attention.q", "attention.k", "attention.v", "attention.o", "ffn.gate", "ffn.up", "ffn.down"]
+"""A matrix of a block."""
+MATRICES: tuple[Matrix, ...] = get_args(Matrix)
+
+
+class LoraConfig(Config):
+    """Low-rank adapters: what is trained beside frozen matrices (arXiv 2106.09685)."""
+
+    rank: int = Field(16, ge=1)
+    """Columns of the narrow matrices; peft's r."""
+    alpha: float = Field(32, gt=0)
+    """The product is added alpha / rank times, or alpha / sqrt(rank) times with rslora."""
+    targets: tuple[Matrix, ...] = Field(MATRICES, min_length=1)
+    """The matrices of each block that get an adapter."""
+    dora: bool = False
+    """Train the length of each row apart from its direction (DoRA, arXiv 2402.09353)."""
+    rslora: bool = False
+    """Scale by sqrt(rank), so that higher ranks learn as fast (arXiv 2312.03732)."""
+
+    @property
+    def scale(self) -> float:
+        """The factor of the product."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> LoraConfig:
+        if len(set(self.targets)) < len(self.targets):
+            raise ValueError(f"targets ({', '.join(self.targets)}) names a matrix twice; name each once")
         return self
 
 

@@ -91,7 +91,8 @@ class LlamaCpp:
 
     `context_tokens` 0 takes the model's own length. `exact` computes the cache in F32 without flash
     attention, on the CPU, and checks every tensor for NaN: what a parity proof needs. `int8_cache` keeps keys and
-    values in q8_0, which needs heads of a multiple of 32 numbers.
+    values in q8_0, which needs heads of a multiple of 32 numbers. `adapter` is a LoRA
+    adapter as a GGUF file.
     """
 
     def __init__(
@@ -103,8 +104,11 @@ class LlamaCpp:
         int8_cache: bool = False,
         threads: int = 2,
         timeout_seconds: int = 600,
+        adapter: Path | None = None,
     ) -> None:
         read_gguf(path)
+        if adapter is not None:
+            read_gguf(adapter)
         if importlib.util.find_spec("xllamacpp") is None:
             raise UserError(
                 f"{path} needs llama.cpp, but the package xllamacpp is not installed; pip install 'xllamacpp>=2026.10'"
@@ -113,6 +117,7 @@ class LlamaCpp:
         self._key = secrets.token_hex(16)
         self._settings = {
             "path": str(path.absolute()),
+            "adapter": str(adapter.absolute()) if adapter is not None else "",
             "api_key": self._key,
             "context_tokens": context_tokens,
             "exact": exact,
