@@ -389,6 +389,7 @@ def loader_rate(folder: Path, seq_len: int, settings: Settings) -> float:
     from slm.shards.config import ShardsConfig
     from slm.shards.loader import Loader
     from slm.shards.stage import count
+    from slm.shards.units import Encoded
     from slm.shards.write import Layout, ShardWriter, Tally
 
     draw = np.random.default_rng(0)
@@ -401,7 +402,7 @@ def loader_rate(folder: Path, seq_len: int, settings: Settings) -> float:
     def build(draft: Any) -> None:
         with ShardWriter(draft.path, "train-made", layout) as writer:
             for ids in documents():
-                writer.add(ids, 4 * len(ids), "")
+                writer.add(Encoded(ids, 4 * len(ids), "", "made", "", ""))
         draft.counts.update(count({"made": writer.tally}, Tally(), layout))
 
     aloud = speaking()

@@ -13,6 +13,7 @@ from slm.core.artifact import Artifact, Draft, Spec, make
 from slm.shards import write
 from slm.shards.config import ShardsConfig
 from slm.shards.stage import count
+from slm.shards.units import Encoded
 from slm.shards.write import Layout, ShardWriter, file_stems
 
 HASH = "ab" * 32
@@ -77,7 +78,7 @@ def make_shards(tmp_path: Path, layout: Callable[..., Layout]) -> Callable[..., 
             for source, items in [*sources.items(), ("", validation)]:
                 with ShardWriter(draft.path, stems[source], shape) as writer:
                     for number, ids in enumerate(items):
-                        writer.add(ids, 3 * len(ids), f"{source}/{number}")
+                        writer.add(Encoded(ids, 3 * len(ids), f"{source}/{number}", source, "", ""))
                 tallies[source] = writer.tally
             held_out = tallies.pop("")
             draft.counts.update(count(tallies, held_out, shape))

@@ -33,7 +33,7 @@ def test_documents_are_encoded_in_bounded_blocks_and_keep_their_order(monkeypatc
     spelling = Spelling()
     found = list(encode(iter(given), spelling, 5))  # type: ignore[arg-type]
     assert [document for document, _ in found] == given
-    assert [ids.tolist() for _, ids in found] == [[1, *map(ord, text), 2] for text in texts]
+    assert [ids.ids_T.tolist() for _, ids in found] == [[1, *map(ord, text), 2] for text in texts]
     assert spelling.calls == [(count, 5) for count in calls]
 
 

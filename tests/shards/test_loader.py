@@ -388,6 +388,9 @@ class VirtualReader:
     def __init__(self, *_: object) -> None:
         self.asked = 0
 
+    def learned(self, _: np.ndarray) -> None:
+        """All tokens are."""
+
     def rows(self, indices: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         self.asked += len(indices)
         tokens_NT = (indices[:, None] * 31 + np.arange(self.seq_len)) % self.vocab_size

@@ -185,7 +185,7 @@ def held_out(recipe: Recipe, parents: Mapping[str, Artifact]) -> HeldOut:
     tokenizer = Tokenizer.load(parents["tokenizer"].path)
     encoded = list(encode(chosen, tokenizer, recipe.shards.threads))
     sizes_D = np.array([len(document.text.encode()) for document, _ in encoded], dtype=np.float64)
-    return HeldOut([ids for _, ids in encoded], sizes_D, int(parents["shards"].counts["seq_len"]))
+    return HeldOut([ids.ids_T for _, ids in encoded], sizes_D, int(parents["shards"].counts["seq_len"]))
 
 
 def _show(facts: dict[str, Any], checkpoint_bytes: int) -> None:

@@ -14,7 +14,7 @@ from slm.corpus.decontamination.config import DecontaminationConfig
 from slm.corpus.duplicates.config import DuplicatesConfig
 
 FILE_KEYS = frozenset({"path"})
-COLUMN_KEYS = frozenset({"path", "text_columns", "id_column", "metadata_columns"})
+COLUMN_KEYS = frozenset({"path", "text_columns", "id_column", "metadata_columns", "conversations"})
 KEYS_OF_KIND: dict[str, frozenset[str]] = {
     "stdlib": frozenset(),
     "text": FILE_KEYS | {"separator", "encoding", "begins_after", "ends_before"},
@@ -25,6 +25,14 @@ KEYS_OF_KIND: dict[str, frozenset[str]] = {
 }
 """Which settings, beyond those that every source has, mean something to which kind."""
 
+
+CONVERSATION_COLUMNS = {
+    "openai": ("messages",), "sharegpt": ("conversations",), "alpaca": ("instruction", "input", "output"),
+    "prompt_completion": ("prompt", "completion"),
+}  # fmt: skip
+"""Layouts of conversations and the columns that each has by default."""
+PARTS_OF_TEXTS = ("c4", "line_feeds")
+"""Steps that take lines out of a text, which conversations cannot have: a message would say something else."""
 
 KNOWN_LICENCES = {"stdlib": "PSF-2.0", "canaries": "CC0-1.0"}
 """Of sources whose text is the same for everybody."""
@@ -100,6 +108,10 @@ class SourceConfig(Config):
     text_columns: tuple[str, ...] = Field(("text",), min_length=1)
     """The columns or fields that hold the text (jsonl, parquet, hub); several, such as [instruction, context,
     response], are put together with an empty line between those that are not empty."""
+    conversations: Literal["", "openai", "sharegpt", "alpaca", "prompt_completion"] = ""
+    """The layout of rows that hold conversations (jsonl, parquet, hub), of which a model then learns the assistant's
+    words alone: a list of {role, content}, a list of {from, value}, or columns of which the last is the answer;
+    text_columns names the columns where they are called something else."""
     id_column: str = ""
     """The column that identifies a document; empty takes its row in its file, or the byte at which its line begins."""
     metadata_columns: tuple[str, ...] = ()
@@ -119,6 +131,12 @@ class SourceConfig(Config):
     def label(self) -> str:
         """The name under which the source is counted."""
         return self.name or self.kind
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are read for the text."""
+        renamed = self.text_columns != type(self).model_fields["text_columns"].default
+        return self.text_columns if renamed or not self.conversations else CONVERSATION_COLUMNS[self.conversations]
 
     @property
     def licence_or_default(self) -> str:
@@ -144,6 +162,12 @@ class SourceConfig(Config):
             raise ValueError(
                 f"source {self.label} has no licence; give its SPDX identifier, such as licence: CC-BY-SA-4.0, or "
                 "licence: unknown if nobody can tell"
+            )
+        if self.conversations in ("openai", "sharegpt") and len(self.columns) != 1:
+            raise ValueError(f"conversations ({self.conversations}) lie in one column; text_columns names several")
+        if self.conversations in ("alpaca", "prompt_completion") and len(self.columns) < 2:
+            raise ValueError(
+                f"conversations ({self.conversations}) need a question and an answer; text_columns names one column"
             )
         for key in ("separator", "begins_after", "ends_before"):
             try:
@@ -193,3 +217,16 @@ class CorpusConfig(Config):
     keep_units: bool = neutral(True)
     """Keep finished units beside the corpus, so that after a change only what it touches is made again; they take as
     much disk as the corpus."""
+
+    @model_validator(mode="after")
+    def _conversations_stay_whole(self) -> CorpusConfig:
+        talk = next((source.label for source in self.sources if source.conversations), "")
+        cutting = [f"steps: {step.step}" for step in self.steps if step.step in PARTS_OF_TEXTS]
+        cutting += ["decontamination.action=cut"] if self.decontamination.action == "cut" else []
+        cutting += ["duplicates.paragraphs=true"] if self.duplicates.paragraphs else []
+        if talk and cutting:
+            raise ValueError(
+                f"{talk} holds conversations, and {', '.join(cutting)} would cut pieces out of what is said; leave "
+                "that out, or prepare conversations in a recipe of their own"
+            )
+        return self

@@ -58,7 +58,7 @@ def joined(parts: Iterable[str | None]) -> str:
 def column_names(config: SourceConfig) -> list[tuple[str, str]]:
     """The columns that every row must have, each with the setting that names it."""
     identity = [(config.id_column, "id_column")] if config.id_column else []
-    return [*((name, "text_columns") for name in config.text_columns), *identity]
+    return [*((name, "text_columns") for name in config.columns), *identity]
 
 
 class Drop(NamedTuple):

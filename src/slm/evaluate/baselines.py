@@ -25,7 +25,12 @@ def count_targets(reader: ShardReader) -> NDArray[np.int64]:
     """How often each token is a target in the shards: all tokens but the first of each piece."""
     counts_V = np.zeros(reader.vocab_size, dtype=np.int64)
     for first in range(0, reader.num_rows, ROWS_AT_ONCE):
-        tokens_NT, lengths = reader.rows(range(first, min(first + ROWS_AT_ONCE, reader.num_rows)))
+        rows = range(first, min(first + ROWS_AT_ONCE, reader.num_rows))
+        tokens_NT, lengths = reader.rows(rows)
+        learned_NT = reader.learned(rows)
+        if learned_NT is not None:
+            counts_V += np.bincount(tokens_NT[learned_NT], minlength=reader.vocab_size)
+            continue
         used_N = np.array([pieces.sum() for pieces in lengths])
         counts_V += np.bincount(tokens_NT[np.arange(tokens_NT.shape[1]) < used_N[:, None]], minlength=reader.vocab_size)
         rows_P = np.repeat(np.arange(len(lengths)), [len(pieces) for pieces in lengths])

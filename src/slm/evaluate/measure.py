@@ -42,7 +42,7 @@ from slm.evaluate.tasks.variation import robustness
 from slm.model.load import load_model
 from slm.model.transformer import Transformer
 from slm.recipe import Recipe
-from slm.shards.encode import encode
+from slm.shards.encode import Ids, encode
 from slm.shards.reader import ShardReader
 from slm.tokenizer.audit import RARE_BELOW
 from slm.tokenizer.tokenizer import Tokenizer
@@ -57,7 +57,7 @@ COLUMNS = ("id", "source", "domain", "language", "bytes", "tokens", "rare_token_
 """Of each document; `rare_token_rate` is the share of its tokens met less than `RARE_BELOW` times in training rows."""
 
 Columns = dict[str, list[Any]]
-Encoded = tuple[Document, NDArray[np.int32]]
+Encoded = tuple[Document, Ids]
 
 
 def measure(recipe: Recipe, parents: Mapping[str, Artifact], golden: Path | None, draft: Draft) -> None:
@@ -205,30 +205,38 @@ def _score(
     held_out_V, xz = np.zeros(tokenizer.vocab_size, dtype=np.int64), XzMeter()
     with Progress("evaluate: scoring", total, "tokens") as progress:
         for block in _blocks(encode(documents, tokenizer, recipe.shards.threads)):
-            key = key_of("documents", window, hashlib.sha256(b"".join(ids.tobytes() for _, ids in block)).hexdigest())
+            content = b"".join(ids.tobytes() + flags_of(learned) for _, (ids, learned) in block)
+            key = key_of("documents", window, hashlib.sha256(content).hexdigest())
             nats_of: list[float] | None = journal.get(key)
             if nats_of is None:
                 nats_of = score(
                     model,
-                    [ids for _, ids in block],
+                    [ids for _, (ids, _) in block],
                     context=window[0],
                     stride=window[1],
                     batch_tokens=config.batch_tokens,
                     precision=config.precision,
                     kv_cache=config.kv_cache,
                     progress=progress.advance,
+                    learned=[learned for _, (_, learned) in block],
                 ).tolist()
                 journal.put([(key, nats_of)])
-            for (document, ids), nats in zip(block, nats_of, strict=True):
-                text = document.text.encode()
+            for (document, (ids, learned)), nats in zip(block, nats_of, strict=True):
+                targets = ids[1:] if learned is None else ids[learned]
+                text = document.text.encode() if learned is None else tokenizer.decode_bytes(targets.tolist())
                 xz.feed(text)
-                held_out_V += np.bincount(ids[1:], minlength=tokenizer.vocab_size)
-                rare = float(rare_V[ids[1:]].mean())
+                held_out_V += np.bincount(targets, minlength=tokenizer.vocab_size)
+                rare = float(rare_V[targets].mean())
                 kind = (document.metadata.get(name, "") for name in ("domain", "language"))
-                figures = (document.id, document.source, *kind, len(text), len(ids) - 1, rare, nats, gzip_bytes(text))
+                figures = (document.id, document.source, *kind, len(text), len(targets), rare, nats, gzip_bytes(text))
                 for name, figure in zip(COLUMNS, figures, strict=True):
                     columns[name].append(figure)
     return columns, held_out_V, xz.finish()
+
+
+def flags_of(learned: NDArray[np.bool_] | None) -> bytes:
+    """What identifies the choice of tokens that count."""
+    return b"" if learned is None else learned.tobytes()
 
 
 def _blocks(encoded: Iterable[Encoded]) -> Iterator[list[Encoded]]:
@@ -236,7 +244,7 @@ def _blocks(encoded: Iterable[Encoded]) -> Iterator[list[Encoded]]:
     tokens = 0
     for document, ids in encoded:
         block.append((document, ids))
-        tokens += len(ids)
+        tokens += len(ids.ids_T)
         if tokens >= BLOCK_TOKENS:
             yield block
             block, tokens = [], 0
@@ -250,7 +258,7 @@ def _calibration(
     """Of next-token predictions on a sample of the documents; empty where there is one document only."""
     config = recipe.evaluate
     most = min(config.max_documents or CALIBRATION_DOCUMENTS, CALIBRATION_DOCUMENTS)
-    encoded = [ids for _, ids in encode(_chosen(corpus, most), tokenizer, recipe.shards.threads)]
+    encoded = [ids.ids_T for _, ids in encode(_chosen(corpus, most), tokenizer, recipe.shards.threads)]
     if len(encoded) < 2:
         return {}
     found = next_token_calibration(

@@ -40,18 +40,21 @@ def score(
     precision: Literal["fp32", "bf16"] = "fp32",
     kv_cache: KVKind = "float",
     progress: Callable[[int], None] | None = None,
+    learned: Sequence[NDArray[np.bool_] | None] = (),
 ) -> NDArray[np.float64]:
     """Nats of each document; `progress` is told the number of targets scored by each forward pass.
 
     With `kv_cache` int8 each window is read through such a cache, as decoding it token by token would.
+    Where `learned` is given, only tokens count that it names; a None in it names all.
     """
     device = next(model.parameters()).device
     targets_D = np.array([len(ids) - 1 for ids in documents], dtype=np.int64)
     flat = np.concatenate([*documents, np.zeros(1, dtype=np.int32)]).astype(np.int64)
     starts_D = np.cumsum(targets_D + 1) - targets_D - 1
     nats_D = np.zeros(len(documents), dtype=np.float64)
+    counts = _flags(documents, learned) if learned else None
     for batch in batches(lay_windows(targets_D, context, stride), batch_tokens):
-        inputs_BT, targets_BT, scored_BT = _gather(batch, flat, starts_D)
+        inputs_BT, targets_BT, scored_BT = _gather(batch, flat, starts_D, counts)
         with autocast(str(device.type), precision):
             rows, places = inputs_BT.shape
             cache = KVCache(model.config, rows, places, torch.int8, device) if kv_cache == "int8" else None
@@ -80,8 +83,14 @@ def autocast(device: str, precision: Literal["fp32", "bf16"]) -> contextlib.Abst
     return torch.autocast(device, dtype=torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 
+def _flags(documents: Sequence[NDArray[np.int32]], learned: Sequence[NDArray[np.bool_] | None]) -> NDArray[np.bool_]:
+    """Which tokens of all documents count, laid end to end, and one more."""
+    pairs = zip(documents, learned, strict=True)
+    return np.concatenate([*(np.ones(len(ids), bool) if own is None else own for ids, own in pairs), np.zeros(1, bool)])
+
+
 def _gather(
-    batch: Windows, flat: NDArray[np.int64], starts_D: NDArray[np.int64]
+    batch: Windows, flat: NDArray[np.int64], starts_D: NDArray[np.int64], counts: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """Inputs, the token after each, and which of them count; past a window's end inputs repeat id 0."""
     columns_T = np.arange(int(batch.length_W.max()))
@@ -89,4 +98,7 @@ def _gather(
     places_BT = (starts_D[batch.document_W] + batch.begin_W)[:, None] + columns_T
     places_BT = np.where(inside_BT, places_BT, len(flat) - 2)
     inputs_BT = np.where(inside_BT, flat[places_BT], 0)
-    return inputs_BT, flat[places_BT + 1], inside_BT & (columns_T >= batch.scored_W[:, None])
+    scored_BT = inside_BT & (columns_T >= batch.scored_W[:, None])
+    if counts is not None:
+        scored_BT &= counts[places_BT + 1]
+    return inputs_BT, flat[places_BT + 1], scored_BT

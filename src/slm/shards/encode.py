@@ -1,12 +1,14 @@
-"""Documents to ids: [bos] text [eos], encoded in blocks so that threads have work and memory is bounded."""
+"""Documents to ids: [bos] text [eos], or a conversation by the chat template, in blocks so that threads have work."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from slm.corpus.conversations import messages_of
 
 if TYPE_CHECKING:
     from slm.corpus.document import Document
@@ -16,15 +18,31 @@ BLOCK_DOCUMENTS = 1_024
 BLOCK_CHARACTERS = 4_000_000
 
 
-def encode(
-    documents: Iterable[Document], tokenizer: Tokenizer, threads: int
-) -> Iterator[tuple[Document, NDArray[np.int32]]]:
+class Ids(NamedTuple):
+    """A document in tokens."""
+
+    ids_T: NDArray[np.int32]
+    learned_T: NDArray[np.bool_] | None = None
+    """Of a conversation: which tokens the assistant has to say; of a text, all after the first are learned."""
+
+    @property
+    def targets(self) -> int:
+        """Tokens that are learned."""
+        return len(self.ids_T) - 1 if self.learned_T is None else int(self.learned_T[1:].sum())
+
+
+def encode(documents: Iterable[Document], tokenizer: Tokenizer, threads: int) -> Iterator[tuple[Document, Ids]]:
     """Each document with its ids, in order, as shards store it and as evaluation scores it."""
     bos, eos = (np.array([token], dtype=np.int32) for token in (tokenizer.bos_id, tokenizer.eos_id))
     for block in _blocks(documents):
-        encoded = tokenizer.encode_documents([document.text for document in block], threads)
-        for document, ids in zip(block, encoded, strict=True):
-            yield document, np.concatenate([bos, ids, eos])
+        texts = [document.text for document in block if not messages_of(document)]
+        encoded = iter(tokenizer.encode_documents(texts, threads))
+        for document in block:
+            messages = messages_of(document)
+            if messages:
+                yield document, Ids(*tokenizer.encode_chat([message._asdict() for message in messages]))
+            else:
+                yield document, Ids(np.concatenate([bos, next(encoded), eos]))
 
 
 def _blocks(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -182,8 +182,9 @@ class Loader:
         at_once = micro * max(1, TOGETHER_TOKENS // (micro * self.reader.seq_len))
         batches: list[Batch] = []
         for first in range(0, len(mine), at_once):
-            tokens_NT, lengths = self.reader.rows(mine[first : first + at_once])
-            batches += collate_parts(tokens_NT, lengths, self.reader.pad_id, micro)
+            asked = mine[first : first + at_once]
+            tokens_NT, lengths = self.reader.rows(asked)
+            batches += collate_parts(tokens_NT, lengths, self.reader.pad_id, micro, self.reader.learned(asked))
         if len(self._source_starts) > 1:
             sources = torch.from_numpy(np.searchsorted(self._source_starts, mine, side="right") - 1)
             for batch, sources_B in zip(batches, torch.split(sources, micro), strict=True):
@@ -198,6 +199,12 @@ class Loader:
         return known[2][row - known[1] :][:count]
 
 
+def read_batch(reader: ShardReader, rows: Sequence[int]) -> Batch:
+    """Rows of the shards as one `Batch`."""
+    tokens_NT, lengths = reader.rows(rows)
+    return collate_parts(tokens_NT, lengths, reader.pad_id, len(tokens_NT), reader.learned(rows))[0]
+
+
 def collate(tokens_BT: NDArray[Any], lengths: Sequence[NDArray[np.int32]], pad_id: int) -> Batch:
     """Rows as a `Batch`: documents numbered, positions restarting in each, next tokens as targets.
 
@@ -207,9 +214,16 @@ def collate(tokens_BT: NDArray[Any], lengths: Sequence[NDArray[np.int32]], pad_i
 
 
 def collate_parts(
-    tokens_NT: NDArray[Any], lengths: Sequence[NDArray[np.int32]], pad_id: int, part_rows: int
+    tokens_NT: NDArray[Any],
+    lengths: Sequence[NDArray[np.int32]],
+    pad_id: int,
+    part_rows: int,
+    learned_NT: NDArray[np.bool_] | None = None,
 ) -> list[Batch]:
-    """`collate` of each `part_rows` rows, which divide N; parts are views of arrays that they share."""
+    """`collate` of each `part_rows` rows, which divide N; parts are views of arrays that they share.
+
+    Tokens that `learned_NT` does not name are no targets.
+    """
     num_rows, seq_len = tokens_NT.shape
     counts_N = np.fromiter(map(len, lengths), dtype=np.int64, count=num_rows)
     ends_N = np.cumsum(counts_N + 1)  # one more piece a row: its padding, of length 0 in a full row
@@ -233,7 +247,11 @@ def collate_parts(
     targets[:-1] = tokens[1:]
     targets[(starts_P + pieces_P - 1)[pieces_P > 0]] = IGNORED
     targets[padding] = IGNORED
-    num_targets = np.add.reduceat(used_N - counts_N, np.arange(0, num_rows, part_rows)).tolist()
+    targets_N = used_N - counts_N
+    if learned_NT is not None:
+        targets[:-1][~learned_NT.reshape(-1)[1:]] = IGNORED
+        targets_N = (targets.reshape(num_rows, seq_len) != IGNORED).sum(1)
+    num_targets = np.add.reduceat(targets_N, np.arange(0, num_rows, part_rows)).tolist()
     arrays = (tokens, targets, documents, positions)
     columns = [torch.split(torch.from_numpy(array.reshape(num_rows, seq_len)), part_rows) for array in arrays]
     return [Batch(*parts) for parts in zip(*columns, num_targets, strict=True)]

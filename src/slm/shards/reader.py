@@ -41,15 +41,17 @@ class ShardReader:
         self._paths: list[Path] = []
         self._views: list[tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int32]]] = []
         self._documents: list[pa.ListArray | None] = []
+        self._learned: list[NDArray[np.uint8] | None] = []
         starts = [0]
         for source, names in counts["files"][split].items():
             first = starts[-1]
             for name in names:
                 path = artifact.file(name)
-                for tokens_RT, offsets, lengths_P, documents in _open(path, counts):
+                for tokens_RT, offsets, lengths_P, documents, learned in _open(path, counts):
                     self._paths.append(path)
                     self._views.append((tokens_RT, offsets, lengths_P))
                     self._documents.append(documents)
+                    self._learned.append(learned)
                     starts.append(starts[-1] + len(tokens_RT))
             self.ranges[source] = range(first, starts[-1])
         self._starts = np.array(starts, dtype=np.int64)
@@ -77,6 +79,19 @@ class ShardReader:
         if lengths:
             self._check(tokens_NT, lengths, batches)
         return tokens_NT, lengths
+
+    def learned(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        """Which tokens of these rows are learned [N, T]; None where all are, since there are no conversations."""
+        if all(bits is None for bits in self._learned):
+            return None
+        indices = np.asarray(indices, dtype=np.int64)
+        batches = np.searchsorted(self._starts, indices, side="right") - 1
+        learned_NT = np.ones((len(indices), self.seq_len), dtype=bool)
+        for place, (batch, row) in enumerate(zip(batches, indices - self._starts[batches], strict=True)):
+            bits = self._learned[batch]
+            if bits is not None:
+                learned_NT[place] = np.unpackbits(bits[row], count=self.seq_len)
+        return learned_NT
 
     def documents(self, row: int) -> list[str]:
         """The corpus ids of a row's documents, one for each length; none where older shards do not tell."""
@@ -109,8 +124,9 @@ class ShardReader:
 
 def _open(
     path: Path, counts: dict[str, Any]
-) -> list[tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int32], pa.ListArray | None]]:
-    """Per record batch: tokens [rows, T], offsets and values of the lengths, ids of documents; views of the file."""
+) -> list[tuple[NDArray[Any], NDArray[np.int32], NDArray[np.int32], pa.ListArray | None, NDArray[np.uint8] | None]]:
+    """Per record batch: tokens [rows, T], offsets and values of the lengths, ids of documents, and eight flags a byte
+    [rows, T / 8] of what is learned; views of the file."""
     seq_len = int(counts["seq_len"])
     try:
         file = pa.ipc.open_file(pa.memory_map(str(path)))
@@ -122,6 +138,9 @@ def _open(
                 batch.column("lengths").offsets.to_numpy(zero_copy_only=True),
                 batch.column("lengths").values.to_numpy(zero_copy_only=True),
                 batch.column("documents") if "documents" in batch.schema.names else None,
+                batch.column("learned").values.to_numpy(zero_copy_only=True).reshape(batch.num_rows, -1)
+                if "learned" in batch.schema.names
+                else None,
             )
             for batch in batches
         ]

@@ -21,11 +21,15 @@ from slm.core.errors import UserError
 from slm.core.units import keep_only
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from slm.corpus import Split
     from slm.recipe import Recipe
     from slm.shards.config import ShardsConfig
     from slm.shards.units import Encoded, ShardsWork
     from slm.shards.write import Layout, Tally
+    from slm.tokenizer.tokenizer import Tokenizer
 
 LAYOUT_VERSION = 3
 
@@ -76,12 +80,13 @@ def _work(config: ShardsConfig, corpus: Artifact, tokenizer: Artifact, root: Pat
                 f"{corpus.path} holds no {split} documents (of {_total_documents(corpus):,} in all), and shards need "
                 "some of both; add text to corpus.sources or change corpus.validation_fraction"
             )
-    units = plan(corpus, tokenizer.counts["hash"], config.unit_bytes)
+    units = plan(corpus, tokenizer, config.unit_bytes)
     return ShardsWork(config, units, root, tokenizer.path)
 
 
 def _build(recipe: Recipe, corpus: Artifact, tokenizer_artifact: Artifact, draft: Draft, root: Path) -> ShardsWork:
     from slm.core.parts import make_units
+    from slm.shards.units import has_conversations
     from slm.shards.write import Layout
     from slm.tokenizer.tokenizer import Tokenizer
 
@@ -96,27 +101,58 @@ def _build(recipe: Recipe, corpus: Artifact, tokenizer_artifact: Artifact, draft
         vocab_size=tokenizer.vocab_size,
         pad_id=tokenizer.pad_id,
         tokenizer_hash=tokenizer.hash,
+        talks=has_conversations(corpus),
     )
     make_units(work)
-    groups = Groups({"licences": {}, "languages": {}})
-    sources = _write_train(corpus, work, layout, draft, groups)
-    validation = _write_validation(corpus, work, layout, draft)
+    groups, documents = Groups({"licences": {}, "languages": {}}), Fitted(work, tokenizer, config.seq_len)
+    sources = _write_train(corpus, documents, layout, draft, groups)
+    validation = _write_validation(corpus, documents, layout, draft)
+    if layout.talks:
+        draft.counts["conversations"] = documents.counts
     draft.counts.update({**count(sources, validation, layout), **groups})
     _print(draft.counts)
     _mix(recipe, draft.counts)
     return work
 
 
-def _tokenized(work: ShardsWork, split: Split) -> Iterator[Encoded]:
-    """The documents of a split, in the order of the corpus."""
-    from slm.shards.units import read_unit
+class Fitted:
+    """The documents of a split, in the order of the corpus; conversations that are longer than a row are cut after the
+    last answer that fits, and left out where not even the first does."""
 
-    for unit in work.units:
-        if unit.split == split:
-            yield from read_unit(work.root, unit)
+    def __init__(self, work: ShardsWork, tokenizer: Tokenizer, seq_len: int) -> None:
+        self._work, self._tokenizer, self._seq_len = work, tokenizer, seq_len
+        self.counts = {"whole": 0, "cut": 0, "left_out": 0}
+
+    def __call__(self, split: Split) -> Iterator[Encoded]:
+        from slm.shards.units import read_unit
+
+        for unit in self._work.units:
+            if unit.split == split:
+                for document in read_unit(self._work.root, unit):
+                    fitting = document if document.learned_T is None else self._fit(document, document.learned_T)
+                    if fitting is not None:
+                        yield fitting
+
+    def _fit(self, document: Encoded, learned_T: NDArray[np.bool_]) -> Encoded | None:
+        import numpy as np
+
+        from slm.shards.units import said_bytes
+
+        if len(learned_T) <= self._seq_len:
+            self.counts["whole"] += 1
+            return document
+        ends = np.flatnonzero(learned_T[:-1] & ~learned_T[1:]) + 1
+        ends = ends[ends <= self._seq_len]
+        if not len(ends):
+            self.counts["left_out"] += 1
+            return None
+        self.counts["cut"] += 1
+        ids_T, learned_T = document.ids_T[: ends[-1]], learned_T[: ends[-1]]
+        size = said_bytes(self._tokenizer, ids_T, learned_T)
+        return document._replace(ids_T=ids_T, learned_T=learned_T, num_bytes=size)
 
 
-def _write_train(corpus: Artifact, work: ShardsWork, layout: Layout, draft: Draft, groups: Groups) -> dict[str, Tally]:
+def _write_train(corpus: Artifact, documents: Fitted, layout: Layout, draft: Draft, groups: Groups) -> dict[str, Tally]:
     from slm.shards.write import ShardWriter, file_stems
 
     with ExitStack() as stack:
@@ -125,8 +161,8 @@ def _write_train(corpus: Artifact, work: ShardsWork, layout: Layout, draft: Draf
             for source, stem in file_stems(corpus.counts["sources"]).items()
         }
         with Progress("shards: packing train", corpus.counts["train"]["documents"], "documents") as progress:
-            for document in _tokenized(work, "train"):
-                writers[document.source].add(document.ids_T, document.num_bytes, document.id)
+            for document in documents("train"):
+                writers[document.source].add(document)
                 _add_to_groups(groups, document)
                 progress.advance()
     return {source: writer.tally for source, writer in writers.items() if writer.tally.documents}
@@ -141,15 +177,15 @@ def _add_to_groups(groups: Groups, document: Encoded) -> None:
             tally["tokens"] += len(document.ids_T)
 
 
-def _write_validation(corpus: Artifact, work: ShardsWork, layout: Layout, draft: Draft) -> Tally:
+def _write_validation(corpus: Artifact, documents: Fitted, layout: Layout, draft: Draft) -> Tally:
     from slm.shards.write import ShardWriter
 
     with (
         ShardWriter(draft.path, "validation", layout) as writer,
         Progress("shards: packing validation", corpus.counts["validation"]["documents"], "documents") as progress,
     ):
-        for document in _tokenized(work, "validation"):
-            writer.add(document.ids_T, document.num_bytes, document.id)
+        for document in documents("validation"):
+            writer.add(document)
             progress.advance()
     return writer.tally
 
@@ -196,6 +232,11 @@ def _print(counts: dict[str, Any]) -> None:
         )
     columns = ("", "documents", "tokens", "rows", "used", "padding", "split", "overlap tokens", "bytes/token")
     table(f"Rows of {counts['seq_len']:,} tokens", columns, rows)
+    if talk := counts.get("conversations"):
+        say(
+            f"shards: {talk['whole']:,} conversations whole, {talk['cut']:,} cut after an answer to fit "
+            f"{counts['seq_len']:,} tokens, {talk['left_out']:,} left out since no answer fits"
+        )
     say(f"shards: {counts['train']['targets']:,} train targets, ids stored as {counts['dtype']}")
 
 

@@ -29,11 +29,11 @@ from slm.corpus.document import SPLITS, Split
 from slm.corpus.tables import read_groups, text_of_groups
 from slm.shards.config import ShardsConfig
 from slm.shards.encode import encode
-from slm.tokenizer.tokenizer import Tokenizer
+from slm.tokenizer.tokenizer import TEMPLATE_FILE, Tokenizer
 
 UNIT_VERSION = 1
 """Raised when the same unit would be made into something else than before."""
-TOKENS = "tokens.arrow"
+TOKENS, LEARNED = "tokens.arrow", "learned"
 BATCH_DOCUMENTS, BATCH_TOKENS = 1_024, 1 << 20
 NARROW_VOCABULARY = 1 << 16
 OTHERS = {
@@ -46,13 +46,16 @@ class Encoded(NamedTuple):
     """A document as packing needs it."""
 
     ids_T: NDArray[np.int32]
-    """[bos] ids [eos]."""
+    """[bos] ids [eos], or a conversation by the chat template."""
     num_bytes: int
+    """Of what is learned: the text, or the assistant's words."""
     id: str
     source: str
     licence: str
     language: str
     """Empty where cleaning did not tell it."""
+    learned_T: NDArray[np.bool_] | None = None
+    """Of a conversation: which tokens the assistant has to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ class Unit:
     last: int
     bytes: int
     key: str
+    talks: bool = False
+    """Whether conversations may be among its documents."""
 
 
 class ShardsWork(NamedTuple):
@@ -95,16 +100,24 @@ class ShardsWork(NamedTuple):
         return lambda _: True
 
 
-def plan(corpus: Artifact, tokenizer_hash: str, unit_bytes: int) -> list[Unit]:
+def has_conversations(corpus: Artifact) -> bool:
+    """Whether any source of a corpus holds conversations."""
+    return any(source.get("conversations") for source in corpus.section["sources"])
+
+
+def plan(corpus: Artifact, tokenizer: Artifact, unit_bytes: int) -> list[Unit]:
     """All units, those of training first, in the order of the corpus."""
+    made_by = [tokenizer.counts["hash"]]
+    if has_conversations(corpus):  # the template is in their ids too
+        made_by.append(hashlib.sha256(tokenizer.file(TEMPLATE_FILE).read_bytes()).hexdigest())
     units: list[Unit] = []
     for split in SPLITS:
         for name in files_of(corpus, split):
             path, sha256 = corpus.file(name), corpus.manifest["files"][name]["sha256"]
             for first, last, size in _ranges(text_of_groups(path), unit_bytes):
-                ingredients = [UNIT_VERSION, tokenizer_hash, sha256, first, last]
+                ingredients = [UNIT_VERSION, *made_by, sha256, first, last]
                 key = hashlib.sha256(json.dumps(ingredients).encode()).hexdigest()[:32]
-                units.append(Unit(split, path, first, last, size, key))
+                units.append(Unit(split, path, first, last, size, key, len(made_by) > 1))
     return units
 
 
@@ -119,7 +132,15 @@ def read_unit(root: Path, unit: Unit) -> Iterator[Encoded]:
             others = zip(*(batch.column(name).to_pylist() for name in OTHERS), strict=True)
             for row, facts in enumerate(others):
                 # Copied, so that a document that waits in a window does not keep its whole batch in memory.
-                yield Encoded(values[offsets[row] : offsets[row + 1]].astype(np.int32), *facts)
+                ids_T = values[offsets[row] : offsets[row + 1]].astype(np.int32)
+                bits = batch.column(LEARNED)[row].as_py() if LEARNED in batch.schema.names else None
+                learned_T = None if bits is None else unpacked(np.frombuffer(bits, np.uint8), len(ids_T))
+                yield Encoded(ids_T, *facts)._replace(learned_T=learned_T)
+
+
+def unpacked(bits: NDArray[np.uint8], length: int) -> NDArray[np.bool_]:
+    """`length` flags from bytes of eight, along the last axis."""
+    return np.unpackbits(bits, axis=-1, count=length).astype(bool)
 
 
 def _ranges(sizes: Sequence[int], unit_bytes: int) -> Iterator[tuple[int, int, int]]:
@@ -137,14 +158,16 @@ def _ranges(sizes: Sequence[int], unit_bytes: int) -> Iterator[tuple[int, int, i
 def _write(unit: Unit, path: Path, tokenizer: Tokenizer, threads: int, tick: Tick) -> dict[str, Any]:
     """Write the file of a unit; returns its facts."""
     token = pa.uint16() if tokenizer.vocab_size <= NARROW_VOCABULARY else pa.uint32()
-    schema = pa.schema({"tokens": pa.list_(token), **OTHERS})
+    learned = {LEARNED: pa.binary()} if unit.talks else {}
+    schema = pa.schema({"tokens": pa.list_(token), **OTHERS, **learned})
     documents = num_bytes = num_tokens = 0
     pending: list[Encoded] = []
     pending_tokens = 0
     with pa.ipc.new_file(str(path), schema) as file:
-        for document, ids_T in encode(read_groups(unit.path, unit.first, unit.last), tokenizer, threads):
-            size, language = len(document.text.encode()), document.metadata.get("language", "")
-            pending.append(Encoded(ids_T, size, document.id, document.source, document.licence, language))
+        for document, (ids_T, learned_T) in encode(read_groups(unit.path, unit.first, unit.last), tokenizer, threads):
+            language = document.metadata.get("language", "")
+            size = len(document.text.encode()) if learned_T is None else said_bytes(tokenizer, ids_T, learned_T)
+            pending.append(Encoded(ids_T, size, document.id, document.source, document.licence, language, learned_T))
             documents += 1
             num_bytes += size
             pending_tokens += len(ids_T)
@@ -158,6 +181,11 @@ def _write(unit: Unit, path: Path, tokenizer: Tokenizer, threads: int, tick: Tic
     return {"documents": documents, "bytes": num_bytes, "tokens": num_tokens + pending_tokens}
 
 
+def said_bytes(tokenizer: Tokenizer, ids_T: NDArray[np.int32], learned_T: NDArray[np.bool_]) -> int:
+    """UTF-8 bytes of what the assistant says."""
+    return len(tokenizer.decode_bytes(ids_T[learned_T].tolist()))
+
+
 def _batch(pending: Sequence[Encoded], schema: pa.Schema) -> pa.RecordBatch:
     narrow: NDArray[Any] = np.concatenate([encoded.ids_T for encoded in pending]).astype(
         schema.field("tokens").type.value_type.to_pandas_dtype()
@@ -165,4 +193,7 @@ def _batch(pending: Sequence[Encoded], schema: pa.Schema) -> pa.RecordBatch:
     offsets = np.cumsum([0, *(len(encoded.ids_T) for encoded in pending)]).astype(np.int32)
     tokens = pa.ListArray.from_arrays(pa.array(offsets), pa.array(narrow))
     others = [pa.array([getattr(encoded, name) for encoded in pending], kind) for name, kind in OTHERS.items()]
+    if LEARNED in schema.names:
+        flags = (None if encoded.learned_T is None else np.packbits(encoded.learned_T).tobytes() for encoded in pending)
+        others.append(pa.array(flags, pa.binary()))
     return pa.record_batch([tokens, *others], schema=schema)

@@ -3,10 +3,10 @@
 In: documents as arrays of ids, a window at a time. Out: Arrow IPC files, uncompressed so that they can be
 mapped: column `tokens` (fixed_size_list of uint16 or uint32), column `lengths` (list of int32, the
 documents or fragments of the row; what they leave is padding), column `documents` (list of string, the id
-of each in the corpus, which takes 12 % on top at rows of 128 tokens and is never read in training), and the
-tokenizer's hash, the row length and the padding id in the schema's metadata. Rows of a window are written
-in a shuffled order, so that the first rows of a file are a fair sample of the window: best fit would put
-the longest pieces first.
+of each in the corpus, which takes 12 % on top at rows of 128 tokens and is never read in training), where there are
+conversations column `learned` (a bit a token: whether it is learned), and the tokenizer's hash, the row length and the
+padding id in the schema's metadata. Rows of a window are written in a shuffled order, so that the first rows of a file
+are a fair sample of the window: best fit would put the longest pieces first.
 
 Memory: one window per source (16 million tokens at most, 64 MB, up to row lengths of 16,384) and one
 record batch (16 MB), whatever the corpus. A window's last row is rarely full, so a window is at least
@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,9 @@ from numpy.typing import NDArray
 from slm.core.seeds import derive
 from slm.shards.order import permute_many
 from slm.shards.pack import Method, Packing, pack
+
+if TYPE_CHECKING:
+    from slm.shards.units import Encoded
 
 WINDOW_TOKENS = 1 << 24
 WINDOW_ROWS = 1_024
@@ -48,6 +51,8 @@ class Layout:
     vocab_size: int
     pad_id: int
     tokenizer_hash: str
+    talks: bool = False
+    """Whether conversations are among the documents: rows then say which tokens are learned."""
 
     @property
     def dtype(self) -> str:
@@ -58,7 +63,8 @@ class Layout:
         token = pa.uint16() if self.dtype == "uint16" else pa.uint32()
         facts = {"tokenizer_hash": self.tokenizer_hash, "seq_len": str(self.seq_len), "pad_id": str(self.pad_id)}
         columns = {"tokens": pa.list_(token, self.seq_len), "lengths": pa.list_(pa.int32())}
-        return pa.schema({**columns, "documents": pa.list_(pa.string())}, metadata=facts)
+        learned = {"learned": pa.list_(pa.uint8(), -(-self.seq_len // 8))} if self.talks else {}
+        return pa.schema({**columns, "documents": pa.list_(pa.string()), **learned}, metadata=facts)
 
 
 @dataclass(slots=True)
@@ -90,6 +96,7 @@ class ShardWriter:
         self.tally = Tally()
         self._folder, self._stem, self._layout = folder, stem, layout
         self._window: list[NDArray[np.int32]] = []
+        self._learned: list[NDArray[np.bool_]] = []
         self._window_names: list[str] = []
         self._window_tokens = self._windows = self._rows_in_file = 0
         self._file: Any = None
@@ -104,14 +111,17 @@ class ShardWriter:
             self._flush()
         self._close()
 
-    def add(self, ids_T: NDArray[np.int32], num_bytes: int, name: str) -> None:
-        """Take one document: all its ids, the first being the beginning-of-text token, and its id in the corpus."""
+    def add(self, document: Encoded) -> None:
+        """Take one document."""
+        ids_T, learned_T = document.ids_T, document.learned_T
         self.tally.documents += 1
-        self.tally.bytes += num_bytes
+        self.tally.bytes += document.num_bytes
         self.tally.tokens += len(ids_T)
-        self.tally.targets += len(ids_T) - 1
+        self.tally.targets += len(ids_T) - 1 if learned_T is None else int(learned_T[1:].sum())
         self._window.append(ids_T)
-        self._window_names.append(name)
+        if self._layout.talks:
+            self._learned.append(np.arange(len(ids_T)) > 0 if learned_T is None else learned_T)
+        self._window_names.append(document.id)
         self._window_tokens += len(ids_T)
         if self._window_tokens >= WINDOW_ROWS * self._layout.seq_len and (
             len(self._window) >= self._layout.window_documents or self._window_tokens >= WINDOW_TOKENS
@@ -122,8 +132,10 @@ class ShardWriter:
         if not self._window:
             return
         lengths_D = np.array([len(ids) for ids in self._window], dtype=np.int64)
-        packing = _shuffled(pack(lengths_D, self._layout.seq_len, self._layout.packing), self._windows)
+        method: Method = "whole" if self._layout.talks else self._layout.packing
+        packing = _shuffled(pack(lengths_D, self._layout.seq_len, method), self._windows)
         flat = np.concatenate(self._window)
+        learned = np.concatenate(self._learned).astype(np.int32) if self._layout.talks else None
         starts_D = np.cumsum(lengths_D) - lengths_D
         names_P = pa.array(self._window_names, pa.string()).take(pa.array(packing.document_P))
         batch_rows = max(1, BATCH_BYTES // (self._layout.seq_len * np.dtype(self._layout.dtype).itemsize))
@@ -133,18 +145,27 @@ class ShardWriter:
             rows = range(done, min(done + min(batch_rows, room), packing.num_rows))
             tokens_RT, lengths_P, offsets = assemble(packing, rows, flat, starts_D, self._layout)
             first = int(np.searchsorted(packing.row_P, rows.start))
-            self._write(tokens_RT, lengths_P, offsets, names_P.slice(first, len(lengths_P)))
+            bits_R = None
+            if learned is not None:
+                flags_RT, *_ = assemble(packing, rows, learned, starts_D, replace(self._layout, pad_id=0))
+                bits_R = np.packbits(flags_RT.astype(bool), axis=1)
+            self._write(tokens_RT, lengths_P, offsets, names_P.slice(first, len(lengths_P)), bits_R)
             done = rows.stop
         self.tally.rows += packing.num_rows
         self.tally.padding += packing.num_rows * self._layout.seq_len - int(packing.length_P.sum())
         fragments = packing.document_P[packing.start_P > 0]
         self.tally.fragments += len(fragments)
         self.tally.split_documents += len(np.unique(fragments))
-        self._window, self._window_names, self._window_tokens = [], [], 0
+        self._window, self._learned, self._window_names, self._window_tokens = [], [], [], 0
         self._windows += 1
 
     def _write(
-        self, tokens_RT: NDArray[Any], lengths_P: NDArray[np.int32], offsets: NDArray[np.int32], names_P: pa.Array
+        self,
+        tokens_RT: NDArray[Any],
+        lengths_P: NDArray[np.int32],
+        offsets: NDArray[np.int32],
+        names_P: pa.Array,
+        bits_R: NDArray[np.uint8] | None,
     ) -> None:
         if self._file is None:
             name = f"{self._stem}-{len(self.tally.files):05d}.arrow"
@@ -153,7 +174,10 @@ class ShardWriter:
         tokens = pa.FixedSizeListArray.from_arrays(pa.array(tokens_RT.reshape(-1)), self._layout.seq_len)
         lengths = pa.ListArray.from_arrays(pa.array(offsets), pa.array(lengths_P))
         names = pa.ListArray.from_arrays(pa.array(offsets), names_P)
-        self._file.write_batch(pa.record_batch([tokens, lengths, names], schema=self._layout.schema()))
+        columns = [tokens, lengths, names]
+        if bits_R is not None:
+            columns.append(pa.FixedSizeListArray.from_arrays(pa.array(bits_R.reshape(-1)), bits_R.shape[1]))
+        self._file.write_batch(pa.record_batch(columns, schema=self._layout.schema()))
         self._rows_in_file += len(tokens_RT)
         if self._rows_in_file >= self._layout.rows_per_file:
             self._close()

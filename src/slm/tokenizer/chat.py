@@ -10,6 +10,7 @@ what a person types stays text.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -52,8 +53,8 @@ def render_ids(
     add_generation_prompt: bool,
 ) -> list[int]:
     """The template's ids: control tokens where the template has them, plain text everywhere else."""
-    sign = _unused_sign(messages)
-    name = re.compile("(" + "|".join(map(re.escape, control)) + ")")
+    sign, *_ = _unused_signs(messages)
+    name = _any_of(control)
     shielded = [
         {key: _shield(value, name, sign) for key, value in message.items()} if isinstance(message, Mapping) else message
         for message in messages
@@ -65,16 +66,81 @@ def render_ids(
     return ids
 
 
+def render_learned(
+    template: str,
+    messages: Messages,
+    control: Sequence[str],
+    encode: Callable[[str], list[int]],
+    token_bytes: Callable[[int], bytes],
+) -> tuple[list[int], list[bool]]:
+    """The ids of `render_ids` without a generation prompt, and for each whether the assistant has to say it.
+
+    That is what the assistant's messages hold, and the control token that ends the turn. A token that begins before the
+    message does, since its first characters melt with what the template writes before it, is none: at generation the
+    prompt ends there.
+    """
+    sign, begin, end = _unused_signs(messages)
+    name = _any_of(control)
+    marked = [
+        {
+            **{key: _shield(value, name, sign) for key, value in message.items()},
+            **({"content": begin + _shield(message["content"], name, sign) + end} if _is_answer(message) else {}),
+        }
+        for message in messages
+    ]
+    text = render_text(template, marked, control, add_generation_prompt=False)
+    plain = render_text(template, messages, control, add_generation_prompt=False)
+    if re.sub(f"[{sign}{begin}{end}]", "", text) != plain:
+        raise UserError(
+            "the chat template changes what the messages say, so nobody can tell which tokens are the assistant's; "
+            "take a template that writes message['content'] as it is"
+        )
+    ids: list[int] = []
+    learned: list[bool] = []
+    speaking, ending = False, False
+    for index, part in enumerate(name.split(text)):
+        if index % 2:
+            ids.append(control.index(part))
+            learned.append(ending)
+            ending = False
+            continue
+        spoken, runs = b"", []
+        for run in re.split(f"([{begin}{end}])", part.replace(sign, "")):
+            if run in (begin, end):
+                speaking, ending = run == begin, run == end
+                continue
+            content = run.encode("utf-8", "surrogateescape")
+            ending = ending and not content.strip()
+            runs.append((len(spoken), len(spoken) + len(content), speaking))
+            spoken += content
+        said = encode(spoken.decode("utf-8", "surrogateescape"))
+        place = 0
+        for token in said:
+            last = place + len(token_bytes(token))
+            learned.append(any(first <= place and last <= stop and answer for first, stop, answer in runs))
+            place = last
+        ids += said
+    return ids, learned
+
+
+def _is_answer(message: Mapping[str, Any]) -> bool:
+    return message.get("role") == "assistant" and isinstance(message.get("content"), str)
+
+
+def _any_of(control: Sequence[str]) -> re.Pattern[str]:
+    return re.compile("(" + "|".join(map(re.escape, control)) + ")")
+
+
 def _shield(value: Any, name: re.Pattern[str], sign: str) -> Any:
     if not isinstance(value, str):
         return value
     return name.sub(lambda found: found.group()[0] + sign + found.group()[1:], value)
 
 
-def _unused_sign(messages: Messages) -> str:
-    """A private character that no message holds."""
+def _unused_signs(messages: Messages) -> list[str]:
+    """Three private characters that no message holds."""
     used = {character for message in messages for value in message.values() for character in str(value)}
-    return next(sign for sign in map(chr, range(0xF0000, 0xFFFFE)) if sign not in used)
+    return list(itertools.islice((sign for sign in map(chr, range(0xF0000, 0xFFFFE)) if sign not in used), 3))
 
 
 def _check(messages: Messages) -> None:

@@ -118,6 +118,11 @@ class Tokenizer:
             self.chat_template, messages, CONTROL_TOKENS, self.encode, add_generation_prompt=add_generation_prompt
         )
 
+    def encode_chat(self, messages: chat.Messages) -> tuple[NDArray[numpy.int32], NDArray[numpy.bool_]]:
+        """Ids [T] of a whole conversation, as `render_chat` has them, and which the assistant has to say [T]."""
+        ids, learned = chat.render_learned(self.chat_template, messages, CONTROL_TOKENS, self.encode, self.token_bytes)
+        return numpy.array(ids, dtype=numpy.int32), numpy.array(learned, dtype=bool)
+
     def gguf_vocabulary(self) -> gguf.GgufVocabulary:
         """The vocabulary as GGUF stores it."""
         return gguf.vocabulary(self)

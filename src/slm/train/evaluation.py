@@ -26,7 +26,7 @@ from slm.core.distributed import World
 from slm.model.transformer import Transformer
 from slm.objective.loss import Objective
 from slm.recipe import Recipe
-from slm.shards.loader import collate
+from slm.shards.loader import read_batch
 from slm.shards.reader import ShardReader
 from slm.train.devices import free_memory
 from slm.train.metrics import Metrics
@@ -144,7 +144,6 @@ class Evaluator:
         parallel: Parallel,
     ) -> None:
         self._reader = ShardReader(shards, "validation")
-        self._pad_id: int = shards.counts["pad_id"]
         self._rows = min(recipe.train.evaluate_rows, self._reader.num_rows)
         self._step_rows = step_rows
         counts = shards.counts["validation"]
@@ -183,7 +182,7 @@ class Evaluator:
 
     def _read(self, begin: int) -> Batch:
         rows = range(begin, min(begin + self._step_rows, self._rows))
-        return collate(*self._reader.rows(list(rows)), self._pad_id).to(self._device)
+        return read_batch(self._reader, rows).to(self._device)
 
     def _sums(self, model: Transformer, batch: Batch | None) -> tuple[float, float]:
         """Nats and targets of a batch."""

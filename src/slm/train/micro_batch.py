@@ -20,7 +20,7 @@ from slm.core.errors import UserError
 from slm.model.transformer import Transformer
 from slm.objective.loss import Objective
 from slm.recipe import Recipe
-from slm.shards.loader import collate
+from slm.shards.loader import read_batch
 from slm.shards.reader import ShardReader
 from slm.train.memory import HEADROOM, divisors, largest_that_fits, predict_for
 from slm.train.parallel import Parallel
@@ -86,7 +86,7 @@ def _seconds_per_row(
 ) -> float:
     reader = ShardReader(recipe.artifact("shards"), "train")
     rows = [row % reader.num_rows for row in range(micro)]
-    batch = collate(*reader.rows(rows), reader.pad_id)
+    batch = read_batch(reader, rows)
     seconds, working = [], working_copy(model, precision).model
     for _ in range(2):
         began = time.perf_counter()

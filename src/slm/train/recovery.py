@@ -23,7 +23,7 @@ from slm.core.artifact import write_atomically
 from slm.core.batch import Batch
 from slm.core.console import say
 from slm.core.errors import UserError
-from slm.shards.loader import collate
+from slm.shards.loader import read_batch
 from slm.train.checkpoint import make_newest, restore, rewind_target
 from slm.train.precision import autocast
 
@@ -141,7 +141,7 @@ def _beginnings(run: Run, index: int) -> list[str]:
 @torch.no_grad()
 def _row_loss(run: Run, index: int) -> float | str:
     reader = run.state.loader.reader
-    batch = collate(*reader.rows([index]), reader.pad_id).to(run.device)
+    batch = read_batch(reader, [index]).to(run.device)
     with run.rounding.applied(run.state.model, run.state.tokens), autocast(run.device, run.precision):
         loss = run.objective(run.state.model, batch)
     run.parallel.settle(run.state.model)

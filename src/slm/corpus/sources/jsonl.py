@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from slm.corpus.config import SourceConfig
-from slm.corpus.document import Document, Rejects, column_names, joined
+from slm.corpus.document import Document, Rejects
 from slm.corpus.sources.files import PACKED, files_signature, find_files, is_damage, unpacked
+from slm.corpus.sources.rows import document_of
 from slm.corpus.units import Piece, Unit
 
 SUFFIXES = (
@@ -52,13 +53,11 @@ def read(config: SourceConfig, unit: Unit, rejects: Rejects) -> Iterator[Documen
                 rejects.skip("empty", line.place)
                 continue
             row = _object(content, line.place, rejects)
-            if row is None or not _has_columns(config, row, line.place, rejects):
+            if row is None:
                 continue
-            text = joined(row[name] for name in config.text_columns)
-            if rejects.usable(text, line.place):
-                identity = str(row[config.id_column]) if config.id_column else f"{piece.name}:@{line.offset}"
-                more = {name: str(row[name]) for name in config.metadata_columns if row.get(name) is not None}
-                yield Document.of(config, identity, text, **{**more, "file": piece.name})
+            document = document_of(config, row, f"{piece.name}:@{line.offset}", line.place, rejects, file=piece.name)
+            if document is not None:
+                yield document
 
 
 def signature(config: SourceConfig) -> dict[str, Any]:
@@ -121,17 +120,3 @@ def _object(content: str, place: str, rejects: Rejects) -> dict[str, Any] | None
         rejects.bad("not JSON", place, found, "correct the line")
         return None
     return row
-
-
-def _has_columns(config: SourceConfig, row: dict[str, Any], place: str, rejects: Rejects) -> bool:
-    for name, key in column_names(config):
-        if name not in row:
-            rejects.bad("no column", place, f"no column {name}", f"name one of {', '.join(row) or 'none'} with {key}")
-            return False
-        if key == "text_columns" and not isinstance(row[name], str | None):
-            rejects.bad(
-                "not text", place, f"{name} holds {type(row[name]).__name__}, not text",
-                f"correct the line, name another column with {key} (the line has {', '.join(row)})",
-            )  # fmt: skip
-            return False
-    return True

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from slm.corpus.config import SourceConfig
 from slm.corpus.document import Document, Rejects, column_names
 from slm.corpus.sources.files import files_signature, find_files, is_damage, opened
+from slm.corpus.sources.rows import conversation_of
 from slm.corpus.units import Piece, Unit
 
 SUFFIXES = (".parquet",)
@@ -41,14 +42,20 @@ def read(config: SourceConfig, unit: Unit, rejects: Rejects) -> Iterator[Documen
     for piece in unit.pieces:
         for row, text_values, others in _rows(config, piece, rejects):
             place = f"{piece.address} row {row:,}"
+            identity = str(others[config.id_column]) if config.id_column else f"{piece.name}:{row}"
+            more = {name: str(others[name]) for name in config.metadata_columns if others[name] is not None}
+            if config.conversations:
+                told = {name: value.as_py() for name, value in zip(config.columns, text_values, strict=True)}
+                document = Document.of(config, identity, "", **{**more, "file": piece.name})
+                if (made := conversation_of(config, document, told, place, rejects)) is not None:
+                    yield made
+                continue
             contents = [content for value in text_values if (content := value.as_buffer()) is not None]
             if not rejects.fits(sum(content.size for content in contents), place):
                 continue
             content = b"\n\n".join(content.to_pybytes() for content in contents if content.size)
             text = rejects.decode(content, place)
             if text is not None:
-                identity = str(others[config.id_column]) if config.id_column else f"{piece.name}:{row}"
-                more = {name: str(others[name]) for name in config.metadata_columns if others[name] is not None}
                 yield Document.of(config, identity, text, **{**more, "file": piece.name})
 
 
@@ -68,7 +75,7 @@ def _groups(config: SourceConfig, metadata: Any, whole: Piece, unit_bytes: int) 
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         columns = (group.column(index) for index in range(group.num_columns))
-        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema in config.text_columns)
+        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.partition(".")[0] in config.columns)
         if pending.last > pending.first and pending.bytes + size > unit_bytes:
             yield pending
             pending = pending._replace(first=number, last=number, row=row, bytes=0)
@@ -89,11 +96,11 @@ def _rows(config: SourceConfig, piece: Piece, rejects: Rejects) -> Iterator[tupl
             batches = file.iter_batches(
                 batch_size=max(1, min(BATCH_ROWS, BATCH_BYTES // size)),
                 row_groups=list(range(piece.first, piece.last)),
-                columns=list(dict.fromkeys([*config.text_columns, *others])),
+                columns=list(dict.fromkeys([*config.columns, *others])),
             )
             for batch in batches:
                 columns = {name: batch.column(name) for name in others}
-                texts = [batch.column(name) for name in config.text_columns]
+                texts = [batch.column(name) for name in config.columns]
                 for index, text_values in enumerate(zip(*texts, strict=True)):
                     yield row, text_values, {name: column[index].as_py() for name, column in columns.items()}
                     row += 1
@@ -116,7 +123,8 @@ def _has_columns(config: SourceConfig, piece: Piece, file: Any, rejects: Rejects
             problem, way_out = f"no column {name}", f"name one of {', '.join(schema.names)} with {key}"
             break
         kind = schema.field(name).type
-        if key == "text_columns" and not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        listed = config.conversations in ("openai", "sharegpt")
+        if key == "text_columns" and not listed and not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             problem = f"column {name} holds {kind}, not text"
             way_out = f"name another with {key} (there are {', '.join(schema.names)})"
             break

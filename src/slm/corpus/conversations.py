@@ -1,0 +1,110 @@
+"""Rows of instruction data to conversations: messages with a role and a content, in the order in which they were said.
+
+In: a row in one of four layouts. `openai`: {"messages": [{"role", "content"}]}. `sharegpt`: {"conversations": [{"from":
+"human" or "gpt", "value"}]}. `alpaca` and `prompt_completion`: columns, of which the last is the answer and the others,
+those that are not empty, are the question (instruction, input, output; prompt, completion). Out: the messages, or what
+is wrong with them. White space around a content is taken off: what a model generates begins with a word.
+
+A conversation may begin with a system message; user and assistant then take turns, the assistant has the last word,
+and nobody says nothing. In a document, `text` is what was said, with an empty line between messages, which is what
+duplicates, contamination and judging steps look at; the messages lie in its metadata as JSON.
+
+What it does not do: tools, images, several answers to one question.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from slm.corpus.config import SourceConfig
+from slm.corpus.document import Document, joined
+
+MESSAGES = "messages"
+"""The metadata under which a document's messages lie."""
+_ROLES = {
+    "system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant",
+    "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
+}  # fmt: skip
+_LISTS = {"openai": ("role", "content"), "sharegpt": ("from", "value")}
+"""Layouts in which a column holds a list, and the keys of its entries."""
+
+
+class Message(NamedTuple):
+    """What one side says in one turn."""
+
+    role: str
+    content: str
+
+
+class MalformedError(Exception):
+    """A row is no conversation: the reason under which it is counted, and a sentence about it."""
+
+    def __init__(self, reason: str, finding: str) -> None:
+        super().__init__(finding)
+        self.reason = reason
+
+
+def read_messages(config: SourceConfig, row: Mapping[str, Any]) -> list[Message]:
+    """The conversation in a row that has the columns of `config`; raises `MalformedError`."""
+    columns = config.columns
+    if config.conversations in _LISTS:
+        return checked(_listed(row[columns[0]], columns[0], *_LISTS[config.conversations]))
+    *asked, answer = [row[name] for name in columns]
+    if not (answer or "").strip():
+        raise MalformedError("empty answer", f"{columns[-1]} is empty, so there is nothing to learn")
+    return checked([Message("user", joined(asked)), Message("assistant", answer)])
+
+
+def checked(messages: list[Message]) -> list[Message]:
+    """The messages without white space around them; raises `MalformedError` where they are no conversation."""
+    trimmed = [Message(message.role, message.content.strip()) for message in messages]
+    turns = trimmed[1:] if trimmed and trimmed[0].role == "system" else trimmed
+    if not turns:
+        raise MalformedError("no turns", "nobody says anything")
+    for number, message in enumerate(turns):
+        expected = ("user", "assistant")[number % 2]
+        if message.role != expected:
+            raise MalformedError("malformed turns", f"turn {number + 1} is the {message.role}'s, not the {expected}'s")
+    for number, message in enumerate(trimmed):
+        if not message.content:
+            kind = "empty answer" if message.role == "assistant" else "empty question"
+            raise MalformedError(kind, f"message {number + 1}, the {message.role}'s, is empty")
+    if turns[-1].role != "assistant":
+        raise MalformedError("no answer", "the user has the last word")
+    return trimmed
+
+
+def with_messages(document: Document, messages: list[Message]) -> Document:
+    """The document that holds this conversation."""
+    told = json.dumps([message._asdict() for message in messages], ensure_ascii=False)
+    text = joined(message.content for message in messages)
+    return replace(document, text=text, metadata={**document.metadata, MESSAGES: told})
+
+
+def messages_of(document: Document) -> list[Message]:
+    """The conversation in a document; none in an ordinary one."""
+    told = document.metadata.get(MESSAGES)
+    return [Message(**message) for message in json.loads(told)] if told else []
+
+
+def _listed(entries: Any, column: str, role_key: str, content_key: str) -> list[Message]:
+    if isinstance(entries, str):
+        try:
+            entries = json.loads(entries)
+        except ValueError as error:
+            raise MalformedError("no conversation", f"{column} is neither a list nor JSON ({error})") from error
+    if not isinstance(entries, list):
+        raise MalformedError("no conversation", f"{column} holds {type(entries).__name__}, not a list of messages")
+    found = []
+    for number, entry in enumerate(entries):
+        role, content = (entry.get(key) if isinstance(entry, dict) else None for key in (role_key, content_key))
+        if role not in _ROLES:
+            known = ", ".join(_ROLES)
+            raise MalformedError("unknown role", f"{column}[{number}].{role_key} is {role!r}, not one of {known}")
+        if not isinstance(content, str):
+            raise MalformedError("malformed turns", f"{column}[{number}].{content_key} is {content!r}, not text")
+        found.append(Message(_ROLES[role], content))
+    return found

@@ -1,0 +1,54 @@
+"""A row of JSON Lines or of a hub dataset, a dictionary, to a document; what is wrong with it is said by its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from slm.corpus.config import SourceConfig
+from slm.corpus.conversations import MalformedError, read_messages, with_messages
+from slm.corpus.document import Document, Rejects, column_names, joined
+
+
+def document_of(
+    config: SourceConfig, row: Mapping[str, Any], name: str, place: str, rejects: Rejects, **metadata: str
+) -> Document | None:
+    """The document in a row, known by its id column or else by `name`; None where it is left out and counted."""
+    if not _has_columns(config, row, place, rejects):
+        return None
+    identity = str(row[config.id_column]) if config.id_column else name
+    more = {key: str(row[key]) for key in config.metadata_columns if row.get(key) is not None}
+    document = Document.of(config, identity, "", **more, **metadata)
+    if config.conversations:
+        return conversation_of(config, document, row, place, rejects)
+    text = joined(row[column] for column in config.columns)
+    if not rejects.usable(text, place):
+        return None
+    return Document.of(config, identity, text, **more, **metadata)
+
+
+def conversation_of(
+    config: SourceConfig, document: Document, row: Mapping[str, Any], place: str, rejects: Rejects
+) -> Document | None:
+    """`document` with the conversation in `row`."""
+    try:
+        made = with_messages(document, read_messages(config, row))
+    except MalformedError as error:
+        rejects.bad(error.reason, place, str(error), "correct the row")
+        return None
+    return made if rejects.usable(made.text, place) else None
+
+
+def _has_columns(config: SourceConfig, row: Mapping[str, Any], place: str, rejects: Rejects) -> bool:
+    listed = config.conversations in ("openai", "sharegpt")
+    for name, key in column_names(config):
+        if name not in row:
+            rejects.bad("no column", place, f"no column {name}", f"name one of {', '.join(row) or 'none'} with {key}")
+            return False
+        if key == "text_columns" and not listed and not isinstance(row[name], str | None):
+            rejects.bad(
+                "not text", place, f"{name} holds {type(row[name]).__name__}, not text",
+                f"correct the row, name another column with {key} (the row has {', '.join(row)})",
+            )  # fmt: skip
+            return False
+    return True
