@@ -38,8 +38,8 @@ def test_rows_are_streamed_and_numbered(dataset: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"text_columns": ["body"]}, "has no column body; name one of text, key, size with text_columns"),
-        ({"text_columns": ["size"]}, "column size holds int, not text; name another with text_columns"),
+        ({"text_columns": ["body"]}, "no column body; name one of text, key, size with text_columns"),
+        ({"text_columns": ["size"]}, "size holds int, not text; name another with text_columns"),
         ({"split": "test"}, "cannot be read from the hub dataset .*split test.*check names and network"),
     ],
 )

@@ -44,7 +44,7 @@ def test_lines_become_documents_plain_and_packed(tmp_path: Path) -> None:
         ('{"text": "a"', r"a.jsonl:2: not JSON \(.*at character 13"),
         ('["text"]', "a.jsonl:2: holds a list, but each line must be an object"),
         ('{"body": "a"}', "a.jsonl:2: no column text; name one of body with text_columns"),
-        ('{"text": 5}', r"a.jsonl:2: text holds int, not text; .*\(the line has text\)"),
+        ('{"text": 5}', r"a.jsonl:2: text holds int, not text; .*\(the row has text\)"),
         ('{"text": "\\ud83d"}', r"a.jsonl:2: \\ud83d at character 0 is half a surrogate pair"),
     ],
 )

@@ -48,7 +48,7 @@ def _has_columns(config: SourceConfig, row: Mapping[str, Any], place: str, rejec
         if key == "text_columns" and not listed and not isinstance(row[name], str | None):
             rejects.bad(
                 "not text", place, f"{name} holds {type(row[name]).__name__}, not text",
-                f"correct the row, name another column with {key} (the row has {', '.join(row)})",
+                f"correct the row, or name another with {key} (the row has {', '.join(row)})",
             )  # fmt: skip
             return False
     return True
