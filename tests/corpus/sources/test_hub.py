@@ -39,7 +39,7 @@ def test_rows_are_streamed_and_numbered(dataset: Path) -> None:
     ("settings", "sentence"),
     [
         ({"text_columns": ["body"]}, "no column body; name one of text, key, size with text_columns"),
-        ({"text_columns": ["size"]}, "size holds int, not text; name another with text_columns"),
+        ({"text_columns": ["size"]}, "size holds int, not text; correct the row, or name another with text_columns"),
         ({"split": "test"}, "cannot be read from the hub dataset .*split test.*check names and network"),
     ],
 )
