@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from slm.compress.assemble import assemble
+from slm.compress.config import CompressConfig, Variant
+from slm.compress.files import load_compressed
+from slm.compress.stream import StoredModel, compress_blocks
 from slm.core.artifact import LATEST, Artifact, Spec, create, open_artifact, write_atomically
 from slm.corpus.config import CorpusConfig
 from slm.export.config import ExportConfig
@@ -80,6 +85,24 @@ def subject_of(tokenizer: Tokenizer, model_of: ModelOf) -> SubjectOf:
     def make(**changes: object) -> Subject:
         source = Dataset("stdlib", "PSF-2.0", "the standard library of Python 3.11")
         return Subject("tiny", model_of(**changes), tokenizer, "f" * 64, (source,))
+
+    return make
+
+
+@pytest.fixture
+def compressed(subject_of: SubjectOf, tmp_path: Path) -> Callable[..., Subject]:
+    """A small model in integers: plain rounding, for what is tested is the layout."""
+
+    def make(variant: Variant | None = None, **changes: object) -> Subject:
+        variant = variant or Variant(name="int4", method="rtn", group_size=32)
+        subject = subject_of(**changes)
+        save_model(subject.model, tmp_path / "checkpoint")
+        model, folder = StoredModel(tmp_path / "checkpoint"), tmp_path / variant.name
+        config = CompressConfig(variants=(variant,), on_misfit="next")
+        work = tmp_path / f"{variant.name}-work"
+        compress_blocks(model, None, variant, config, work, lambda _: None)
+        assemble(model, variant, work, folder)
+        return replace(subject, model=load_compressed(folder), variant=folder)
 
     return make
 

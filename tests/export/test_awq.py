@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from slm.compress.assemble import assemble
-from slm.compress.config import CompressConfig, Variant
-from slm.compress.files import load_compressed, read_integers
-from slm.compress.stream import StoredModel, compress_blocks
+from slm.compress.config import Variant
+from slm.compress.files import read_integers
 from slm.core.errors import DamagedError, UserError
 from slm.export import awq
 from slm.export.config import ExportConfig
@@ -23,28 +20,8 @@ from slm.export.parity import Reference, prove
 from slm.export.subject import Subject
 from slm.model.config import ModelConfig
 from slm.model.hugging_face import from_hf_name
-from slm.model.load import save_model
 
-SubjectOf = Callable[..., Subject]
 PROMPTS = ("def main():\n", "import os\n    ")
-
-
-@pytest.fixture
-def compressed(subject_of: SubjectOf, tmp_path: Path) -> Callable[..., Subject]:
-    """A small model in integers: plain rounding, for what is tested is the layout."""
-
-    def make(variant: Variant | None = None, **changes: object) -> Subject:
-        variant = variant or Variant(name="int4", method="rtn", group_size=32)
-        subject = subject_of(**changes)
-        save_model(subject.model, tmp_path / "checkpoint")
-        model, folder = StoredModel(tmp_path / "checkpoint"), tmp_path / variant.name
-        config = CompressConfig(variants=(variant,), on_misfit="next")
-        work = tmp_path / f"{variant.name}-work"
-        compress_blocks(model, None, variant, config, work, lambda _: None)
-        assemble(model, variant, work, folder)
-        return replace(subject, model=load_compressed(folder), variant=folder)
-
-    return make
 
 
 @pytest.mark.parametrize("changes", [{}, {"qk_norm": True, "tie_embeddings": False}])

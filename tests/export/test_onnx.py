@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import onnxruntime
 import pytest
 import torch
 
+from slm.compress.config import Variant
+from slm.compress.files import read_integers
 from slm.core.errors import DamagedError, UserError
 from slm.export import onnx, run
 from slm.export.config import ExportConfig
@@ -56,11 +59,83 @@ def test_onnx_runtime_computes_what_the_model_does(
 
 
 @pytest.mark.parametrize("name", ["tied", "all"])
-def test_a_row_cut_anywhere_gives_the_logits_of_the_whole(subject_of: SubjectOf, tmp_path: Path, name: str) -> None:
+def test_8_bit_integers_keep_the_text_and_cost_little(
+    subject_of: SubjectOf, export_config: ExportConfig, tmp_path: Path, name: str
+) -> None:
     subject = subject_of(**SHAPES[name])
-    model = OnnxRuntime(onnx.write(subject, tmp_path, "onnx").path / "model.onnx", threads=1)
+    written = onnx.write(subject, tmp_path, "onnx_int8")
+    plain = onnx.write(subject, tmp_path, "onnx")
+    with onnx.engine(written.path, end_ids=subject.end_ids, context_tokens=0, threads=1) as engine:
+        found = prove(Reference(subject, export_config, PROMPTS), engine, export_config, "onnx_int8", 1)
+    assert 1e-4 < found.max_delta < 0.3
+    assert found.mean_kl < 5e-3
+    assert found.quantity == "log-probabilities, tokens of the text"
+    assert written.facts["opsets"] == {"ai.onnx": 23, "com.microsoft": 1}
+    sizes = [(path / "model.onnx.data").stat().st_size for path in (written.path, plain.path)]
+    assert sizes[0] < 0.6 * sizes[1]
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        Variant(name="asymmetric", method="rtn", group_size=32),
+        Variant(name="symmetric", method="rtn", group_size=64, symmetric=True, outside_bits=4),
+        Variant(name="rows", method="rtn", bits=3, group_size=0, outside_bits=16),
+    ],
+    ids=lambda variant: variant.name,
+)
+@pytest.mark.parametrize("name", ["tied", "untied"])
+def test_integers_of_a_variant_go_over_as_they_are(
+    compressed: Callable[..., Subject], export_config: ExportConfig, tmp_path: Path, variant: Variant, name: str
+) -> None:
+    subject = compressed(variant, **SHAPES[name])
+    assert subject.variant is not None
+    written = onnx.write(subject, tmp_path, "onnx_int4")
+    with onnx.engine(written.path, end_ids=subject.end_ids, context_tokens=0, threads=1) as engine:
+        found = prove(Reference(subject, export_config, PROMPTS), engine, export_config, "onnx_int4", 1)
+    assert found.max_delta < 0.15
+    stored = {
+        tensor.name: onnx_library.numpy_helper.to_array(tensor)
+        for tensor in onnx_library.load(written.path / "model.onnx").graph.initializer
+    }
+    integers, plain = read_integers(subject.variant)
+    for key, matrix in integers.items():
+        assert np.array_equal(numbers(stored, key, matrix.grid.bits), matrix.dequantize().numpy())
+    for key, tensor in plain.items():
+        assert np.array_equal(stored[key], tensor.float().numpy())
+
+
+def numbers(stored: dict[str, np.ndarray[Any, Any]], name: str, bits: int) -> np.ndarray[Any, Any]:
+    """What MatMulNBits' documentation says that a matrix's bytes stand for, [O, I]."""
+
+    def unpacked(packed: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        if bits > 4:
+            return packed
+        return np.stack([packed % 16, packed // 16], axis=-1).reshape(*packed.shape[:-1], -1)
+
+    values_OGS, scales_OG = unpacked(stored[name]).astype(np.float32), stored[f"{name}.scales"]
+    zeros_OG: Any = 128 if bits > 4 else 8
+    if f"{name}.zeros" in stored:
+        zeros_OG = unpacked(stored[f"{name}.zeros"])[:, : scales_OG.shape[1]].astype(np.float32)[..., None]
+    return ((values_OGS - zeros_OG) * scales_OG[..., None]).reshape(len(values_OGS), -1)
+
+
+def test_a_variant_that_needs_more_bits_is_refused(compressed: Callable[..., Subject], tmp_path: Path) -> None:
+    subject = compressed(Variant(name="int8", method="rtn", bits=8, group_size=0))
+    with pytest.raises(UserError, match=r"export\.variant \(int8\) has 8 bits, but onnx_int4 holds 4; name a variant"):
+        onnx.write(subject, tmp_path, "onnx_int4")
+
+
+@pytest.mark.parametrize("kind", ["onnx", "onnx_int8"])
+@pytest.mark.parametrize("name", ["tied", "all"])
+def test_a_row_cut_anywhere_gives_the_logits_of_the_whole(
+    subject_of: SubjectOf, tmp_path: Path, name: str, kind: str
+) -> None:
+    subject = subject_of(**SHAPES[name])
+    model = OnnxRuntime(onnx.write(subject, tmp_path, kind).path / "model.onnx", threads=1)
     ids = np.random.default_rng(0).integers(6, 448, 30).tolist()
-    expected_TV = logits_of(subject, ids)
+    whole_TV, _ = model.read(ids, model.empty(), all_logits=True)
+    expected_TV = logits_of(subject, ids) if kind == "onnx" else whole_TV.copy()
     for cut in range(1, len(ids)):
         first_TV, past = model.read(ids[:cut], model.empty(), all_logits=True)
         second_TV, past = model.read(ids[cut:], past, all_logits=True)
@@ -139,21 +214,22 @@ def test_the_file_says_what_it_is_and_keeps_the_matrices_beside_it(subject_of: S
 
 def test_what_was_not_written_as_meant_is_found_when_read_back(subject_of: SubjectOf, tmp_path: Path) -> None:
     path = onnx.write(subject_of(), tmp_path, "onnx").path / "model.onnx"
-    with onnx.DataFile(tmp_path / "copy") as data:
-        for tensor in onnx_library.load(path).graph.initializer:
-            if tensor.dims and len(tensor.dims) == 2:
-                data.put(tensor.name, onnx_library.numpy_helper.to_array(tensor))
-    onnx.read_back(path, data.hashes)
+    hashes = {
+        tensor.name: hashlib.sha256(onnx_library.numpy_helper.to_array(tensor).tobytes()).hexdigest()
+        for tensor in onnx_library.load(path).graph.initializer
+        if len(tensor.dims) == 2
+    }
+    onnx.read_back(path, hashes)
     matrices = bytearray(path.with_name("model.onnx.data").read_bytes())
     matrices[70_000] ^= 1
     path.with_name("model.onnx.data").write_bytes(matrices)
     with pytest.raises(DamagedError, match=r"model\.onnx: embedding\.weight read back differs; check the disk"):
-        onnx.read_back(path, data.hashes)
+        onnx.read_back(path, hashes)
     broken = onnx_library.load(path, load_external_data=False)
     broken.graph.node[0].op_type = "Shapes"
     path.write_bytes(broken.SerializeToString())
     with pytest.raises(DamagedError, match=r"model\.onnx is not what onnx accepts \(.*Shapes"):
-        onnx.read_back(path, data.hashes)
+        onnx.read_back(path, hashes)
 
 
 def test_a_model_with_nan_is_refused(subject_of: SubjectOf, tmp_path: Path) -> None:

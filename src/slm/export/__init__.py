@@ -26,6 +26,8 @@ EXPORTERS: dict[Format, str] = {
     "gguf_q4_0": "slm.export.gguf",
     "awq": "slm.export.awq",
     "onnx": "slm.export.onnx",
+    "onnx_int8": "slm.export.onnx",
+    "onnx_int4": "slm.export.onnx",
 }
 
 

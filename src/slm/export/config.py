@@ -10,9 +10,9 @@ from slm.core.config import Config, neutral
 
 Format = Literal[
     "hf", "gguf_f32", "gguf_f16", "gguf_bf16", "gguf_q8_0", "gguf_q6_k", "gguf_q5_k_m", "gguf_q5_0", "gguf_q4_k_m",
-    "gguf_q4_0", "awq", "onnx",
+    "gguf_q4_0", "awq", "onnx", "onnx_int8", "onnx_int4",
 ]  # fmt: skip
-OF_INTEGERS: tuple[Format, ...] = ("awq",)
+OF_INTEGERS: tuple[Format, ...] = ("awq", "onnx_int4")
 """Formats that carry integers of the compress stage."""
 
 
@@ -47,10 +47,14 @@ class ExportConfig(Config):
     """Q4_K_M and Q4_0: as F16."""
     max_logprob_delta_onnx: float = Field(1e-4, gt=0)
     """ONNX: largest |difference| of log-probabilities, whole vocabulary, to ONNX Runtime, fp32."""
+    max_logprob_delta_onnx_int8: float = Field(0.5, gt=0)
+    """ONNX in 8-bit integers: as F16."""
+    max_logprob_delta_onnx_int4: float = Field(0.5, gt=0)
+    """ONNX in 4-bit integers: as F16, of the model that its integers stand for, since activations are rounded too."""
     max_logit_delta_awq: float = Field(1e-2, gt=0)
     """AWQ: largest |difference| of logits to the model that its integers stand for; their own cost is compress's."""
     variant: str = "int4"
-    """The variant of the compress stage that awq carries."""
+    """The variant of the compress stage that awq and onnx_int4 carry."""
     threads: int = neutral(2, ge=1)
     """Threads for the engines that prove parity."""
 
@@ -76,6 +80,8 @@ class ExportConfig(Config):
             "gguf_q4_k_m": ("max_logprob_delta_q4", self.max_logprob_delta_q4),
             "gguf_q4_0": ("max_logprob_delta_q4", self.max_logprob_delta_q4),
             "onnx": ("max_logprob_delta_onnx", self.max_logprob_delta_onnx),
+            "onnx_int8": ("max_logprob_delta_onnx_int8", self.max_logprob_delta_onnx_int8),
+            "onnx_int4": ("max_logprob_delta_onnx_int4", self.max_logprob_delta_onnx_int4),
             "awq": ("max_logit_delta_awq", self.max_logit_delta_awq),
         }
         key, budget = of_format[name]

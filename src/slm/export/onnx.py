@@ -1,8 +1,9 @@
 """A folder that ONNX Runtime, optimum and transformers.js open: the decoder with its cache, and the tokenizer.
 
-In: a model and a tokenizer. Out: `onnx/` with `model.onnx` (the graph, see `slm.export.onnx_graph`), `model.onnx.data`
-(the matrices, so that no size ends it), configuration and tokenizer as in a Hugging Face folder. Matrices are converted
-and written one at a time and read back by their hash; `onnx.checker` accepts the file with all shapes inferred.
+In: a model and a tokenizer. Out: `onnx/`, in 8-bit integers `onnx_int8/`, from a variant of the compress stage
+`onnx_int4/`: `model.onnx` (the graph, see `slm.export.onnx_graph`), `model.onnx.data` (the matrices, so that no size
+ends it), configuration and tokenizer as in a Hugging Face folder. Matrices are written one at a time and read back by
+their hash; `onnx.checker` accepts the file, shapes inferred as far as ONNX's own operators go.
 
 The proof runs the file in ONNX Runtime. It reads each row in three pieces, the last of one token, over the cache: what
 is held against the model, which reads rows whole and without one, is a prompt, its continuation and a decoded token.
@@ -16,19 +17,19 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, external_data_helper, helper, numpy_helper
-from torch import Tensor
+from onnx import external_data_helper, helper
 
 from slm import __version__
-from slm.core.errors import DamagedError
+from slm.compress.files import read_integers
+from slm.core.errors import DamagedError, UserError
 from slm.export.hugging_face import refuse_not_finite
-from slm.export.onnx_graph import OPSET, Graph, decoder
+from slm.export.onnx_graph import OPSET, Weights, decoder
+from slm.export.onnx_weights import DOMAIN, DataFile, IntegerWeights, PlainWeights, rounded
 from slm.export.parity import log_softmax
 from slm.export.subject import Engine, Quantity, Subject, Written
 from slm.model.hugging_face import save_configuration
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
 
     from slm.model.config import ModelConfig
 
-PAGE = 4096
-"""Matrices begin at multiples of this, so that programs can map them (onnx's own rule for external data)."""
-
 
 def write(subject: Subject, folder: Path, name: str) -> Written:
     """Write the folder and check what was written."""
@@ -55,10 +53,11 @@ def write(subject: Subject, folder: Path, name: str) -> Written:
     write_hugging_face(tokenizer, target)
     path = target / ONNX_FILE
     with DataFile(data_path(path)) as data:
-        graph = decoder(config, PlainWeights(subject.model.state_dict(), data))
-    opsets = [helper.make_opsetid("", OPSET)]
+        graph = decoder(config, _weights(subject, name, data))
+    domains = {"": OPSET} | ({} if name == "onnx" else {DOMAIN: 1})
+    opsets = [helper.make_opsetid(domain, version) for domain, version in domains.items()]
     model = helper.make_model(
-        graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets),
+        graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets[:1]),
         producer_name="slm", producer_version=__version__,
     )  # fmt: skip
     helper.set_model_props(model, origin(subject))
@@ -69,6 +68,24 @@ def write(subject: Subject, folder: Path, name: str) -> Written:
 
 def refuse_unsupported(config: ModelConfig) -> None:
     """Refuse nothing: the graph has all that the model has."""
+
+
+def _weights(subject: Subject, name: str, data: DataFile) -> Weights:
+    """The weights as the format stores them."""
+    state = subject.model.state_dict()
+    if name == "onnx":
+        return PlainWeights(state, data)
+    if name == "onnx_int8":
+        return IntegerWeights(rounded(state), PlainWeights(state, data), data)
+    assert subject.variant is not None
+    integers, _ = read_integers(subject.variant)
+    widest = max(found.grid.bits for key, found in integers.items() if key.startswith("blocks."))
+    if widest > 4:
+        raise UserError(
+            f"export.variant ({subject.variant.name}) has {widest} bits, but onnx_int4 holds 4; name a variant of at "
+            "most 4 bits, or export onnx_int8"
+        )
+    return IntegerWeights(integers, PlainWeights(state, data), data)
 
 
 def origin(subject: Subject) -> dict[str, str]:
@@ -101,64 +118,6 @@ def describe(model: onnx.ModelProto) -> dict[str, Any]:
         "inputs": shapes(model.graph.input),
         "outputs": shapes(model.graph.output),
     }
-
-
-class DataFile:
-    """The file of matrices beside a graph, filled one matrix at a time."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._file = path, path.open("wb")
-        self.hashes: dict[str, str] = {}
-        """sha256 of the bytes of each matrix."""
-
-    def put(self, name: str, array: npt.NDArray[Any]) -> onnx.TensorProto:
-        """Append a matrix; returns the tensor that refers to it."""
-        self._file.write(bytes(-self._file.tell() % PAGE))
-        content = np.ascontiguousarray(array).data.cast("B")
-        entries = {"location": self._path.name, "offset": self._file.tell(), "length": content.nbytes}
-        self._file.write(content)
-        self.hashes[name] = hashlib.sha256(content).hexdigest()
-        tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in entries.items():
-            tensor.external_data.add(key=key, value=str(value))
-        return tensor
-
-    def __enter__(self) -> DataFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-
-class PlainWeights:
-    """Weights of a graph in float32, as the state dict has them."""
-
-    def __init__(self, state: Mapping[str, Tensor], data: DataFile) -> None:
-        self._state, self._data = state, data
-        self._placed: set[str] = set()
-
-    def vector(self, graph: Graph, name: str) -> str:
-        graph.initializers.append(numpy_helper.from_array(self._values(name), name))
-        return name
-
-    def rows(self, graph: Graph, name: str, ids_BT: str) -> str:
-        return graph.add("Gather", [self._matrix(graph, name), ids_BT], "embedding.rows")
-
-    def product(self, graph: Graph, x_NI: str, name: str, result: str) -> str:
-        return graph.add("Gemm", [x_NI, self._matrix(graph, name)], result, transB=1)
-
-    def _matrix(self, graph: Graph, name: str) -> str:
-        if name not in self._placed:
-            graph.initializers.append(self._data.put(name, self._values(name)))
-            self._placed.add(name)
-        return name
-
-    def _values(self, name: str) -> npt.NDArray[np.float32]:
-        values: npt.NDArray[np.float32] = self._state[name].detach().float().cpu().numpy()
-        return values
 
 
 def data_path(path: Path) -> Path:
