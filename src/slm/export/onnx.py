@@ -79,7 +79,7 @@ def _weights(subject: Subject, name: str, data: DataFile) -> Weights:
         return IntegerWeights(rounded(state), PlainWeights(state, data), data)
     assert subject.variant is not None
     integers, _ = read_integers(subject.variant)
-    widest = max(found.grid.bits for key, found in integers.items() if key.startswith("blocks."))
+    widest = max((found.grid.bits for key, found in integers.items() if key.startswith("blocks.")), default=32)
     if widest > 4:
         raise UserError(
             f"export.variant ({subject.variant.name}) has {widest} bits, but onnx_int4 holds 4; name a variant of at "
