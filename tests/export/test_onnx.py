@@ -71,7 +71,7 @@ def test_8_bit_integers_keep_the_text_and_cost_little(
     assert found.mean_kl < 5e-3
     assert found.quantity == "log-probabilities, tokens of the text"
     assert written.facts["opsets"] == {"ai.onnx": 23, "com.microsoft": 1}
-    sizes = [(path / "model.onnx.data").stat().st_size for path in (written.path, plain.path)]
+    sizes = [(path / "model.onnx_data").stat().st_size for path in (written.path, plain.path)]
     assert sizes[0] < 0.6 * sizes[1]
 
 
@@ -195,7 +195,7 @@ def test_the_file_says_what_it_is_and_keeps_the_matrices_beside_it(subject_of: S
     assert written.facts["inputs"]["past_key_values.N.key"] == ["batch_size", 2, "past_sequence_length", 16]
     assert written.facts["outputs"]["logits"] == ["batch_size", "kept_sequence_length", 448]
     graph_bytes = (written.path / "model.onnx").stat().st_size
-    data = (written.path / "model.onnx.data").read_bytes()
+    data = (written.path / "model.onnx_data").read_bytes()
     numbers = sum(tensor.numel() for tensor in subject.model.state_dict().values() if tensor.dim() == 2)
     assert graph_bytes < 20_000
     assert 4 * numbers <= len(data) < 4 * numbers + 4096 * 17
@@ -207,8 +207,8 @@ def test_the_file_says_what_it_is_and_keeps_the_matrices_beside_it(subject_of: S
     assert properties["license"] == "PSF-2.0"
     assert properties["slm.tokenizer"] == subject.tokenizer.hash
     again = onnx.write(subject, tmp_path / "again", "onnx").path
-    assert [(again / file).read_bytes() for file in ("model.onnx", "model.onnx.data")] == [
-        (written.path / file).read_bytes() for file in ("model.onnx", "model.onnx.data")
+    assert [(again / file).read_bytes() for file in ("model.onnx", "model.onnx_data")] == [
+        (written.path / file).read_bytes() for file in ("model.onnx", "model.onnx_data")
     ]
 
 
@@ -220,9 +220,9 @@ def test_what_was_not_written_as_meant_is_found_when_read_back(subject_of: Subje
         if len(tensor.dims) == 2
     }
     onnx.read_back(path, hashes)
-    matrices = bytearray(path.with_name("model.onnx.data").read_bytes())
+    matrices = bytearray(path.with_name("model.onnx_data").read_bytes())
     matrices[70_000] ^= 1
-    path.with_name("model.onnx.data").write_bytes(matrices)
+    path.with_name("model.onnx_data").write_bytes(matrices)
     with pytest.raises(DamagedError, match=r"model\.onnx: embedding\.weight read back differs; check the disk"):
         onnx.read_back(path, hashes)
     broken = onnx_library.load(path, load_external_data=False)
@@ -246,7 +246,7 @@ def onnx_alone(recipe: Recipe) -> Recipe:
 
 def test_a_run_publishes_the_proof_and_what_the_file_asks_for(run_recipe: Recipe) -> None:
     artifact = run(onnx_alone(run_recipe))
-    assert {"onnx/model.onnx", "onnx/model.onnx.data", "onnx/tokenizer.json", "onnx/config.json"} < set(
+    assert {"onnx/model.onnx", "onnx/model.onnx_data", "onnx/tokenizer.json", "onnx/config.json"} < set(
         artifact.manifest["files"]
     )
     found = artifact.counts["parity"]["onnx"]

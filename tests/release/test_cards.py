@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
 from slm.core.artifact import Artifact
-from slm.release.cards import results
+from slm.release.cards import results, use
 from slm.release.evidence import collect
 from slm.release.pack import _numbers
+from slm.release.sbom import model
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,20 @@ def test_the_text_names_files_figures_licences_and_ways_to_check(card):
         "was not trained to follow instructions", "Personal data was not taken out",
     ):  # fmt: skip
         assert words in text, words
+
+
+def test_onnx_files_are_named_with_their_engine_and_their_data(recipe_of, tmp_path):
+    recipe = recipe_of()
+    release = recipe.release.model_copy(update={"formats": ("onnx", "onnx_int8")})
+    evidence = replace(collect(recipe), recipe=recipe.model_copy(update={"release": release}))
+    (code,) = use(evidence).codes
+    assert 'ORTModelForCausalLM.from_pretrained("onnx_int8")' in code.text
+    files = {"onnx/config.json", "onnx/model.onnx", "onnx/model.onnx_data"}
+    (tmp_path / "bundle" / "onnx").mkdir(parents=True)
+    for file in files:
+        (tmp_path / "bundle" / file).write_text(file)
+    components = model(evidence, tmp_path / "bundle")["components"]
+    assert {one["name"] for one in components} == files - {"onnx/config.json"}
 
 
 def test_every_score_stands_with_its_interval_and_controls(recipe_of):

@@ -59,11 +59,9 @@ def test_a_cache_serves_more_than_one_continuation(folder: Path) -> None:
 
 
 def test_a_file_whose_matrices_are_gone_or_cut_off_is_named(copied: Path) -> None:
-    data = copied.with_name("model.onnx.data")
+    data = copied.with_name("model.onnx_data")
     data.write_bytes(data.read_bytes()[:1000])
-    with pytest.raises(
-        DamagedError, match=r"model\.onnx cannot be run by ONNX Runtime \(.*bring its model\.onnx\.data"
-    ):
+    with pytest.raises(DamagedError, match=r"model\.onnx cannot be run by ONNX Runtime \(.*bring its model\.onnx_data"):
         OnnxRuntime(copied, threads=1)
     data.unlink()
     with pytest.raises(DamagedError, match=r"model\.onnx cannot be run by ONNX Runtime"):

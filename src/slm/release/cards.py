@@ -77,7 +77,7 @@ def front_matter(evidence: Evidence, found: Scan) -> str:
         language=languages(found) or None,
         library_name="transformers" if "hf" in evidence.formats else None,
         pipeline_tag="text-generation",
-        tags=["gguf"] if any(name.startswith("gguf") for name in evidence.formats) else None,
+        tags=[tag for tag in ("gguf", "onnx") if any(name.startswith(tag) for name in evidence.formats)] or None,
         datasets=hub_datasets(evidence.artifacts["corpus"].section["sources"]) or None,
         model_name=evidence.recipe.run,
         eval_results=[
@@ -106,6 +106,18 @@ def use(evidence: Evidence) -> Section:
     ggufs = [name.partition("_")[2] for name in evidence.formats if name.startswith("gguf")]
     if ggufs:
         section.codes.append(Code("With llama.cpp", f"llama-cli -m model-{ggufs[-1]}.gguf -p Once -n 32\n"))
+    folders = [name for name in evidence.formats if name.startswith("onnx")]
+    if folders:
+        section.codes.append(
+            Code(
+                "With ONNX Runtime (optimum-onnx)",
+                "from optimum.onnxruntime import ORTModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
+                f'tokenizer = AutoTokenizer.from_pretrained("{folders[-1]}")\n'
+                f'model = ORTModelForCausalLM.from_pretrained("{folders[-1]}")\n'
+                'ids = tokenizer("Once", return_tensors="pt").input_ids\n'
+                "print(tokenizer.decode(model.generate(ids, max_new_tokens=32)[0]))\n",
+            )
+        )
     return section
 
 

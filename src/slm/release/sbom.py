@@ -55,7 +55,9 @@ def bill_of_materials(evidence: Evidence, folder: Path) -> dict[str, Any]:
 
 def model(evidence: Evidence, folder: Path) -> dict[str, Any]:
     """The model with its files."""
-    files = [file for file in sorted(folder.rglob("*")) if file.suffix in (".gguf", ".safetensors", ".onnx", ".data")]
+    files = [
+        file for file in sorted(folder.rglob("*")) if file.suffix in (".gguf", ".safetensors", ".onnx", ".onnx_data")
+    ]
     licence = canonical(evidence.recipe.release.licence)
     return {
         "type": "machine-learning-model",

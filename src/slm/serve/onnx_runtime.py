@@ -111,7 +111,7 @@ def _failures(path: Path) -> Iterator[None]:
     ) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:300]
         raise DamagedError(
-            f"{path} cannot be run by ONNX Runtime ({reason}); export it again, or bring its model.onnx.data with it"
+            f"{path} cannot be run by ONNX Runtime ({reason}); export it again, or bring its model.onnx_data with it"
         ) from error
 
 
