@@ -51,6 +51,11 @@ ARGUMENT_WORDS = {
         "compare",
         "vocabularies side by side, ours or others'",
     ),
+    "adapter CHECKPOINT FOLDER": (
+        "slm.adapter",
+        "adapter",
+        "the adapter of a run with train.lora, for peft and llama.cpp",
+    ),
     "verify BUNDLE [corpus=FOLDER]": (
         "slm.release.verify",
         "verify",

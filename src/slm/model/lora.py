@@ -137,6 +137,21 @@ def merge(model: Transformer) -> None:
     detach(model)
 
 
+def merged_state(model: Transformer) -> dict[str, Tensor]:
+    """The tensors of `model` as `merge` would leave them, under their ordinary names; without an adapter its own."""
+    attached = dict(_attached(model))
+    mine = {f"{name}.{part}" for name in attached for part in _PEFT_NAMES}
+    state = {name: tensor for name, tensor in model.state_dict().items() if name not in mine}
+    return state | {f"{name}.weight": module.merged() for name, module in attached.items()}
+
+
+def adapter_state(model: Transformer) -> dict[str, Tensor]:
+    """The tensors that are trained, by name, such as `blocks.0.attention.q.a`; without an adapter none."""
+    attached = _attached(model)
+    return {f"{name}.{part}": tensor for name, module in attached for part, tensor in module.named_parameters()
+            if part in _PEFT_NAMES}  # fmt: skip
+
+
 def adapter_of(model: Transformer, config: LoraConfig, base: str = "") -> Adapter:
     """The adapter that `attach` put onto `model`, as it is now."""
     tensors = {}

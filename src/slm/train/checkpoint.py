@@ -47,12 +47,13 @@ from slm.core.console import say
 from slm.core.distributed import SOLO, World
 from slm.core.errors import DamagedError, UserError, is_disk_full
 from slm.model.load import CONFIG, STEM, load_tensors, load_weights, read_safetensors
+from slm.model.lora import adapter_state, merged_state
 from slm.model.transformer import Transformer
 from slm.shards.loader import Loader
 from slm.train.config import CheckpointConfig
 from slm.train.guard import Guard
 from slm.train.optim import Optimizer
-from slm.train.parallel import Parallel, part_of
+from slm.train.parallel import Parallel, part_of, take_over
 from slm.train.sources import SourceSampler
 from slm.train.tensor_files import files_of, index_text, owners
 
@@ -60,6 +61,8 @@ GENERATOR, STATE = "generator.safetensors", "state.json"
 MODEL, OPTIMIZER = STEM, "optimizer"
 WEIGHTS = "weights"
 """The weights that training goes on from, where the published model is their average."""
+ADAPTER = "adapter"
+"""The adapter that is trained, where the published model has it merged into its matrices."""
 
 
 @dataclass(slots=True)
@@ -101,9 +104,11 @@ def collect(state: TrainState) -> Snapshot:
     """Everything that shapes the next step, each process its share of it; all must call it."""
     parallel = state.parallel
     moments = dict(sorted(state.optimizer.state_tensors().items()))  # a resumed optimizer lists them in another order
-    groups = {MODEL: state.published.state_dict(), OPTIMIZER: moments}
+    groups = {MODEL: merged_state(state.published), OPTIMIZER: moments}
     if state.average is not None:
         groups[WEIGHTS] = state.model.state_dict()
+    if adapter := adapter_state(state.model):
+        groups[ADAPTER] = adapter
     sizes = {stem: {name: t.numel() * t.element_size() for name, t in group.items()} for stem, group in groups.items()}
     owner = owners({(stem, name): n for stem, group in sizes.items() for name, n in group.items()}, parallel.world.size)
     tensors: dict[str, dict[str, Tensor]] = {}
@@ -225,8 +230,13 @@ def kept(names: Sequence[str], settings: CheckpointConfig) -> set[str]:
 
 def restore(checkpoint: Artifact, state: TrainState) -> None:
     """Put a checkpoint back into `state`, which was built from the same recipe; each process reads its part."""
-    published, path = state.published.state_dict(), checkpoint.path
-    load_weights(state.published, path, part_of(published.get))
+    published, path, adapter = state.published.state_dict(), checkpoint.path, adapter_state(state.model)
+    if adapter:  # what it stands beside is the initial model, which does not change
+        with torch.no_grad():
+            for name, tensor in load_tensors(path, part_of(adapter.get), ADAPTER).items():
+                take_over(adapter[name], tensor)
+    else:
+        load_weights(state.published, path, part_of(published.get))
     if state.average is not None:
         load_weights(state.model, path, part_of(state.model.state_dict().get), WEIGHTS)
     if any(name.startswith(OPTIMIZER) for name in checkpoint.manifest["files"]):  # none before the first step is taken

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from slm.core.config import Config, neutral
+from slm.model.config import LoraConfig
 
 
 class OptimizerConfig(Config):
@@ -290,6 +291,9 @@ class TrainConfig(Config):
     quantization: QuantizationConfig = QuantizationConfig()
     sparsity: Literal["none", "2:4"] = "none"
     """2:4 keeps at 0 what is 0 in the blocks' matrices of `initial`, which must have two zeros in each four weights."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters beside the matrices of `initial` and nothing else; checkpoints hold the merged model too.
+    `{}` takes the defaults."""
     guard: GuardConfig = GuardConfig()
     precision: Literal["auto", "fp32", "bf16", "bf16_weights"] = "auto"
     """fp32, bf16 autocast, or bf16_weights (a bf16 copy of fp32 masters); auto takes bf16 where it is fast."""
@@ -387,6 +391,23 @@ class TrainConfig(Config):
                     f"dropout.{name} ({getattr(self.dropout, name)}) cannot be compiled, for its masks come from seeds "
                     "that change with every step; set it to 0, or compile to false"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _lora_fits(self) -> TrainConfig:
+        if self.lora is None:
+            return self
+        if not self.initial:
+            raise ValueError("lora trains beside the matrices of initial, which is empty; name a checkpoint there")
+        against = {
+            "optimizer.kind=muon": self.optimizer.kind == "muon",
+            "ema_decay": bool(self.ema_decay),
+            "sparsity": self.sparsity != "none",
+            "quantization": bool(self.quantization.bits),
+            "precision=bf16_weights": self.precision == "bf16_weights",
+        }
+        if found := [name for name, given in against.items() if given]:
+            raise ValueError(f"lora cannot be combined with {', '.join(found)}; leave one of them out")
         return self
 
     @model_validator(mode="after")

@@ -75,6 +75,10 @@ def starting_model(recipe: Recipe, spec: Spec) -> Transformer:
         model = model_from(recipe.model, {name: tensor.float() for name, tensor in tensors.items()}, folder)
         if recipe.train.sparsity != "none":
             require_2_of_4(model, str(folder))
+        if recipe.train.lora is not None:
+            from slm.model.lora import attach, fresh
+
+            attach(model, fresh(model, recipe.train.lora, recipe.seed))
         return model
     from slm.model.transformer import build
     from slm.train.parametrization import rescale

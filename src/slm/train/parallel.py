@@ -35,6 +35,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from slm.core.distributed import SOLO, World
 from slm.core.errors import UserError
 from slm.model.load import Take, model_from
+from slm.model.lora import merged_state
 from slm.model.transformer import Transformer
 from slm.train.config import TrainConfig
 
@@ -83,7 +84,7 @@ class Parallel:
         """Add up gradients over all processes after the last micro-batch; FSDP2 has done so by itself."""
         if self.strategy != "ddp":
             return
-        for bucket in _buckets(model.parameters()):
+        for bucket in _buckets(parameter for parameter in model.parameters() if parameter.requires_grad):
             for parameter in bucket:
                 if parameter.grad is None:  # unused here, but perhaps not elsewhere
                     parameter.grad = torch.zeros_like(parameter)
@@ -136,7 +137,7 @@ class Parallel:
         """
         if not self.shards:
             return (lambda: model) if self.world.leader else None
-        state = self.gather(model.state_dict())
+        state = self.gather(merged_state(model))
         if not self.world.leader:
             return None
         return lambda: model_from(model.config, state, Path("train")).to(self.world.device)

@@ -1,0 +1,54 @@
+"""`slm adapter CHECKPOINT FOLDER`: the adapter that a run with `train.lora` trained, in the forms that others open.
+
+In: a checkpoint (a run's folder, its train folder or one step of it) that was trained with adapters. Out: FOLDER, an
+artifact of kind `adapter` with peft's two files, which peft, transformers and vLLM put beside the base, and, unless it
+is DoRA, `adapter.gguf`, which llama.cpp puts beside any GGUF file of the base (`--lora`). Its parent is the checkpoint,
+whose own parent is the base. The model with its adapter merged is the checkpoint itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slm.core.artifact import Artifact, Draft, Spec, make, newest_checkpoint, open_artifact, verify_files
+from slm.core.config import Config
+from slm.core.console import say
+from slm.core.errors import UserError
+from slm.export.gguf_adapter import write_adapter
+from slm.model.config import LoraConfig
+from slm.model.load import load_tensors, read_config
+from slm.model.lora import Adapter, save_adapter
+from slm.train.checkpoint import ADAPTER
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def adapter(arguments: list[str]) -> None:
+    """Write the adapter of the checkpoint at the first argument into the folder that the second names."""
+    if len(arguments) != 2:
+        raise UserError("usage: slm adapter CHECKPOINT FOLDER, such as runs/tuned adapters/tuned")
+    where, folder = map(Path, arguments)
+    checkpoint = open_artifact(newest_checkpoint(where), "train")
+    settings = checkpoint.section["train"].get("lora")
+    if settings is None:
+        raise UserError(f"{checkpoint.path} was trained without train.lora, so it has no adapter; name one that was")
+    make(folder, Spec("adapter", Config(), {"train": checkpoint}), lambda draft: _write(checkpoint, settings, draft))
+
+
+def _write(checkpoint: Artifact, settings: dict[str, object], draft: Draft) -> None:
+    verify_files(checkpoint, [name for name in checkpoint.manifest["files"] if name.startswith(ADAPTER)])
+    config = LoraConfig.model_validate(settings)
+    tensors: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in load_tensors(checkpoint.path, stem=ADAPTER).items():
+        matrix, _, part = name.rpartition(".")
+        tensors.setdefault(matrix, {})[part] = tensor
+    initial = checkpoint.manifest["parents"]["initial"]
+    found = Adapter(config, tensors, initial["fingerprint"])
+    save_adapter(found, draft.path, str(initial["path"]))
+    if config.dora:
+        say("adapter: llama.cpp has no DoRA, so no GGUF file is written; export the checkpoint, which is merged")
+    else:
+        write_adapter(found, read_config(checkpoint.path), draft.path / "adapter.gguf")
+    draft.counts.update(base=found.base, rank=config.rank, matrices=len(tensors))
