@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 """Beside these, everybody but `core` may import `slm.recipe` and another package's `config`; `__main__` the command."""
 ENTRY_POINTS = {
     "ablation",
+    "adapter",
     "card",
     "chat",
     "cli",
