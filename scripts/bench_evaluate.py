@@ -4,8 +4,9 @@ In: files of HellaSwag's and ARC-Easy's layout (`--hellaswag`, `--arc`), or made
 and the shape of a model with fresh weights (speed does not depend on what they are). Both sides are asked through
 lm-eval's `loglikelihood`, text in and numbers out, in float32; `hf` opens our export. Its batch size is the fastest of
 `--batch-sizes` on a part of the items, ours is the default; then both score all items in turns, so that a machine
-that slows down slows both. Out: a table, and one JSON object as the last line; fails where a likelihood differs by
-more than 1e-4 per token or the ratio is below `--at-least`.
+that slows down slows both. Beside them the candidates of one canary's exposure, by `slm.safety.memory` and each as a
+whole row. Out: a table, and one JSON object as the last line; fails where a likelihood differs by more than 1e-4 per
+token or the ratio is below `--at-least`.
 
     python scripts/bench_evaluate.py --tokenizer runs/quickstart/tokenizer --hellaswag H.jsonl --arc A.jsonl
 """
@@ -114,6 +115,49 @@ def measure(
     }
 
 
+@torch.inference_mode()
+def whole_rows(model: Transformer, tokenizer: Tokenizer, prefix: str, secrets: list[str]) -> list[float]:
+    """Likelihoods of secrets after a prefix, each row computed whole, 64 at a time."""
+    before = len(tokenizer.encode(prefix, bos=True))
+    rows = [tokenizer.encode(prefix + secret, bos=True) for secret in secrets]
+    found: list[float] = []
+    for start in range(0, len(rows), 64):
+        some = rows[start : start + 64]
+        longest = max(map(len, some))
+        ids_NT = torch.tensor([row + [0] * (longest - len(row)) for row in some], device=model.head_weight.device)
+        logp_NT = model(ids_NT[:, :-1]).log_softmax(-1).gather(2, ids_NT[:, 1:, None])[..., 0]
+        found += [float(logp_NT[n, before - 1 : len(row) - 1].double().sum()) for n, row in enumerate(some)]
+    return found
+
+
+def exposure(model: Transformer, tokenizer: Tokenizer, rounds: int) -> dict[str, Any]:
+    """Both ways on one canary and 511 random secrets of its form."""
+    from slm.corpus.config import CanariesConfig
+    from slm.corpus.sources.canaries import canaries
+    from slm.safety.memory import secret_nats
+
+    (one, *_), draw = canaries(CanariesConfig()), random.Random(0)
+    secrets = [one.secret, *("".join(draw.choices("0123456789", k=len(one.secret))) for _ in range(511))]
+    times, nats, expected = [], None, None
+    for _ in range(rounds):
+        began = CLOCK()
+        nats = secret_nats(model, tokenizer, one.prefix, secrets)
+        between = CLOCK()
+        expected = whole_rows(model, tokenizer, one.prefix, secrets)
+        times.append((CLOCK() - between, between - began))
+    assert nats is not None
+    assert expected is not None
+    return {
+        "task": "exposure of a canary",
+        "requests": len(secrets),
+        "hf_batch_size": "whole rows, 64",
+        "hf_seconds": statistics.median(theirs for theirs, _ in times),
+        "our_seconds": statistics.median(mine for _, mine in times),
+        "ratio": statistics.median(theirs / mine for theirs, mine in times),
+        "largest_difference": max(abs(a + b) for a, b in zip(nats, expected, strict=True)) / len(one.secret),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=Path, default=Path("runs/quickstart/tokenizer"))
@@ -146,6 +190,7 @@ def main() -> None:
             measure(name, model, tokenizer, harness, pairs_of(layout, path, words.items), words)
             for name, (layout, path) in files.items()
         ]
+        found.append(exposure(model, tokenizer, words.rounds))
     count = sum(parameter.numel() for parameter in model.parameters())
     where = processor_name() if device == "cpu" else torch.cuda.get_device_name()
     shown = f"{count / 1e6:.1f}M parameters, vocabulary {model.config.vocab_size:,}"

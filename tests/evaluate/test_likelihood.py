@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from slm.evaluate.likelihood import ancestors, likelihoods
-from slm.evaluate.tree import Request
+from slm.evaluate.tree import Request, plan_families
 from slm.model.config import ModelConfig
 from slm.model.transformer import Transformer, build
 
@@ -67,11 +67,23 @@ def test_half_precision_stays_near(model):
     assert 0 < max(differences) < 0.5
 
 
-def test_padding_sees_itself_so_that_nothing_becomes_no_number():
-    sees = ancestors(torch.zeros(1, 3, dtype=torch.long), torch.tensor([[1, 0, 0]]), 2, 0)
-    assert sees.tolist() == [
-        [[True, True, True, False, False], [True, True, False, True, False], [True, True, False, False, True]]
+def test_a_place_sees_the_prefix_its_ancestors_and_itself():
+    positions, ends = torch.tensor([[2, 3, 3, 2]]), torch.tensor([[3, 2, 3, 4]])
+    asking = torch.tensor([[0, 1, 2, 3, 3]])  # the last stands twice: this row is shorter than another
+    assert ancestors(asking, positions, ends, 2, 0).int().tolist() == [
+        [[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 1, 0], [1, 1, 0, 0, 0, 1], [1, 1, 0, 0, 0, 1]]
     ]
+    assert ancestors(asking[:, :2], positions, ends, 2, 2).int().tolist() == [[[0, 1, 1, 0, 0, 0], [0, 0, 1, 1, 0, 0]]]
+
+
+def test_no_place_of_a_matrix_product_is_padding_and_the_last_block_computes_scored_places_alone(model):
+    asked, seen = requests(0), []
+    for block in model.blocks:
+        block.ffn.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    list(likelihoods(model, asked, batch_tokens=10**6))
+    rows = [row for family in plan_families(asked, 256) for row in family.rows]
+    assert seen == [sum(len(row.tokens_N) for row in rows), sum(len(row.wanted) for row in rows)]
+    assert seen[1] < 0.7 * seen[0]
 
 
 def test_a_request_beyond_the_context_is_the_callers_mistake(model):

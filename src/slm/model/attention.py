@@ -19,6 +19,7 @@ Shapes: B rows, T new tokens, K keys, H heads, G key/value heads, D head_dim; x_
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ from slm.model.config import Backend, ModelConfig
 from slm.model.flash import Boundaries, attend_flash, attend_varlen, boundaries
 from slm.model.flex import attend_flex, block_mask
 from slm.model.norm import RMSNorm
+from slm.model.packing import Packing, Stretches, additive, attend_stretches
 from slm.model.rope import Rotation, rotate
 
 if TYPE_CHECKING:
@@ -58,6 +60,10 @@ class Plan:
     """With flash_attn and varlen: tokens that a query sees at most, 0 for all."""
     blocks: BlockMask | None = None
     """With flex: all that has to be known."""
+    stretches: Sequence[Stretches] = ()
+    """Of a row that holds many sequences (`slm.model.packing`): what attends apart from the rest."""
+    wanted_M: Tensor | None = None
+    """With stretches, in the last block: the places that ask."""
 
 
 def plan(
@@ -75,7 +81,7 @@ def plan(
     """
     batch, num_tokens = shape
     if sees_BTK is not None:
-        return Plan(causal=False, mask_BTK=_additive(sees_BTK, dtype))
+        return Plan(causal=False, mask_BTK=additive(sees_BTK, dtype))
     backend = choose(config, device, dtype, training=torch.is_grad_enabled()).name if cache is None else "sdpa"
     if backend == "flex":
         blocks = block_mask(documents_BT, batch, num_tokens, config.sliding_window, device)
@@ -96,10 +102,16 @@ def plan(
         if start == 0:
             return Plan()
     sees_BTK = visible(keys_BK, num_tokens, stop - first_slot, window, device)
-    mask_B1TK = _additive(sees_BTK, dtype)
+    mask_B1TK = additive(sees_BTK, dtype)
     trains_on_cpu = cache is None and device.type == "cpu" and torch.is_grad_enabled()
     keys = first_keys(mask_B1TK) if trains_on_cpu else []
     return Plan(causal=False, mask_BTK=mask_B1TK, first_keys=keys, first_slot=first_slot)
+
+
+def plans(packing: Packing, dtype: torch.dtype) -> tuple[Plan, Plan]:
+    """How all blocks but the last attend over a packed row, and how the last one does."""
+    every, last = ([one.masked(dtype) for one in some] for some in (packing.stretches, packing.last))
+    return Plan(causal=False, stretches=every), Plan(causal=False, stretches=last, wanted_M=packing.wanted_M)
 
 
 def visible(documents_BK: Tensor | None, num_queries: int, num_keys: int, window: int, device: torch.device) -> Tensor:
@@ -112,12 +124,6 @@ def visible(documents_BK: Tensor | None, num_queries: int, num_keys: int, window
     if documents_BK is None:
         return sees_TK.unsqueeze(0)
     return sees_TK & (documents_BK[:, num_keys - num_queries :, None] == documents_BK[:, None, :])
-
-
-def _additive(sees_BTK: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where a query sees a key, -inf where not, the same for all heads."""
-    mask_BTK = torch.zeros(sees_BTK.shape, dtype=dtype, device=sees_BTK.device).masked_fill_(~sees_BTK, float("-inf"))
-    return mask_BTK.unsqueeze(1)
 
 
 def _one_document(documents_BK: Tensor) -> bool:
@@ -139,13 +145,15 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
 
     def forward(self, x_BTW: Tensor, rotation: Rotation, how: Plan, cache: KVCache | None = None) -> Tensor:
-        """[B, T, width] to [B, T, width]."""
-        q_BTHD = self.q(x_BTW).unflatten(-1, (self.heads, self.head_dim))
+        """[B, T, width] to [B, T, width]; with `how.wanted_M` only these places ask, [B, M, width]."""
+        asking = x_BTW if how.wanted_M is None else x_BTW[:, how.wanted_M]
+        q_BTHD = self.q(asking).unflatten(-1, (self.heads, self.head_dim))
         k_BTGD = self.k(x_BTW).unflatten(-1, (self.kv_heads, self.head_dim))
         v_BTGD = self.v(x_BTW).unflatten(-1, (self.kv_heads, self.head_dim))
         if self.q_norm is not None and self.k_norm is not None:
             q_BTHD, k_BTGD = self.q_norm(q_BTHD), self.k_norm(k_BTGD)
-        q_BTHD, k_BTGD = rotate(q_BTHD, rotation), rotate(k_BTGD, rotation)
+        turned = rotation if how.wanted_M is None else (rotation[0][:, how.wanted_M], rotation[1][:, how.wanted_M])
+        q_BTHD, k_BTGD = rotate(q_BTHD, turned), rotate(k_BTGD, rotation)
         if cache is not None:
             k_BTGD, v_BTGD = cache.store(self.layer, k_BTGD, v_BTGD, how.first_slot)
             k_BTGD, v_BTGD = k_BTGD.to(q_BTHD.dtype), v_BTGD.to(q_BTHD.dtype)
@@ -156,6 +164,8 @@ class Attention(nn.Module):
 
 def attend(q_BTHD: Tensor, k_BKGD: Tensor, v_BKGD: Tensor, how: Plan) -> Tensor:
     """Softmax attention of each query over the keys that `how` lets it see, [B, T, H, D]."""
+    if how.stretches:
+        return attend_stretches(q_BTHD, k_BKGD, v_BKGD, how.stretches)
     if how.blocks is not None:
         return attend_flex(q_BTHD, k_BKGD, v_BKGD, how.blocks)
     if how.where is not None:

@@ -69,6 +69,8 @@ class Block(nn.Module):
         self, x_BTD: Tensor, rotation: Rotation, how: Plan, cache: KVCache | None, dropout: Dropout | None
     ) -> Tensor:
         attended_BTD = self.attention(self.attention_norm(x_BTD), rotation, how, cache)
+        if how.wanted_M is not None:
+            x_BTD = x_BTD[:, how.wanted_M]
         x_BTD = x_BTD + thinned(attended_BTD, dropout, self.layer, "attention")
         out: Tensor = x_BTD + thinned(self.ffn(self.ffn_norm(x_BTD)), dropout, self.layer, "ffn")
         return out

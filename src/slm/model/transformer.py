@@ -25,12 +25,13 @@ from torch.nn import functional
 
 from slm.core.batch import Dropout
 from slm.core.seeds import derive
-from slm.model.attention import plan
+from slm.model.attention import plan, plans
 from slm.model.block import Block
 from slm.model.cache import KVCache
 from slm.model.config import ModelConfig
 from slm.model.dropout import thinned_embedding
 from slm.model.norm import RMSNorm, compute_dtype
+from slm.model.packing import Packing
 from slm.model.rope import RotaryTables, Rotation
 
 
@@ -69,6 +70,7 @@ class Transformer(nn.Module):
         positions_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
         sees_BTK: Tensor | None = None,
+        packing: Packing | None = None,
         cache: KVCache | None = None,
         dropout: Dropout | None = None,
     ) -> Tensor:
@@ -78,17 +80,21 @@ class Transformer(nn.Module):
         -1 marks padding, whose output means nothing. Without `positions_BT` positions run through the
         row, after those in `cache`. Tokens are added to `cache`, if any. With `dropout` parts are left out.
         `sees_BTK` says instead which of the K tokens in the cache and the row each of the T sees, itself among them;
-        positions and the window are then the caller's affair.
+        positions and the window are then the caller's affair. So they are with `packing`, for one row of many
+        sequences; the output is then that of the wanted places alone, [1, M, D].
         """
         batch, num_tokens = tokens_BT.shape
         x_BTD = thinned_embedding(self.embedding(tokens_BT), dropout)
         dtype = compute_dtype(x_BTD)
         if cache is not None:
             cache.reserve(documents_BT, batch, num_tokens)
-        how = plan(self.config, tokens_BT.shape, dtype, x_BTD.device, documents_BT, cache, sees_BTK)
+        if packing is not None:
+            how, last = plans(packing, dtype)
+        else:
+            how = last = plan(self.config, tokens_BT.shape, dtype, x_BTD.device, documents_BT, cache, sees_BTK)
         rotation = self._rotation(positions_BT, num_tokens, cache, dtype, x_BTD.device)
-        for block in self.blocks:
-            x_BTD = block(x_BTD, rotation, how, cache, dropout)
+        for number, block in enumerate(self.blocks, 1):
+            x_BTD = block(x_BTD, rotation, last if number == len(self.blocks) else how, cache, dropout)
         if cache is not None:
             cache.length += num_tokens
         out: Tensor = self.norm(x_BTD)

@@ -5,7 +5,7 @@ much higher it stands than chance would put it: log2 of the number of candidates
 seen has a mean exposure of 1 / ln 2 = 1.44 bits; one that stands first among 512 has 9 bits, the most that 511
 candidates can tell. Canaries that were never planted (controls) are measured beside, so that the figure has its zero.
 
-Shapes: N candidates, T tokens of each, M tokens that count.
+Shapes: N candidates.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import random
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from slm.core.artifact import Artifact
@@ -25,14 +24,15 @@ from slm.corpus import read_documents
 from slm.corpus.config import SourceConfig
 from slm.corpus.sources.canaries import SENTENCE, Canary, canaries
 from slm.evaluate.golden import first_of_continuation
-from slm.evaluate.score import token_nats
+from slm.evaluate.likelihood import likelihoods
 from slm.evaluate.statistics.intervals import estimate
+from slm.evaluate.tree import Request
 from slm.model.transformer import Transformer
 from slm.safety.config import SafetyConfig
 from slm.safety.measures import Measure, judged
 from slm.tokenizer.tokenizer import Tokenizer
 
-ROWS_AT_ONCE = 64
+PLACES_AT_ONCE = 4_096
 CONTROLS = "exposure of controls"
 
 
@@ -87,23 +87,15 @@ def bits(nats_N: NDArray[np.float64]) -> float:
     return math.log2(len(nats_N)) - math.log2(rank)
 
 
-@torch.inference_mode()
 def secret_nats(model: Transformer, tokenizer: Tokenizer, prefix: str, secrets: Sequence[str]) -> NDArray[np.float64]:
-    """Negative log-likelihood of each secret after the prefix."""
+    """Negative log-likelihood of each secret after the prefix; what secrets begin with in common is computed once."""
     before = tokenizer.encode(prefix, bos=True)
     rows = [tokenizer.encode(prefix + secret, bos=True) for secret in secrets]
-    device = next(model.parameters()).device
+    asked = [Request(np.array(row, dtype=np.int32), first_of_continuation(before, row)) for row in rows]
     nats_N = np.zeros(len(rows))
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        chosen = rows[start : start + ROWS_AT_ONCE]
-        longest = max(map(len, chosen))
-        tokens_NT = torch.tensor([row + [0] * (longest - len(row)) for row in chosen], device=device)
-        firsts = [first_of_continuation(before, row) for row in chosen]
-        places = [(n, t) for n, row in enumerate(chosen) for t in range(firsts[n], len(row))]
-        rows_M, columns_M = torch.tensor(places, device=device).T
-        x_MD = model.hidden(tokens_NT[:, :-1])[rows_M, columns_M - 1]
-        nats_M = token_nats(model, x_MD, tokens_NT[rows_M, columns_M]).double().cpu().numpy()
-        nats_N[start : start + len(chosen)] = np.bincount(rows_M.cpu().numpy(), nats_M, len(chosen))
+    for batch in likelihoods(model, asked, batch_tokens=PLACES_AT_ONCE):
+        for number, found in batch:
+            nats_N[number] = -found.logprob
     return nats_N
 
 

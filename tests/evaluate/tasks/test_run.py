@@ -54,7 +54,6 @@ def test_an_evaluation_that_dies_goes_on_from_what_it_has(on_trained, task, monk
             if number == 1 and len(asked) == 1:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr("slm.evaluate.likelihood.ROW_TOKENS", 16)
     monkeypatch.setattr("slm.evaluate.scorer.likelihoods", dies)
     with pytest.raises(KeyboardInterrupt):
         slm.evaluate.run(recipe)
