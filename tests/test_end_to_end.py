@@ -11,7 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from slm.compress.files import load_compressed
+from slm.evaluate.golden import Outcome, check, read_golden
 from slm.recipe import CHAIN
+from slm.release.files import exported_path
+from slm.release.golden import check_file
+from slm.tokenizer.tokenizer import Tokenizer
 
 MADE = [stage for stage in CHAIN if stage != "compress"]  # the recipe asks for no variant
 GOLDEN = Path(__file__).parent / "golden" / "smoke.jsonl"
@@ -73,6 +78,50 @@ def test_golden_prompts_hold(smoke):
     results = json.loads((smoke / "runs/smoke/evaluate/results.json").read_text())
     assert results["golden"]["failed"] == 0
     assert results["golden"]["passed"] == len(GOLDEN.read_text().splitlines())
+
+
+FLAVOURS = {"fp16": ("gguf_f16",), "int8": ("gguf_q8_0", "int8"), "int4": ("gguf_q4_0", "awq")}
+"""Files of each width in which the model is released: llama.cpp's, and those made of the compress stage's integers."""
+
+
+@pytest.fixture(scope="session")
+def flavours(smoke: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke run in every flavour."""
+    folder = tmp_path_factory.mktemp("flavours")
+    shutil.copytree(smoke / "runs", folder / "runs")
+    formats = ",".join(name for names in FLAVOURS.values() for name in names if name != "int8")
+    small = ["compress.calibration.tokens=2048", "compress.max_documents=1", "compress.positions=64"]
+    small += ["export.greedy_tokens=2", "export.max_positions=4", "compress.on_misfit=next"]
+    words = ["compress=ship", *small, f"export.formats=[{formats}]", "from=compress", "to=export", "redo=true"]
+    done = slm("pipeline", "recipe=smoke", f"evaluate.golden={GOLDEN}", *words, folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "runs" / "smoke"
+
+
+def files_of(run: Path, name: str) -> Path:
+    return run / "compress" / name if name == "int8" else exported_path(run / "export", name)
+
+
+def golden_outcomes(run: Path, name: str) -> list[Outcome]:
+    """Of each golden prompt, in the engine that opens the flavour's files."""
+    prompts, tokenizer = read_golden(GOLDEN), Tokenizer.load(run / "tokenizer")
+    if name == "int8":
+        return check(load_compressed(files_of(run, name)), tokenizer, prompts)
+    return check_file(run / "export", name, tokenizer, prompts, 1)
+
+
+@pytest.mark.parametrize(("width", "name"), [(width, name) for width, names in FLAVOURS.items() for name in names])
+def test_golden_prompts_hold_in_each_released_flavour_and_fail_in_a_broken_one(flavours, tmp_path, width, name):
+    outcomes = golden_outcomes(flavours, name)
+    assert len(outcomes) == len(GOLDEN.read_text().splitlines())
+    assert not [one for one in outcomes if not one.passed], f"{width}: {name}"
+    for stage in ("tokenizer", "compress", "export"):
+        shutil.copytree(flavours / stage, tmp_path / stage)
+    files = files_of(tmp_path, name)
+    path = max(files.glob("*.safetensors"), key=lambda file: file.stat().st_size) if files.is_dir() else files
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))  # half of it is zero
+    assert [one.name for one in golden_outcomes(tmp_path, name) if not one.passed]
 
 
 def test_lineage_leads_from_the_gguf_back_to_the_text(smoke):
