@@ -30,5 +30,5 @@ def test_each_change_is_printed_beside_the_base(tmp_path: Path, capsys: pytest.C
 
 @pytest.mark.parametrize("arguments", [["one"], ["one", "seed=1"]])
 def test_a_line_that_names_no_runs_is_refused(arguments: list[str]) -> None:
-    with pytest.raises(ProblemsError, match="usage: slm ablation RUN RUN"):
+    with pytest.raises(ProblemsError, match=r"usage: slm ablation recipe=NAME .* or slm ablation RUN RUN"):
         cli.dispatch(["ablation", *arguments])

@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "safety": {"core", "corpus", "tokenizer", "model", "evaluate", "serve"},
     "release": {"core", "corpus", "tokenizer", "model", "evaluate", "export", "report", "safety"},
     "report": {"core", "corpus", "tokenizer", "shards", "model", "evaluate", "train"},
+    "sweep": {"core", "evaluate", "train", "report"},
 }
 """Beside these, everybody but `core` may import `slm.recipe` and another package's `config`; `__main__` the command."""
 ENTRY_POINTS = {
@@ -43,6 +44,7 @@ ENTRY_POINTS = {
     "explain",
     "generate",
     "lr_range",
+    "one_of_many",
     "pipeline",
     "plan",
     "power",

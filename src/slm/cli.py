@@ -34,6 +34,7 @@ RUNNABLE = {
     "plan": "what a training will take: memory, time, cost",
     "lr_range": "which learning rates train it, from a short sweep",
     "coordinate_check": "whether its settings hold on wider and deeper models",
+    "sweep": "search its settings, with what the best of them are worth over seeds",
     "generate": "continue a prompt",
     "chat": "talk to a model",
 }
@@ -63,7 +64,11 @@ ARGUMENT_WORDS = {
     ),
     "compare A B [PAGE.html]": ("slm.compare", "compare", "two evaluated runs on the same items: what differs"),
     "scaling RUN RUN ... [PAGE.html]": ("slm.scaling", "scaling", "what size and tokens buy: a law from five runs on"),
-    "ablation RUN RUN ...": ("slm.ablation", "ablation", "what each change of a recipe is worth, over seeds"),
+    "ablation RUN RUN ... [PAGE.html]": (
+        "slm.ablation",
+        "ablation",
+        "what each change of a recipe is worth, over seeds; recipe=NAME runs its sweep.changes",
+    ),
     "power RUN": ("slm.power", "power", "how small a difference can be found; or items=N or difference=D"),
 }
 """Commands that take names instead of settings: module, function and a word on it."""
@@ -86,7 +91,7 @@ def dispatch(arguments: list[str]) -> None:
         getattr(importlib.import_module(name), function)(arguments[len(words_of(line)) :])
     elif word in RUNNABLE:
         sys.argv = [f"slm {word}", *rest]
-        module = f"slm.{word}.__main__" if word in STAGES else f"slm.{word}"
+        module = f"slm.{word}.__main__" if word in (*STAGES, "sweep") else f"slm.{word}"
         importlib.import_module(module).main()
     elif word == "explain":
         say(explain(rest))

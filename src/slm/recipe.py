@@ -32,6 +32,7 @@ from slm.report.config import ReportConfig
 from slm.safety.config import SafetyConfig
 from slm.serve.config import ServeConfig
 from slm.shards.config import ShardsConfig
+from slm.sweep.config import SweepConfig
 from slm.tokenizer.config import TokenizerConfig
 from slm.train.config import TrainConfig
 
@@ -87,6 +88,7 @@ class Recipe(Config):
     report: ReportConfig = ReportConfig()
     safety: SafetyConfig = SafetyConfig()
     release: ReleaseConfig = ReleaseConfig()
+    sweep: SweepConfig = SweepConfig()
 
     def folder(self, stage: Stage) -> Path:
         """Where a stage's artifact lies: in the run, unless `artifacts` names another place."""
@@ -217,6 +219,17 @@ def _tasks_while_training(recipe: Recipe) -> Iterator[str]:
             )
 
 
+def _sweeps_name_settings(recipe: Recipe) -> Iterator[str]:
+    space = ((one.key, "space") for one in recipe.sweep.space)
+    for key, where in (*space, *((key, "changes") for change in recipe.sweep.changes for key in change)):
+        if key.split(".")[0] not in ("model", "objective", "train"):
+            yield f"sweep.{where} ({key}) must name settings of model, objective or train, since runs share their rows"
+        elif field_of(key) is None:
+            yield f"sweep.{where}: {_unknown(tuple(key.split('.')))}"
+        elif is_section(key):
+            yield f"sweep.{where} ({key}) is a section; name the keys in it"
+
+
 def _stages_in_order(recipe: Recipe) -> Iterator[str]:
     if STAGES.index(recipe.start) > STAGES.index(recipe.stop):
         yield f"from={recipe.start} comes after to={recipe.stop}; the order is {' -> '.join(STAGES)}"
@@ -231,6 +244,7 @@ RULES: tuple[tuple[frozenset[str], Callable[[Recipe], Iterator[str]]], ...] = (
     (frozenset({"corpus", "shards", "tokenizer"}), _shares_name_sources),
     (frozenset({"evaluate", "model", "shards"}), _context_fits),
     (frozenset({"evaluate", "train"}), _tasks_while_training),
+    (frozenset({"sweep"}), _sweeps_name_settings),
     (frozenset({"start", "stop"}), _stages_in_order),
 )
 

@@ -16,10 +16,12 @@ from slm.report.charts import (
     _settled,
     _smoothed,
     _thinned,
+    bundle,
     by_layer,
     compact,
     curve,
     loss_chart,
+    scatter,
 )
 
 
@@ -112,3 +114,15 @@ def test_a_chart_by_layer_has_a_line_a_layer_and_leaves_out_embedding_and_head(c
     svg = by_layer("layers-weight_rms", "Weights", rows, "weight_rms")
     assert ElementTree.fromstring(svg)[0].text == "Weights"
     assert len(re.findall(r"<path [^>]*var\(--first\)[^>]*stroke-width: 1.5", svg)) == 12
+
+
+def test_points_and_bundles_are_drawn_where_they_lie_and_named_where_told() -> None:
+    drawn = scatter("s", "t", [(0, 1.0), (1, 2.0)], [(2, 1.5)], (0.5, 2.5), WIDE, x_text=["a", "b", "c"].__getitem__,
+                    ticks=range(3))  # fmt: skip
+    for name in "abc":
+        assert f">{name}<" in drawn
+    assert drawn.count("var(--first)") >= 2
+    assert "var(--second)" in scatter("s", "t", [(0, 1.0)], [], (0, 2), WIDE, line=[(0, 1.0), (3, 0.5)])
+    lines = bundle("b", "t", [([0.0, 1.0], False), ([1.0, 0.0], True)], (0, 1), NARROW)
+    assert "var(--first)" in lines
+    assert "var(--second)" in lines

@@ -39,6 +39,8 @@ class Effect:
 
     metric: str
     lower_is_better: bool
+    runs: tuple[str, ...]
+    """Those with the change."""
     change: str
     """`train.optimizer.lr: 0.01 -> 0.02`; several are parted by semicolons."""
     num_changed: int
@@ -56,15 +58,17 @@ class Ablation:
     effects: list[Effect]
 
 
-def ablate(evaluations: Sequence[Artifact]) -> Ablation:
-    """Group, choose the base, compare; `UserError` where there is nothing to compare or seeds are missing."""
+def ablate(evaluations: Sequence[Artifact], *, first_is_base: bool = False) -> Ablation:
+    """Group, choose the base unless it is the first, compare; `UserError` where seeds or anything to compare lack."""
     groups, metrics = _grouped(evaluations)
     if len(groups) < 2:
         raise UserError(
             f"all {len(evaluations)} runs have the same settings but for their seed; an ablation needs runs in which "
             "one thing differs (-m train.optimizer.lr=0.01,0.02 seed=1,2,3)"
         )
-    base = max(groups, key=lambda one: sum(len(changed(one.settings, other.settings)) == 1 for other in groups))
+    base = groups[0]
+    if not first_is_base:
+        base = max(groups, key=lambda one: sum(len(changed(one.settings, other.settings)) == 1 for other in groups))
     effects = [effect for other in groups if other is not base for effect in _effects(base, other, metrics)]
     p_values = corrected([effect.difference.p_value for effect in effects], "holm")
     effects = [replace(effect, corrected_p=p) for effect, p in zip(effects, p_values, strict=True)]
@@ -121,7 +125,8 @@ def _effects(base: Group, other: Group, metrics: Mapping[str, Measurement]) -> l
             mine, theirs = base.seeds[name], other.seeds[name]
             gap = difference_over_seeds(mine, theirs)
             sides = (over_seeds(mine), over_seeds(theirs))
-            effects.append(Effect(name, measurement.lower_is_better, words, len(keys), *sides, gap, gap.p_value))
+            runs, lower = tuple(other.runs), measurement.lower_is_better
+            effects.append(Effect(name, lower, runs, words, len(keys), *sides, gap, gap.p_value))
     return effects
 
 

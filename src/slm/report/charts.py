@@ -20,7 +20,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from slm.report.page import power
 
@@ -59,6 +59,14 @@ NARROW: Size = (360, 280)
 SMALL: Size = (300, 190)
 
 Rows = Sequence[dict[str, Any]]
+
+
+def compact(value: float) -> str:
+    """A number on an axis: 12M, 1.5k, 0.003."""
+    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{unit}"
+    return f"{value:.3g}"
 
 
 def loss_chart(steps: Rows, evaluations: Rows, size: Size) -> str:
@@ -190,12 +198,57 @@ def decades(
     return _svg(name, title, size, draw, first=None, x_text=lambda value: power(10**value))
 
 
-def compact(value: float) -> str:
-    """A number on an axis: 12M, 1.5k, 0.003."""
-    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
-            return f"{value / limit:.3g}{unit}"
-    return f"{value:.3g}"
+def scatter(
+    name: str,
+    title: str,
+    points: Sequence[tuple[float, float]],
+    faint: Sequence[tuple[float, float]],
+    y_range: tuple[float, float],
+    size: Size,
+    *,
+    line: Sequence[tuple[float, float]] = (),
+    x_text: Callable[[float], str] = compact,
+    ticks: Sequence[float] = (),
+) -> str:
+    """Points, others fainter, and a line of steps; what lies beyond `y_range` is not seen."""
+
+    def draw(axes: Axes) -> None:
+        for some, alpha in ((faint, 0.3), (points, 1.0)):
+            if some:
+                axes.plot(*zip(*some, strict=True), color=FIRST, alpha=alpha, marker="o", markersize=5, linestyle="")
+        if line:
+            axes.plot(*zip(*line, strict=True), color=SECOND, linewidth=2, drawstyle="steps-post")
+        places = [x for x, _ in (*points, *faint, *line)]
+        margin = 0.06 * (max(places) - min(places) or 1)
+        axes.set_xlim(min(places) - margin, max(places) + margin)
+        axes.set_ylim(y_range)
+
+    return _svg(name, title, size, draw, first=None, x_text=x_text, whole=bool(line), ticks=ticks)
+
+
+def bundle(
+    name: str,
+    title: str,
+    lines: Sequence[tuple[Sequence[float], bool]],
+    y_range: tuple[float, float],
+    size: Size,
+    *,
+    x_text: Callable[[float], str] = compact,
+    ticks: Sequence[float] = (),
+) -> str:
+    """Lines over the numbers from 1, some of them strong; over `ticks` they are parallel coordinates."""
+
+    def draw(axes: Axes) -> None:
+        for values, strong in sorted(lines, key=lambda one: one[1]):
+            colour, alpha = (SECOND, 1.0) if strong else (FIRST, 0.35)
+            axes.plot(range(1, len(values) + 1), values, color=colour, alpha=alpha, linewidth=1.5)
+        axes.set_ylim(y_range)
+        for place in ticks:
+            axes.axvline(place, color=LINE, linewidth=1)
+        if ticks:
+            axes.set_yticks([])
+
+    return _svg(name, title, size, draw, first=1, left=46 if not ticks else 30, x_text=x_text, whole=True, ticks=ticks)
 
 
 def _svg(
@@ -208,6 +261,7 @@ def _svg(
     left: int = 46,
     x_text: Callable[[float], str] = compact,
     whole: bool = False,
+    ticks: Sequence[float] = (),
 ) -> str:
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(size[0] / 72, size[1] / 72))
@@ -216,7 +270,8 @@ def _svg(
         draw(axes)
         if first is not None:
             axes.set_xlim(first, 1.006 * axes.dataLim.x1)  # room for half a line's width and a marker
-        axes.xaxis.set_major_locator(MaxNLocator(5 if size[0] > 400 else 4, integer=whole))
+        fewest = MaxNLocator(5 if size[0] > 400 else 4, integer=whole)
+        axes.xaxis.set_major_locator(FixedLocator(ticks) if ticks else fewest)
         if len(axes.get_yticks()):
             axes.yaxis.set_major_locator(MaxNLocator(5 if size[1] > 240 else 4))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: x_text(value)))

@@ -10,6 +10,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -23,17 +24,20 @@ class Line:
     y: Sequence[float]
     label: str = ""
     faint: bool = False
+    dots: bool = False
+    """Points alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One pair of axes; both are logarithmic where `log_y`, else only the horizontal one."""
+    """One pair of axes, the horizontal one logarithmic unless told otherwise."""
 
     title: str
     x_label: str
     y_label: str
     lines: Sequence[Line]
     log_y: bool = False
+    log_x: bool = True
     y_range: tuple[float, float] | None = None
     marks: Sequence[tuple[float, str]] = field(default=())
     """Upright lines at x, each with a text."""
@@ -47,13 +51,15 @@ def draw(path: Path, rows: Sequence[Sequence[Panel]]) -> None:
     for number, row in enumerate(rows):
         for axes, panel in zip(all_axes[number], row, strict=True):
             for index, line in enumerate(panel.lines):
-                style = {"alpha": 0.3, "linewidth": 1} if line.faint else {"linewidth": 1.8}
-                marker = "" if len(line.x) > 20 else "o"
+                style: dict[str, Any] = {"alpha": 0.3, "linewidth": 1} if line.faint else {"linewidth": 1.8}
+                marker = "" if len(line.x) > 20 and not line.dots else "o"
+                style |= {"linestyle": "none"} if line.dots else {}
                 axes.plot(line.x, line.y, color=f"C{index}", marker=marker, label=line.label or None, **style)
             for x, text in panel.marks:
                 axes.axvline(x, color="0.4", linestyle="--", linewidth=1)
                 axes.text(x, 0.98, f" {text}", transform=axes.get_xaxis_transform(), va="top", rotation=90, fontsize=8)
-            axes.set_xscale("log")
+            if panel.log_x:
+                axes.set_xscale("log")
             places = sorted({x for line in panel.lines for x in line.x})
             if len(places) <= 8:
                 texts = [f"{x:,.0f}" if x >= 100 else f"{x:.3g}" for x in places]

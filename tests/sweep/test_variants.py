@@ -1,0 +1,48 @@
+"""Variants: other settings over the same rows, made once, under several seeds."""
+
+from __future__ import annotations
+
+import pytest
+
+from slm.core.errors import ProblemsError, UserError
+from slm.sweep import variants
+from slm.sweep.process import held, run_folder
+from slm.sweep.variants import evaluated, made, variant
+
+
+def test_a_variant_differs_in_what_it_names_alone(recipe_of):
+    recipe = recipe_of("varied")
+    one = variant(recipe, "x/y", {"train.optimizer.lr": 0.5, "model.width": 64})
+    assert (one.train.optimizer.lr, one.model.width, one.run) == (0.5, 64, "varied/x/y")
+    assert one.folder("shards") == recipe.folder("shards")
+    assert one.folder("train").is_relative_to(run_folder(recipe))
+    same = {"run": recipe.run, "train.optimizer.lr": recipe.train.optimizer.lr, "model.width": recipe.model.width}
+    assert variant(one, "z", same).train == recipe.train
+    with pytest.raises(ProblemsError, match=r"train.batch_tokens \(100\) must be a multiple"):
+        variant(recipe, "x", {"train.batch_tokens": 100})
+
+
+@pytest.mark.usefixtures("pretending")
+def test_runs_that_fail_are_named_when_all_have_been_tried(recipe_of):
+    recipe = recipe_of("failing", seeds=2)
+    with pytest.raises(
+        UserError, match=r"2 of 4 runs failed: hot with seed \d+: .* is too high; lower it \(see .*hot-s"
+    ):
+        evaluated(recipe, "tried", {"base": {"train.evaluate_every_steps": 4}, "hot": {"train.optimizer.lr": 0.9}})
+    assert len(list(run_folder(recipe).glob("tried/base-seed*/train/metrics.jsonl"))) == 2
+
+
+@pytest.mark.usefixtures("pretending")
+def test_what_is_there_is_not_made_again_unless_something_changed(recipe_of, monkeypatch):
+    begun = []
+    real = variants.started
+    monkeypatch.setattr(variants, "started", lambda *given: begun.append(given) or real(*given))
+    recipe = variant(recipe_of("again"), "one", {"train.evaluate_every_steps": 4})
+    with held(run_folder(recipe)) as lock:
+        assert made(recipe, lock) == ""
+        recipe.folder("evaluate").mkdir()
+        (recipe.folder("evaluate") / "manifest.json").write_text("{}")
+        assert made(recipe, lock) == ""
+        assert len(begun) == 1
+        made(variant(recipe_of("again"), "one", {"train.evaluate_every_steps": 8}), lock)
+        assert len(begun) == 2
