@@ -57,8 +57,9 @@ class Row:
     @property
     def wanted(self) -> Integers:
         """The places whose next token is scored, each once, rising; the prefix's last token left out."""
-        places: Integers = np.unique(np.concatenate([places for _, places in self.scored]))
-        return places[places != PREFIX]
+        places = np.unique(np.concatenate([places for _, places in self.scored]))
+        inside: Integers = places[places != PREFIX]
+        return inside
 
 
 @dataclass(frozen=True, slots=True)
