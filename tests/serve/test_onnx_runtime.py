@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import sys
 from pathlib import Path
@@ -27,9 +28,11 @@ def copied(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "onnx")) / "model.onnx"
 
 
-def one_node(path: Path, inputs: list[str], outputs: list[str], kind: int = TensorProto.FLOAT) -> Path:
+def one_node(
+    path: Path, inputs: list[str], outputs: list[str], kind: int = TensorProto.FLOAT, width: int | str = 2
+) -> Path:
     """A graph with given names that adds up nothing."""
-    shape = ["batch_size", 1, "length", 2]
+    shape = ["batch_size", 1, "length", width]
     nodes = [helper.make_node("Identity", [inputs[0]], [name]) for name in outputs]
     values = ([helper.make_tensor_value_info(name, kind, shape) for name in names] for names in (inputs, outputs))
     model = helper.make_model(
@@ -77,6 +80,23 @@ def test_a_damaged_graph_is_one_sentence(copied: Path, cut: int, capfd: pytest.C
     assert capfd.readouterr().err == ""
 
 
+def test_bytes_changed_anywhere_end_in_a_sentence_or_run(copied: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    whole, generator, refused = copied.read_bytes(), random.Random(3), list[str]()
+    for _ in range(150):
+        changed = bytearray(whole)
+        for _ in range(generator.choice((1, 2, 5))):
+            changed[generator.randrange(len(changed))] = generator.randrange(256)
+        copied.write_bytes(changed)
+        try:
+            model = OnnxRuntime(copied, threads=1)
+            model.read(IDS, model.empty())
+        except UserError as error:
+            refused.append(str(error))
+    assert len(refused) > 50
+    assert not [text for text in refused if "\n" in text]
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_graph_that_is_no_decoder_with_a_cache_is_refused(tmp_path: Path) -> None:
     needed = ["input_ids", "attention_mask", "past_key_values.0.key"]
     results = ["logits", "present.0.key"]
@@ -89,6 +109,9 @@ def test_a_graph_that_is_no_decoder_with_a_cache_is_refused(tmp_path: Path) -> N
     more = one_node(tmp_path / "more.onnx", [*needed, "pixels"], results)
     with pytest.raises(UserError, match="asks for pixels, which a decoder of text has no use for"):
         OnnxRuntime(more, threads=1)
+    free = one_node(tmp_path / "free.onnx", needed, results, width="any")
+    with pytest.raises(UserError, match=r"past_key_values\.0\.key has the shape \['batch_size', 1, 'length', 'any'\]"):
+        OnnxRuntime(free, threads=1)
     half = one_node(tmp_path / "half.onnx", needed, results, TensorProto.FLOAT16)
     with pytest.raises(UserError, match=r"keeps its cache as tensor\(float16\), but float32 is needed"):
         OnnxRuntime(half, threads=1)

@@ -48,15 +48,17 @@ class OnnxRuntime:
         options.intra_op_num_threads = threads
         options.log_severity_level = ONLY_ERRORS_THAT_END
         with _failures(path):
-            self._session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self._tensor = runtime.OrtValue.ortvalue_from_numpy
-        self._inputs = {found.name: found for found in self._session.get_inputs()}
-        optional = {found.name for found in self._session.get_overridable_initializers()}
-        self._keeps_last = "num_logits_to_keep" in optional
-        self._past = [name for name in self._inputs if name.startswith("past_key_values.")]
-        self._outputs = ["logits", *(name.replace("past_key_values", "present") for name in self._past)]
-        self._check(path)
-        self._path = path
+            self._session = runtime.InferenceSession(
+                path, options, providers=["CPUExecutionProvider"], enable_fallback=False
+            )
+            self._inputs = {found.name: found for found in self._session.get_inputs()}
+            self._given = {found.name for found in self._session.get_outputs()}
+            optional = {found.name for found in self._session.get_overridable_initializers()}
+            self._keeps_last = "num_logits_to_keep" in optional
+            self._past = [name for name in self._inputs if name.startswith("past_key_values.")]
+            self._outputs = ["logits", *(name.replace("past_key_values", "present") for name in self._past)]
+            self._check(path)
+        self._tensor, self._path = runtime.OrtValue.ortvalue_from_numpy, path
 
     def empty(self) -> Past:
         """The cache before the first token."""
@@ -78,13 +80,16 @@ class OnnxRuntime:
             fed["num_logits_to_keep"] = self._tensor(np.array([0 if all_logits else 1], dtype=np.int64))
         with _failures(self._path):
             logits, *tensors = self._session.run_with_ort_values(self._outputs, fed)
+        if logits.shape()[:1] != [1] or len(logits.shape()) != 3:
+            raise DamagedError(f"{self._path} gives logits of the shape {logits.shape()} for one row; export it again")
         logits_LV: npt.NDArray[np.float32] = logits.numpy()[0]
         return (logits_LV if all_logits else logits_LV[-1:]), Past(tuple(tensors), length)
 
     def _check(self, path: Path) -> None:
-        given = {found.name for found in self._session.get_outputs()}
         needed = ["input_ids", "attention_mask", "past_key_values.0.key"]
-        missing = [name for name in needed if name not in self._inputs] + [n for n in self._outputs if n not in given]
+        missing = [name for name in needed if name not in self._inputs] + [
+            n for n in self._outputs if n not in self._given
+        ]
         if missing:
             raise UserError(
                 f"{path} is no decoder with a key-value cache: it has no {missing[0]}; export it with slm export "
@@ -93,6 +98,13 @@ class OnnxRuntime:
         unknown = [name for name in self._inputs if name not in (*needed, "position_ids", *self._past)]
         if unknown:
             raise UserError(f"{path} asks for {unknown[0]}, which a decoder of text has no use for; take another file")
+        shapes = {name: self._inputs[name].shape for name in self._past}
+        wrong = [name for name, shape in shapes.items() if [type(axis) for axis in shape[1::2]] != [int, int]]
+        if wrong:
+            raise UserError(
+                f"{path}: {wrong[0]} has the shape {shapes[wrong[0]]} instead of rows, heads, tokens and "
+                "the width of a head; export it again"
+            )
         kinds = {self._inputs[name].type for name in self._past} - {"tensor(float)"}
         if kinds:
             raise UserError(f"{path} keeps its cache as {kinds.pop()}, but float32 is needed; export it in float32")
@@ -107,7 +119,8 @@ def _failures(path: Path) -> Iterator[None]:
         yield
     except (
         state.Fail, state.InvalidProtobuf, state.InvalidGraph, state.InvalidArgument, state.RuntimeException,
-        state.NotImplemented, state.NoSuchFile,
+        state.NotImplemented, state.NoSuchFile, RuntimeError,
+        UnicodeDecodeError,  # its message quotes bytes of the file
     ) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:300]
         raise DamagedError(
