@@ -21,7 +21,7 @@ from slm.corpus.decontamination.config import GOLDEN, DecontaminationConfig
 from slm.corpus.decontamination.index import Index
 from slm.corpus.decontamination.report import Findings, write_report
 from slm.evaluate.golden import Outcome
-from slm.evaluate.measure import clean_subset
+from slm.evaluate.measure import _groups, _interval, clean_subset
 from slm.evaluate.score import score
 from slm.model.load import load_model
 from slm.recipe import Recipe
@@ -77,6 +77,16 @@ def test_the_table_of_documents_adds_up_to_the_results(evaluated, results):
     code = [row for row in rows if row["source"] == "code"]
     expected = sum(row["nats"] for row in code) / LN2 / sum(row["bytes"] for row in code)
     assert sources["code"]["bits_per_byte"] == pytest.approx(expected)
+    low, high = sources["code"]["interval_95"]
+    assert low < expected < high
+
+
+def test_of_one_document_there_is_no_interval():
+    columns = {"domain": ["a", "b", "b"], "bytes": [10, 20, 30], "nats": [9.0, 8.0, 7.0], "gzip_bytes": [9, 9, 9]}
+    groups = _groups(columns, "domain", 0)
+    assert groups["a"]["interval_95"] is None
+    assert _interval(groups["a"]).endswith("(one document)")
+    assert _interval(groups["b"]).endswith("]")
 
 
 def test_a_trained_model_beats_a_guess_among_all_tokens(results):

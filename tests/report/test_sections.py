@@ -80,6 +80,10 @@ def test_golden_prompts_that_the_corpus_did_not_hold_are_told_apart(run: Run) ->
 
 def test_text_of_one_kind_is_not_told_apart(run: Run) -> None:
     assert [row[0] for row in sections.result(run).tables[0].rows] == ["stdlib", "code", "prose"]
+    assert sections.result(run).tables[0].rows[2][3] == "1.919 [1.700, 2.200]"
+    alone = {**run.results["domains"]["prose"], "documents": 1, "interval_95": None}
+    of_one = {**run.results, "domains": {**run.results["domains"], "prose": alone}}
+    assert sections.result(replace(run, results=of_one)).tables[0].rows[2][3] == "1.919"
     one = {**run.results, "domains": {"code": run.results["domains"]["code"]}}
     assert sections.result(replace(run, results=one)).tables == []
 

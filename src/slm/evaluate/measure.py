@@ -301,7 +301,7 @@ def _groups(columns: Columns, key: str, seed: int) -> dict[str, dict[str, Any]]:
             "documents": len(rows),
             "bytes": int(bytes_D.sum()),
             "bits_per_byte": found.value,
-            "interval_95": [found.low, found.high],
+            "interval_95": [found.low, found.high] if len(rows) > 1 else None,
             "gzip_bits_per_byte": float(8 * packed_D.sum() / bytes_D.sum()),
         }
     return groups
@@ -352,5 +352,6 @@ def _print(results: dict[str, Any]) -> None:
 
 
 def _interval(found: Mapping[str, Any]) -> str:
-    low, high = found["interval_95"]
-    return f"{found['bits_per_byte']:.3f} [{low:.3f}, {high:.3f}]"
+    """Bits per byte of a group; of one document there is no interval."""
+    shown = "[{:.3f}, {:.3f}]".format(*found["interval_95"]) if found["interval_95"] else "(one document)"
+    return f"{found['bits_per_byte']:.3f} {shown}"

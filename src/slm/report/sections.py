@@ -4,7 +4,7 @@ then the stages of the pipeline. Each function returns a section; one whose stag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slm.core.console import duration, quantity, size
@@ -61,8 +61,7 @@ def result(run: Run) -> Section:
                 ("text", "documents", "UTF-8", "bits per byte [95 %]", "gzip\u00a0-9"),
                 [
                     (name, f"{group['documents']:,}", size(group["bytes"]),
-                     f"{group['bits_per_byte']:.3f} [{group['interval_95'][0]:.3f}, {group['interval_95'][1]:.3f}]",
-                     f"{group['gzip_bits_per_byte']:.3f}")
+                     _with_interval(group), f"{group['gzip_bits_per_byte']:.3f}")
                     for name, group in groups.items()
                 ],
             )
@@ -240,6 +239,12 @@ def golden(run: Run) -> Section:
         )
     ]
     return section
+
+
+def _with_interval(group: Mapping[str, Any]) -> str:
+    """Bits per byte of a group of documents; of one there is no interval."""
+    bounds = group["interval_95"]
+    return f"{group['bits_per_byte']:.3f}" + (f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds else "")
 
 
 def _epochs(run: Run) -> str:

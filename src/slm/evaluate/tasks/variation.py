@@ -35,13 +35,18 @@ def robustness(tasks: Planned, scorer: Scorer, seed: int) -> dict[str, Any]:
     rows = []
     for name, figures in found.items():
         for one in figures["spreads"]:
-            rates = [value["value"] for value in one["accuracies"].values()]
+            rates = sorted(one["accuracies"].values(), key=lambda rate: float(rate["value"]))
             apart = (one["distance"], one["distance_by_chance"])
-            rows.append((name, one["kind"], min(rates), max(rates), *apart, one["agreeing"]["value"]))
-    columns = ("task", "over", "worst", "best", "apart", "by chance, 95 %", "items answered alike")
+            shown = (_interval(rate) for rate in (rates[0], rates[-1], one["agreeing"]))
+            rows.append((name, one["kind"], *shown, *apart))
+    columns = ("task", "over", "worst [95 %]", "best [95 %]", "items answered alike [95 %]", "apart", "by chance, 95 %")
     if rows:
         table("Accuracy over variants that change nothing", columns, rows)
     return found
+
+
+def _interval(found: dict[str, Any]) -> str:
+    return "{value:.3f} [{low:.3f}, {high:.3f}]".format(**found)
 
 
 def _of_task(scorer: Scorer, config: TaskConfig, items: Sequence[Numbered], examples: str, seed: int) -> dict[str, Any]:
