@@ -11,7 +11,7 @@ import time
 import pytest
 
 import slm.train
-from slm.train import energy
+from slm.core import energy
 from slm.train.ledger import (
     LEDGER,
     PHASES,

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from slm.core.console import duration, quantity
+from slm.core.energy import energy_text
 from slm.report.gather import Run
 from slm.report.page import Bar, Fact, Section, Table, percent
-from slm.train.energy import energy_text
 from slm.train.ledger import MEANINGS, behind, energy_of, idle_seconds, totals
 
 SHOWN_PROCESSES = 12

@@ -23,8 +23,8 @@ from typing import Any, TextIO
 
 from slm.core.artifact import write_atomically
 from slm.core.console import duration, say, table
+from slm.core.energy import Energy, Reading, add_up, energy_text, kilowatt_hours
 from slm.train.devices import UNKNOWN
-from slm.train.energy import Energy, Reading, add_up, energy_text, kilowatt_hours
 
 LEDGER = "ledger.jsonl"
 HEARTBEAT_SECONDS = 5.0

@@ -21,6 +21,7 @@ from slm.core.artifact import Artifact, Spec, make_folder
 from slm.core.batch import Batch
 from slm.core.console import Progress, say
 from slm.core.distributed import SOLO, World
+from slm.core.energy import Energy
 from slm.core.errors import UserError
 from slm.core.seeds import derive
 from slm.model.block import set_recompute
@@ -36,7 +37,6 @@ from slm.train.compilation import compile_blocks
 from slm.train.config import TrainConfig
 from slm.train.curriculum import cut, row_length
 from slm.train.dropout import thin
-from slm.train.energy import Energy
 from slm.train.evaluation import Evaluator, evaluate
 from slm.train.guard import Guard
 from slm.train.initial import starting_model

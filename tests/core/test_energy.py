@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from slm.core import energy
 from slm.core.distributed import World
-from slm.train import energy
-from slm.train.energy import Energy, Gpus, Sockets, UnreadableError, add_up, energy_text, kilowatt_hours
+from slm.core.energy import Energy, Gpus, Sockets, UnreadableError, add_up, energy_text, kilowatt_hours
 
 RANGE = 65_532_610_987  # microjoules, as a socket's memory controller has it
 
