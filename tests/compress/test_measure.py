@@ -29,6 +29,7 @@ def test_the_cost_of_nothing_is_nothing(text: HeldOut) -> None:
     cost = compare(found, found, text, seed=1)
     assert (cost.increase, cost.mean_kl, cost.top1_agreement, cost.positions) == (0, 0, 1, 20)
     assert cost.bits_per_byte == pytest.approx(found.nats_D.sum() / math.log(2) / text.bytes_D.sum())
+    assert cost.perplexity == pytest.approx(math.exp(found.nats_D.sum() / text.targets))
 
 
 def test_kl_and_agreement_are_those_of_the_distributions(text: HeldOut) -> None:
@@ -41,6 +42,11 @@ def test_kl_and_agreement_are_those_of_the_distributions(text: HeldOut) -> None:
     assert cost.top1_agreement == 0.5
     assert cost.increase == pytest.approx(1.0)
     assert cost.interval_95 == pytest.approx((1.0, 1.0))  # every document costs one bit a byte more
+    tokens = text.targets
+    before, after = (math.exp(nats / tokens) for nats in (10, 10 + math.log(2) * text.bytes_D.sum()))
+    assert cost.perplexity_increase == pytest.approx(after - before)
+    low, high = cost.perplexity_interval_95
+    assert low < after - before < high  # bytes of a token differ by document
 
 
 def test_positions_are_spread_over_all_documents_and_windows(text: HeldOut) -> None:

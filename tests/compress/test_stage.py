@@ -162,7 +162,7 @@ def test_a_variant_leaves_in_autoawqs_form_proved_against_what_its_integers_stan
     run(recipe)
     section = recipe.export.model_copy(update={"formats": ("hf", "awq"), "prompts": ("def range (", "None")})
     made = slm.export.run(recipe.model_copy(update={"export": section}))
-    assert set(made.manifest["parents"]) == {"train", "tokenizer", "compress"}
+    assert set(made.manifest["parents"]) == {"train", "tokenizer", "compress", "corpus"}
     assert "awq/model.safetensors" in made.manifest["files"]
     assert made.counts["parity"]["hf"]["max_delta"] < made.counts["parity"]["awq"]["max_delta"] <= 1e-2
     other = recipe.export.model_copy(update={"formats": ("awq",), "variant": "int3"})

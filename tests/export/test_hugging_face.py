@@ -1,7 +1,9 @@
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -92,3 +94,15 @@ def test_transformers_settings_and_torchs_threads_are_put_back(
         assert torch.get_num_threads() == 2
     assert (torch.get_num_threads(), logging.is_progress_bar_enabled()) == (before, bars)
     assert logging.get_verbosity() == verbosity
+
+
+def test_large_models_are_several_files_with_an_index(subject_of: SubjectOf, tmp_path: Path) -> None:
+    subject = replace(subject_of(), max_shard_bytes=60_000)
+    folder = hugging_face.write(subject, tmp_path, "hf").path
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    files = sorted(path.name for path in folder.glob("*.safetensors"))
+    assert sorted(set(index["weight_map"].values())) == files
+    assert files[0] == f"model-00001-of-{len(files):05}.safetensors"
+    with hugging_face.engine(folder, end_ids=subject.end_ids, context_tokens=0, threads=1) as engine, torch.no_grad():
+        ours = subject.model(torch.tensor([[1, 5, 6]]))[0].numpy()
+        np.testing.assert_allclose(engine.logits([1, 5, 6]), ours, atol=1e-4)

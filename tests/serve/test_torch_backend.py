@@ -22,7 +22,7 @@ Scripts = Callable[..., Engine]
 def test_reading_the_prompt_in_chunks_equals_reading_it_token_by_token(
     engines: dict[str, Engine], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend = engines["checkpoint"]._backend
+    backend = engines["checkpoint"].backend
     assert isinstance(backend, TorchBackend)
     ids = backend.encode("def parse(source, flags=0):\n    return source")
     whole_V = backend._read(ids, KVCache(recipe.model, 1, len(ids)))

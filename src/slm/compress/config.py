@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from slm.core.config import Config, neutral
+from slm.serve.config import Timing
 
 Method = Literal["rtn", "awq", "gptq", "sparse"]
 Pruning = Literal["magnitude", "wanda", "sparsegpt"]
@@ -87,6 +88,10 @@ class CompressConfig(Config):
     """Held-out documents over which the cost is measured, at even distances; 0 takes all."""
     positions: int = Field(512, ge=1)
     """Held-out positions over which KL and the likeliest token are compared."""
+    tasks: bool = False
+    """Ask every variant the choice tasks of evaluate.tasks too, and compare item by item."""
+    timing: Timing = Timing()
+    """How fast the variants answer in our own engine, which computes in float32 whatever is stored."""
     threads: int = neutral(0, ge=0)
     """CPU threads; 0 leaves torch's choice."""
 

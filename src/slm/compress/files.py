@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -26,6 +26,10 @@ from slm.model.block import Block
 from slm.model.integers import Grid, Integers, pack, unpack
 from slm.model.load import load_tensors, model_from, read_config, read_json, read_safetensors
 from slm.model.transformer import Transformer
+
+if TYPE_CHECKING:
+    from slm.serve.config import ServeConfig
+    from slm.serve.engine import Backend
 
 QUANTIZATION = "quantization.json"
 BLOCK = "block.safetensors"
@@ -61,6 +65,14 @@ def read_block(folder: Path, layer: int) -> tuple[dict[str, Tensor], dict[str, A
     facts = read_json(folder / FACTS)
     facts["grids"] = {prefix + name: grid for name, grid in facts["grids"].items()}
     return {prefix + name: tensor for name, tensor in read_safetensors(folder / BLOCK).items()}, facts
+
+
+def open_variant(folder: Path, tokenizer: str, config: ServeConfig) -> Backend:
+    """The model that a folder stands for, answering; `tokenizer` is the folder of its tokenizer."""
+    from slm.serve.torch_backend import TorchBackend
+    from slm.serve.vocabulary import open_vocabulary
+
+    return TorchBackend(load_compressed(folder), open_vocabulary(Path(tokenizer)), config)
 
 
 def load_compressed(folder: Path) -> Transformer:

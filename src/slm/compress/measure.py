@@ -1,12 +1,13 @@
 """What compressing cost: the compressed model against the one in float32, on held-out text.
 
-In: models and held-out documents. Out: a `Cost` each: the rise in bits per byte with its interval (documents drawn
-anew, the same ones for both models, so what is common to both does not widen it), the mean KL divergence from the
-float32 model, and how often both find the same token likeliest. KL is taken at positions spread evenly over the
-held-out text, the whole vocabulary each; the reference's log-probabilities of them are kept (512 positions of 32,768
-ids: 67 MB), so that only one model is in memory at a time.
+In: models, ours or in another engine, and held-out documents. Out: a `Cost` each: the rise in bits per byte with its
+interval (documents drawn anew, the same ones for both models, so what is common to both does not widen it), the mean
+KL divergence from the float32 model, and how often both find the same token likeliest. KL is taken at positions
+spread evenly over the held-out text, the whole vocabulary each; the reference's log-probabilities of them are kept
+(512 positions of 32,768 ids: 67 MB), so that only one model is in memory at a time. Other engines are asked window by
+window (`answers_of`) and see what our model sees.
 
-Shapes: D documents, P positions, V vocabulary.
+Shapes: D documents, T ids of a window, P positions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +24,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from slm.core.artifact import Artifact
+from slm.corpus import read_documents
 from slm.evaluate.score import score
 from slm.evaluate.statistics.intervals import estimate
+from slm.evaluate.windows import lay_windows
 from slm.model.cache import KVCache, KVKind
 from slm.model.transformer import Transformer
+from slm.shards.encode import encode
+from slm.tokenizer.tokenizer import Tokenizer
 
 BATCH_TOKENS = 4096
+
+Logits = Callable[[Sequence[int]], NDArray[Any]]
+"""An engine: the logits (or log-probabilities) [T, V] of what follows each of T ids."""
+At = Callable[[NDArray[np.int32], Sequence[int]], Tensor]
+"""Logits [P, V] of what follows the ids at some of the places of a window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +78,24 @@ class Cost:
     """Nats a token, from the reference to the compressed model."""
     top1_agreement: float
     positions: int
+    perplexity: float
+    """By token, and so only comparable under one vocabulary."""
+    perplexity_increase: float
+    perplexity_interval_95: tuple[float, float]
+    """Of its increase."""
+
+
+def held_out(corpus: Artifact, tokenizer: Path, context: int, most: int, threads: int) -> HeldOut:
+    """The validation documents of a corpus, or `most` of them at even distances."""
+    total = int(corpus.counts["validation"]["documents"])
+    chosen = (
+        document
+        for number, document in enumerate(read_documents(corpus, "validation"))
+        if not most or most >= total or (number + 1) * most // total > number * most // total
+    )
+    encoded = list(encode(chosen, Tokenizer.load(tokenizer), threads))
+    bytes_D = np.array([len(document.text.encode()) for document, _ in encoded], dtype=np.float64)
+    return HeldOut([ids.ids_T for _, ids in encoded], bytes_D, context)
 
 
 def answers(
@@ -79,7 +110,37 @@ def answers(
         model, text.ids, context=text.context, stride=max(1, text.context // 2), batch_tokens=BATCH_TOKENS,
         kv_cache=kv_cache, progress=progress,
     )  # fmt: skip
-    return Answers(nats_D, _log_probabilities(model, text, positions, kv_cache))
+
+    @torch.inference_mode()
+    def at(window: NDArray[np.int32], places: Sequence[int]) -> Tensor:
+        window_BT = torch.from_numpy(window.astype(np.int64)).unsqueeze(0)
+        cache = KVCache(model.config, 1, len(window), torch.int8) if kv_cache == "int8" else None
+        logits_PV: Tensor = model.project(model.hidden(window_BT, cache=cache)[0, list(places)])
+        return logits_PV
+
+    return Answers(nats_D, _log_probabilities(at, text, positions))
+
+
+def answers_of(logits: Logits, text: HeldOut, positions: int, progress: Callable[[int], None] | None = None) -> Answers:
+    """Score another engine on the held-out text, in the same windows."""
+    nats_D = np.zeros(len(text.ids))
+    windows = lay_windows(
+        np.array([len(ids) - 1 for ids in text.ids], dtype=np.int64), text.context, max(1, text.context // 2)
+    )
+    for owner, begin, length, scored in zip(
+        windows.document_W, windows.begin_W, windows.length_W, windows.scored_W, strict=True
+    ):
+        ids = text.ids[owner][begin : begin + length + 1]
+        logits_TV = torch.from_numpy(logits(ids[:-1].tolist()))[scored:].double()
+        targets_T = torch.from_numpy(ids[scored + 1 :].astype(np.int64))
+        nats_D[owner] += float(functional.cross_entropy(logits_TV, targets_T, reduction="sum"))
+        if progress is not None:
+            progress(len(targets_T))
+
+    def at(window: NDArray[np.int32], places: Sequence[int]) -> Tensor:
+        return torch.from_numpy(logits(window.tolist()))[list(places)].float()
+
+    return Answers(nats_D, _log_probabilities(at, text, positions))
 
 
 def compare(reference: Answers, found: Answers, text: HeldOut, seed: int) -> Cost:
@@ -89,6 +150,10 @@ def compare(reference: Answers, found: Answers, text: HeldOut, seed: int) -> Cos
     kl_P = (reference.logp_PV.exp() * (reference.logp_PV - found.logp_PV)).sum(-1)
     agreed_P = reference.logp_PV.argmax(-1) == found.logp_PV.argmax(-1)
     rise = estimate(bits_D, text.bytes_D, seed=seed)
+    tokens_D = np.array([len(ids) - 1 for ids in text.ids], dtype=np.float64)
+    by_token = estimate(found.nats_D - reference.nats_D, tokens_D, seed=seed)
+    before = math.exp(reference.nats_D.sum() / tokens_D.sum())
+    low, value, high = (before * math.expm1(nats) for nats in (by_token.low, by_token.value, by_token.high))
     return Cost(
         bits_per_byte=float(found.nats_D.sum()) / math.log(2) / num_bytes,
         increase=rise.value,
@@ -96,11 +161,13 @@ def compare(reference: Answers, found: Answers, text: HeldOut, seed: int) -> Cos
         mean_kl=float(kl_P.mean()),
         top1_agreement=float(agreed_P.float().mean()),
         positions=len(kl_P),
+        perplexity=before + value,
+        perplexity_increase=value,
+        perplexity_interval_95=(low, high),
     )
 
 
-@torch.inference_mode()
-def _log_probabilities(model: Transformer, text: HeldOut, positions: int, kv_cache: KVKind) -> Tensor:
+def _log_probabilities(at: At, text: HeldOut, positions: int) -> Tensor:
     """Log-probabilities [P, V] of what follows each of so many positions, spread evenly over the text."""
     counts_D = np.array([len(ids) - 1 for ids in text.ids])
     starts_D = np.cumsum(counts_D) - counts_D
@@ -109,19 +176,15 @@ def _log_probabilities(model: Transformer, text: HeldOut, positions: int, kv_cac
     parts = []
     for owner in np.unique(owners).tolist():
         inside = (wanted[owners == owner] - starts_D[owner]).tolist()
-        parts.append(_of_document(model, text.ids[owner], inside, text.context, kv_cache))
+        parts.append(_of_document(at, text.ids[owner], inside, text.context))
     return torch.cat(parts)
 
 
-def _of_document(
-    model: Transformer, ids: NDArray[np.int32], places: Sequence[int], context: int, kv_cache: KVKind
-) -> Tensor:
+def _of_document(at: At, ids: NDArray[np.int32], places: Sequence[int], context: int) -> Tensor:
     found = []
     for first in range(0, len(ids), context):
         mine = [place - first for place in places if first <= place < first + context]
         if mine:
-            window_BT = torch.from_numpy(ids[first : first + context].astype(np.int64)).unsqueeze(0)
-            cache = KVCache(model.config, 1, window_BT.shape[1], torch.int8) if kv_cache == "int8" else None
-            logits_PV = model.project(model.hidden(window_BT, cache=cache)[0, mine])
+            logits_PV = at(ids[first : first + context], mine)
             found.append(functional.log_softmax(logits_PV, dim=-1))
     return torch.cat(found)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -19,15 +20,19 @@ from typing import TYPE_CHECKING, Any
 from slm.core.artifact import Artifact, Draft, Spec, file_sha256, make, require_parent
 from slm.core.console import Progress, say, size, table
 from slm.core.errors import UserError
+from slm.core.flavours import CHECKPOINT
+from slm.core.provenance import processor_name
+from slm.evaluate.stage import task_inputs
 
 if TYPE_CHECKING:
     from slm.compress.calibration import Rows
     from slm.compress.config import Variant
-    from slm.compress.measure import Cost, HeldOut
+    from slm.compress.measure import Cost
     from slm.compress.stream import StoredModel
     from slm.recipe import Recipe
 
 RESULTS = "cost.json"
+OPENER = "slm.compress.files:open_variant"
 
 
 def run(recipe: Recipe) -> Artifact:
@@ -49,7 +54,9 @@ def run(recipe: Recipe) -> Artifact:
             "training rows"
         )
     parents = {"train": checkpoint, "tokenizer": tokenizer, "shards": shards, "corpus": corpus}
-    inputs = {"calibration": file_sha256(Path(text)) if text else ""}
+    inputs: dict[str, Any] = {"calibration": file_sha256(Path(text)) if text else ""}
+    if recipe.compress.tasks:
+        inputs["tasks"] = {name: task_inputs(recipe, name) for name in recipe.evaluate.tasks}
     spec = Spec("compress", recipe.compress, parents, inputs, recipe.seed)
 
     def build(draft: Draft) -> None:
@@ -76,7 +83,7 @@ def _build(draft: Draft, recipe: Recipe, spec: Spec) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     model = StoredModel(spec.parents["train"].path)
-    _require_settled_shape(model, recipe)
+    _require_settled_shape(model, spec.parents["tokenizer"])
     rows = _rows(recipe, spec, model) if any(variant.reads_text for variant in config.variants) else None
     notices = _trained_otherwise(spec.parents["train"], config.variants)
     for variant in config.variants:
@@ -88,22 +95,24 @@ def _build(draft: Draft, recipe: Recipe, spec: Spec) -> None:
         assemble(model, variant, work, draft.path / variant.name)
     for notice in notices:
         say(f"compress: {notice}")
-    costs = _measure(draft, recipe, spec)
+    costs, on_tasks = _measure(draft, recipe, spec)
     facts = {
         variant.name: {
             **asdict(costs[variant.name]),
             "size_bytes": _size_bytes(draft.path / variant.name),
             "settings": variant.resolved(),
+            **on_tasks.get(variant.name, {}),
         }
         for variant in config.variants
     }
-    found = {"variants": facts, "notices": notices}
+    found: dict[str, Any] = {"variants": facts, "notices": notices}
     if rows is not None:
         found["calibration"] = {"hash": rows.hash, "rows": len(rows.tokens_NT), "tokens": rows.tokens}
     (draft.path / RESULTS).write_text(json.dumps(found, indent=1), encoding="utf-8")
     draft.counts.update(found, step=spec.parents["train"].counts.get("step"))
     _show(facts, _size_bytes(spec.parents["train"].path, "model-*.safetensors"))
     _require_budgets(config.variants, costs)
+    _time(draft, recipe, spec, model)
 
 
 def _trained_otherwise(checkpoint: Artifact, variants: tuple[Variant, ...]) -> list[str]:
@@ -121,11 +130,12 @@ def _trained_otherwise(checkpoint: Artifact, variants: tuple[Variant, ...]) -> l
     return notices
 
 
-def _require_settled_shape(model: StoredModel, recipe: Recipe) -> None:
-    if model.config.vocab_size != recipe.tokenizer.vocab_size:
+def _require_settled_shape(model: StoredModel, tokenizer: Artifact) -> None:
+    entries = int(tokenizer.section["vocab_size"])
+    if model.config.vocab_size != entries:
         raise UserError(
-            f"{model.folder} has model.vocab_size {model.config.vocab_size:,}, but tokenizer.vocab_size is "
-            f"{recipe.tokenizer.vocab_size:,}; point artifacts.tokenizer at the one that the model was trained with"
+            f"{model.folder} has model.vocab_size {model.config.vocab_size:,}, but {tokenizer.path} has {entries:,} "
+            "entries; point artifacts.tokenizer at the one that the model was trained with"
         )
 
 
@@ -145,47 +155,67 @@ def _rows(recipe: Recipe, spec: Spec, model: StoredModel) -> Rows:
     return from_text(Path(config.text), Tokenizer.load(spec.parents["tokenizer"].path), config, length)
 
 
-def _measure(draft: Draft, recipe: Recipe, spec: Spec) -> dict[str, Cost]:
+def _measure(draft: Draft, recipe: Recipe, spec: Spec) -> tuple[dict[str, Cost], dict[str, dict[str, Any]]]:
+    """Of each variant its cost on held-out text, and on tasks where the recipe asks for it."""
     from slm.compress.files import load_compressed
     from slm.compress.measure import answers, compare
+    from slm.compress.task_costs import ask, differences, plan_choices
     from slm.core.seeds import derive
+    from slm.evaluate.scorer import Scorer
     from slm.model.load import load_model
+    from slm.tokenizer.tokenizer import Tokenizer
 
     config = recipe.compress
     text = held_out(recipe, spec.parents)
     runs = 1 + len(config.variants)
-    costs = {}
+    costs, on_tasks = {}, {}
+    tasks = plan_choices(recipe, spec.parents["corpus"]) if config.tasks else None
+    tokenizer, batch_tokens = Tokenizer.load(spec.parents["tokenizer"].path), recipe.evaluate.batch_tokens
     with Progress("compress: measuring", runs * text.targets, "tokens") as progress:
         model = load_model(spec.parents["train"].path, attention="sdpa").eval()
         reference = answers(model, text, config.positions, progress.advance)
+        answered = ask(tasks, Scorer(model, tokenizer, batch_tokens, shown=False)) if tasks else {}
         del model
         for variant in config.variants:
             compressed = load_compressed(draft.path / variant.name).eval()
             found = answers(compressed, text, config.positions, progress.advance)
             costs[variant.name] = compare(reference, found, text, derive(recipe.seed, "bootstrap"))
-    return costs
+            if tasks:
+                theirs = ask(tasks, Scorer(compressed, tokenizer, batch_tokens, shown=False))
+                on_tasks[variant.name] = {"tasks": differences(answered, theirs)}
+    return costs, on_tasks
 
 
 def held_out(recipe: Recipe, parents: Mapping[str, Artifact]) -> HeldOut:
     """The documents over which costs are measured, as `recipe.compress` picks them out of the corpus."""
-    import numpy as np
+    from slm.compress import measure
 
-    from slm.compress.measure import HeldOut
-    from slm.corpus import read_documents
-    from slm.shards.encode import encode
-    from slm.tokenizer.tokenizer import Tokenizer
+    context = int(parents["shards"].counts["seq_len"])
+    tokenizer, most = parents["tokenizer"].path, recipe.compress.max_documents
+    return measure.held_out(parents["corpus"], tokenizer, context, most, recipe.shards.threads)
 
-    corpus, most = parents["corpus"], recipe.compress.max_documents
-    total = int(corpus.counts["validation"]["documents"])
-    chosen = (
-        document
-        for number, document in enumerate(read_documents(corpus, "validation"))
-        if not most or most >= total or (number + 1) * most // total > number * most // total
-    )
-    tokenizer = Tokenizer.load(parents["tokenizer"].path)
-    encoded = list(encode(chosen, tokenizer, recipe.shards.threads))
-    sizes_D = np.array([len(document.text.encode()) for document, _ in encoded], dtype=np.float64)
-    return HeldOut([ids.ids_T for _, ids in encoded], sizes_D, int(parents["shards"].counts["seq_len"]))
+
+def _time(draft: Draft, recipe: Recipe, spec: Spec, model: StoredModel) -> None:
+    """Time the variants beside the checkpoint, where the recipe asks for it."""
+    from slm.serve.timing import Opening, time_all
+
+    config = recipe.compress
+    if not config.timing.turns:
+        return
+    tokenizer, threads = str(spec.parents["tokenizer"].path.absolute()), config.threads or os.cpu_count() or 1
+    openings = {CHECKPOINT: Opening(spec.parents["train"].path)}
+    openings |= {name: Opening(draft.path / name, OPENER, tokenizer) for name in draft.counts["variants"]}
+    with Progress("compress: timing", len(openings) * config.timing.turns, "models") as progress:
+        speeds = time_all(
+            openings, config.timing, threads=threads, vocab_size=model.config.vocab_size,
+            context=model.config.max_seq_len, seed=recipe.seed, told=lambda: progress.advance(1),
+        )  # fmt: skip
+    draft.counts[CHECKPOINT] = {
+        "size_bytes": _size_bytes(spec.parents["train"].path, "model-*.safetensors"), "speed": speeds[CHECKPOINT]
+    }  # fmt: skip
+    for name, found in draft.counts["variants"].items():
+        found["speed"] = speeds[name]
+    draft.counts["timing"] = {**config.timing.resolved(), "threads": threads, "processor": processor_name()}
 
 
 def _show(facts: dict[str, Any], checkpoint_bytes: int) -> None:

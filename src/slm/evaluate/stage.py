@@ -44,7 +44,7 @@ def run(recipe: Recipe) -> Artifact:
     inputs = {
         "layout_version": LAYOUT_VERSION,
         "golden": file_sha256(golden) if golden else "",
-        "tasks": {name: _task_inputs(recipe, name) for name in recipe.evaluate.tasks},
+        "tasks": {name: task_inputs(recipe, name) for name in recipe.evaluate.tasks},
     }
     spec = Spec("evaluate", recipe.evaluate, parents, inputs, recipe.seed)
 
@@ -59,7 +59,7 @@ def run(recipe: Recipe) -> Artifact:
     return made
 
 
-def _task_inputs(recipe: Recipe, name: str) -> dict[str, str]:
+def task_inputs(recipe: Recipe, name: str) -> dict[str, str]:
     """What a task is made from: the hashes of its files, or the version of lm-eval and its own definitions."""
     for task in recipe.evaluate.task_files:
         if task.name == name:

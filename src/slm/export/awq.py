@@ -64,7 +64,7 @@ def write(subject: Subject, folder: Path, name: str) -> Written:
     }  # fmt: skip
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     save_configuration(subject.model.config, target, torch.float16, ids, quantization)
-    save_tensors(tensors, target, index_one_file=False)
+    save_tensors(tensors, target, subject.max_shard_bytes, index_one_file=False)
     write_hugging_face(tokenizer, target)
     return Written(target, _kernel_notices(subject.model.config, grid or -1))
 

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from slm.core.config import Config, neutral
+from slm.serve.config import Timing
 
 Format = Literal[
     "hf", "gguf_f32", "gguf_f16", "gguf_bf16", "gguf_q8_0", "gguf_q6_k", "gguf_q5_k_m", "gguf_q5_0", "gguf_q4_k_m",
@@ -14,6 +15,36 @@ Format = Literal[
 ]  # fmt: skip
 OF_INTEGERS: tuple[Format, ...] = ("awq", "onnx_int4")
 """Formats that carry integers of the compress stage."""
+
+COSTS: dict[str, float] = {
+    "hf": 1e-3, "gguf_f32": 1e-3, "gguf_f16": 5e-3, "gguf_bf16": 0.01, "gguf_q8_0": 0.01, "gguf_q6_k": 0.02,
+    "gguf_q5_k_m": 0.05, "gguf_q5_0": 0.05, "onnx": 1e-3,
+}  # fmt: skip
+"""Budgets of bits per byte, and of KL in nats a token; other formats have `OTHER_COST`."""
+OTHER_COST = 0.1
+
+
+class Quality(Config):
+    """What each file may cost on held-out text, as the engine that opens it computes."""
+
+    documents: int = Field(16, ge=0)
+    """Held-out documents over which it is measured, at even distances; 0 measures nothing."""
+    positions: int = Field(256, ge=1)
+    """Held-out positions over which KL and the likeliest token are compared."""
+    tasks: bool = False
+    """Ask every file the choice tasks of evaluate.tasks too, and compare item by item."""
+    max_bits_per_byte_increase: dict[Format, float] = Field({})
+    """By format: fail if held-out text costs so much more than in float32, where not the format's own budget holds."""
+    max_kl: dict[Format, float] = Field({})
+    """By format: fail if the mean KL divergence from the float32 model, in nats a token, is above this."""
+
+    def budgets(self, name: Format) -> dict[str, float]:
+        """The key of each budget of a format, and the budget."""
+        usual = COSTS.get(name, OTHER_COST)
+        return {
+            "max_bits_per_byte_increase": self.max_bits_per_byte_increase.get(name, usual),
+            "max_kl": self.max_kl.get(name, usual),
+        }
 
 
 class ExportConfig(Config):
@@ -53,6 +84,11 @@ class ExportConfig(Config):
     """ONNX in 4-bit integers: as F16, of the model that its integers stand for, since activations are rounded too."""
     max_logit_delta_awq: float = Field(1e-2, gt=0)
     """AWQ: largest |difference| of logits to the model that its integers stand for; their own cost is compress's."""
+    max_shard_bytes: int = Field(4 * 10**9, ge=1)
+    """Largest safetensors file of hf and awq; what does not fit goes into more, with an index."""
+    quality: Quality = Quality()
+    timing: Timing = Timing()
+    """How fast the files answer."""
     variant: str = "int4"
     """The variant of the compress stage that awq and onnx_int4 carry."""
     threads: int = neutral(2, ge=1)

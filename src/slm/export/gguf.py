@@ -37,6 +37,7 @@ from slm.model.config import ModelConfig
 from slm.model.rope import frequencies
 from slm.serve.gguf_file import read_gguf
 from slm.serve.llama_cpp import LlamaCpp
+from slm.serve.llama_scores import LlamaScores
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -220,8 +221,11 @@ def engine(written: Path, *, end_ids: frozenset[int], context_tokens: int, threa
     del end_ids
     if written.stat().st_size < SMALL_MODEL_BYTES:
         threads = 1
-    with LlamaCpp(written, context_tokens=context_tokens, exact=True, threads=threads) as llama:
-        yield LlamaEngine(llama)
+    with (
+        LlamaCpp(written, context_tokens=context_tokens, exact=True, threads=threads) as llama,
+        contextlib.ExitStack() as opened,
+    ):
+        yield LlamaEngine(llama, opened, threads)
 
 
 class LlamaEngine:
@@ -233,8 +237,9 @@ class LlamaEngine:
     quantity: Quantity = "log-probabilities"
     misread = "\u2581"
 
-    def __init__(self, llama: LlamaCpp) -> None:
-        self._llama = llama
+    def __init__(self, llama: LlamaCpp, opened: contextlib.ExitStack, threads: int) -> None:
+        self._llama, self._opened, self._threads = llama, opened, threads
+        self._whole: LlamaScores | None = None
 
     def tokenize(self, text: str) -> list[int]:
         """Ids of a text, start token included."""
@@ -243,6 +248,12 @@ class LlamaEngine:
     def scores(self, ids: Sequence[int], positions: Sequence[int]) -> npt.NDArray[np.float64]:
         """Log-probabilities [positions, V], one request per position (2 ms at 300 entries)."""
         return np.stack([self._llama.logprobs(ids[: position + 1]) for position in positions])
+
+    def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Logits [T, V] by llama.cpp's own settings: a cache in F16, flash attention where it has it."""
+        if self._whole is None:
+            self._whole = self._opened.enter_context(LlamaScores(self._llama.path, self._threads))
+        return self._whole.logits(ids)
 
     def greedy(self, ids: Sequence[int], max_tokens: int) -> list[int]:
         """The greedy continuation, up to and with a token that ends a text."""

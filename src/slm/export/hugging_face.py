@@ -29,7 +29,10 @@ def write(subject: Subject, folder: Path, name: str) -> Written:
     """Write the folder `hf/`."""
     target, tokenizer = folder / name, subject.tokenizer
     refuse_not_finite(subject)
-    save_pretrained(subject.model, target, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
+    save_pretrained(
+        subject.model, target, max_shard_bytes=subject.max_shard_bytes, bos_id=tokenizer.bos_id,
+        eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id,
+    )  # fmt: skip
     write_hugging_face(tokenizer, target)
     return Written(target)
 
@@ -97,6 +100,12 @@ class TransformersEngine:
         logits_TV = self._model(torch.tensor([list(ids)])).logits[0]
         scores_PV: npt.NDArray[np.float64] = logits_TV[list(positions)].double().numpy()
         return scores_PV
+
+    @torch.inference_mode()
+    def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Logits [T, V]."""
+        logits_TV: npt.NDArray[np.float32] = self._model(torch.tensor([list(ids)])).logits[0].numpy()
+        return logits_TV
 
     @torch.inference_mode()
     def greedy(self, ids: Sequence[int], max_tokens: int) -> list[int]:

@@ -172,6 +172,11 @@ class OnnxEngine:
             pieces.append(logits_TV.copy())
         return log_softmax(np.concatenate(pieces)[list(positions)].astype(np.float64))
 
+    def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Logits [T, V] of a row read whole."""
+        logits_TV: npt.NDArray[np.float32] = self._model.read(ids, self._model.empty(), all_logits=True)[0].copy()
+        return logits_TV
+
     def greedy(self, ids: Sequence[int], max_tokens: int) -> list[int]:
         """The greedy continuation, up to and with a token that ends a text."""
         past, fed, continuation = self._model.empty(), list(ids), list[int]()

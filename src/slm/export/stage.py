@@ -13,20 +13,25 @@ import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from slm.core.artifact import Artifact, Draft, Spec, file_sha256, make, require_parent
-from slm.core.console import say
+from slm.core.artifact import MANIFEST, Artifact, Draft, Spec, file_sha256, make, newest, open_artifact, require_parent
+from slm.core.console import Progress, say
 from slm.core.errors import DamagedError, UserError
+from slm.core.flavours import CHECKPOINT
 from slm.core.lineage import lineage
+from slm.core.provenance import processor_name
+from slm.evaluate.stage import task_inputs
 from slm.export import EXPORTERS
 from slm.export.config import OF_INTEGERS, Format
 from slm.export.subject import Dataset, Exporter, Subject
 
 if TYPE_CHECKING:
+    from slm.compress.measure import Cost
     from slm.export.parity import Parity, Reference
+    from slm.export.quality import Judge
     from slm.recipe import Recipe
 
 PARITY = "parity.json"
@@ -37,6 +42,20 @@ ENGINE_PACKAGES = {
     "onnx": ("onnx", "onnxruntime"),
 }
 """What each kind of format is written and proved with."""
+ENGINES = {"hf": "transformers", "awq": "transformers, dequantized", "gguf": "llama.cpp", "onnx": "ONNX Runtime"}
+"""What opens each kind of format."""
+CARDS: dict[Format, str] = {"hf": "float32", "awq": "matrices of 4 bits in AutoAWQ's form, the rest float16"}
+"""Folders that may be pushed to a hub as they are, and what their weights are."""
+
+
+class Made(NamedTuple):
+    """One format, written and proved."""
+
+    parity: Parity
+    path: Path
+    cost: Cost | None
+    """On held-out text, where it was measured."""
+    tasks: list[dict[str, Any]]
 
 
 def run(recipe: Recipe) -> Artifact:
@@ -44,10 +63,15 @@ def run(recipe: Recipe) -> Artifact:
     checkpoint, tokenizer = recipe.artifact("train"), recipe.artifact("tokenizer")
     require_parent(checkpoint, "tokenizer", tokenizer)
     golden = Path(recipe.evaluate.golden) if recipe.evaluate.golden else None
-    inputs = {"name": recipe.run, "golden": _golden_hash(golden)}
+    inputs: dict[str, Any] = {"name": recipe.run, "golden": _golden_hash(golden)}
+    if recipe.export.quality.tasks:
+        inputs["tasks"] = {name: task_inputs(recipe, name) for name in recipe.evaluate.tasks}
     parents = {"train": checkpoint, "tokenizer": tokenizer}
     if set(recipe.export.formats) & set(OF_INTEGERS):
         parents["compress"] = _compressed(recipe, checkpoint)
+    corpus = _held_out_corpus(recipe)
+    if corpus is not None:
+        parents["corpus"] = corpus
     spec = Spec("export", recipe.export, parents, inputs)
 
     def build(draft: Draft) -> None:
@@ -100,13 +124,15 @@ def _build(draft: Draft, recipe: Recipe, parents: Mapping[str, Artifact], golden
 
     checkpoint, packages = parents["train"], engine_packages(recipe.export.formats)
     prompts = list(dict.fromkeys([*recipe.export.prompts, *(golden_prompts(golden) if golden else [])]))
-    found: dict[Format, Parity] = {}
-    for formats, subject in _subjects(recipe, parents):
+    subject = _subject(recipe, checkpoint, parents["tokenizer"])
+    judge = _judge(recipe, parents, subject)
+    found: dict[Format, Made] = {}
+    for formats, of_formats in _subjects(recipe, parents, subject):
         for name in formats:
-            _exporter(name).refuse_unsupported(subject.model.config)
-        reference = Reference(subject, recipe.export, prompts)
-        found.update({name: _export(name, subject, reference, draft.path, recipe) for name in formats})
-    results = [found[name] for name in recipe.export.formats]
+            _exporter(name).refuse_unsupported(of_formats.model.config)
+        reference = Reference(of_formats, recipe.export, prompts)
+        found.update({name: _export(name, of_formats, reference, judge, draft.path, recipe) for name in formats})
+    results = [found[name].parity for name in recipe.export.formats]
     show(results)
     for notice in (notice for result in results for notice in result.notices):
         say(f"export: {notice}")
@@ -119,14 +145,86 @@ def _build(draft: Draft, recipe: Recipe, parents: Mapping[str, Artifact], golden
     draft.counts["parity"] = proof["formats"]
     draft.counts["notices"] = [notice for result in results for notice in result.notices]
     draft.counts["step"] = checkpoint.counts.get("step")
+    draft.counts["flavours"] = _flavours(recipe, found, draft.path)
+    _time(draft, recipe, checkpoint, subject)
+    for name in CARDS:
+        if name in found:
+            from slm.export.card import write_card
+
+            facts = {**draft.counts["flavours"][name], "form": CARDS[name]}
+            write_card(draft.path / name, subject, facts, checkpoint.counts, recipe.release.licence)
 
 
-def _subjects(recipe: Recipe, parents: Mapping[str, Artifact]) -> Iterator[tuple[list[Format], Subject]]:
+def _flavours(recipe: Recipe, found: Mapping[Format, Made], folder: Path) -> dict[str, dict[str, Any]]:
+    """What there is to say of each file, its speed left out; `UserError` if one costs more than its budget."""
+    flavours: dict[str, dict[str, Any]] = {}
+    for name in recipe.export.formats:
+        parity, path, cost, on_tasks = found[name]
+        flavours[name] = {
+            "file": path.relative_to(folder).as_posix(),
+            "engine": ENGINES[name.partition("_")[0]],
+            "size_bytes": parity.size_bytes,
+            **({"cost": asdict(cost)} if cost else {}),
+            **({"tasks": on_tasks} if on_tasks else {}),
+        }
+    if all("cost" in flavour for flavour in flavours.values()):
+        from slm.export.quality import require_budgets, show
+
+        show(flavours)
+        require_budgets(recipe.export.quality, {name: one.cost for name, one in found.items() if one.cost})
+    return flavours
+
+
+def _time(draft: Draft, recipe: Recipe, checkpoint: Artifact, subject: Subject) -> None:
+    """Time the files beside the checkpoint, where the recipe asks for it."""
+    from slm.serve.timing import Opening, time_all
+
+    config = recipe.export
+    if not config.timing.turns:
+        return
+    openings = {CHECKPOINT: Opening(checkpoint.path)}
+    openings |= {name: Opening(draft.path / found["file"]) for name, found in draft.counts["flavours"].items()}
+    shape = subject.model.config
+    with Progress("export: timing", len(openings) * config.timing.turns, "files") as progress:
+        speeds = time_all(
+            openings, config.timing, threads=config.threads, vocab_size=shape.vocab_size, context=shape.max_seq_len,
+            seed=recipe.seed, told=lambda: progress.advance(1),
+        )  # fmt: skip
+    draft.counts[CHECKPOINT] = {
+        "size_bytes": _size_bytes(checkpoint.path, "model-*.safetensors"),
+        "speed": speeds[CHECKPOINT],
+    }
+    for name, found in draft.counts["flavours"].items():
+        found["speed"] = speeds[name]
+    draft.counts["timing"] = {**config.timing.resolved(), "threads": config.threads, "processor": processor_name()}
+
+
+def _judge(recipe: Recipe, parents: Mapping[str, Artifact], subject: Subject) -> Judge | None:
+    if "corpus" not in parents:
+        if recipe.export.quality.documents:
+            say("export: no held-out text is at hand, so what each file costs in quality was not measured")
+        return None
+    from slm.export.quality import judge
+
+    return judge(recipe, parents["corpus"], parents["tokenizer"], parents["train"], subject)
+
+
+def _held_out_corpus(recipe: Recipe) -> Artifact | None:
+    """The run's corpus, where it holds text out and files are to be measured on it."""
+    folder = newest(recipe.place("corpus"))
+    if not recipe.export.quality.documents or not (folder / MANIFEST).is_file():
+        return None
+    corpus = open_artifact(folder, "corpus", verify=recipe.verify)
+    return corpus if corpus.counts.get("validation", {}).get("documents") else None
+
+
+def _subjects(
+    recipe: Recipe, parents: Mapping[str, Artifact], subject: Subject
+) -> Iterator[tuple[list[Format], Subject]]:
     """The model of the checkpoint, then the one that its integers stand for, each with the formats that carry it."""
     plain, of_integers = (
         [name for name in recipe.export.formats if (name in OF_INTEGERS) == wanted] for wanted in (False, True)
     )
-    subject = _subject(recipe, parents["train"], parents["tokenizer"])
     if plain:
         yield plain, subject
     if of_integers:
@@ -170,11 +268,13 @@ def _subject(recipe: Recipe, checkpoint: Artifact, tokenizer: Artifact) -> Subje
     sources = datasets(checkpoint)
     if not sources:
         say("export: the corpus behind the checkpoint is not at hand, so the files name no sources and no licence")
-    return Subject(recipe.run, model, loaded, checkpoint.fingerprint, sources)
+    return Subject(recipe.run, model, loaded, checkpoint.fingerprint, sources, recipe.export.max_shard_bytes)
 
 
-def _export(name: Format, subject: Subject, reference: Reference, folder: Path, recipe: Recipe) -> Parity:
-    """Write one format and prove it."""
+def _export(
+    name: Format, subject: Subject, reference: Reference, judge: Judge | None, folder: Path, recipe: Recipe
+) -> Made:
+    """Write one format, prove it, and measure what it costs."""
     from slm.export.parity import prove
 
     exporter = _exporter(name)
@@ -186,9 +286,14 @@ def _export(name: Format, subject: Subject, reference: Reference, folder: Path, 
         threads=recipe.export.threads,
     ) as engine:
         result = prove(reference, engine, recipe.export, name, _size_bytes(written.path))
+        cost, on_tasks = None, list[dict[str, Any]]()
+        if judge is not None:
+            with Progress(f"export: {name}: measuring", judge.text.targets, "tokens") as progress:
+                cost = judge.cost(engine, progress.advance)
+            on_tasks = judge.on_tasks(engine)
     result.notices += written.notices
     result.facts.update(written.facts)
-    return result
+    return Made(result, written.path, cost, on_tasks)
 
 
 def _exporter(name: Format) -> Exporter:
@@ -205,5 +310,5 @@ def _golden_hash(path: Path | None) -> str:
     return file_sha256(path)
 
 
-def _size_bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+def _size_bytes(path: Path, pattern: str = "*") -> int:
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob(pattern)) if file.is_file())

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from slm.model.transformer import Transformer
     from slm.tokenizer.tokenizer import Tokenizer
 
+MAX_SHARD_BYTES = 4 * 10**9
 TURN_END = "<|im_end|>"
 Quantity = Literal["logits", "log-probabilities"]
 
@@ -40,6 +41,8 @@ class Subject:
     checkpoint: str
     """Fingerprint of the checkpoint."""
     datasets: tuple[Dataset, ...] = ()
+    max_shard_bytes: int = MAX_SHARD_BYTES
+    """Largest safetensors file of a folder."""
     variant: Path | None = None
     """Folder of the integers that `model` stands for, if it was compressed."""
 
@@ -76,6 +79,9 @@ class Engine(Protocol):
 
     def scores(self, ids: Sequence[int], positions: Sequence[int]) -> npt.NDArray[np.float64]:
         """Logits or log-probabilities [positions, V] of what follows each of `positions`."""
+
+    def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Logits or log-probabilities [T, V] of what follows each of `ids`, as the file's users compute them."""
 
     def greedy(self, ids: Sequence[int], max_tokens: int) -> list[int]:
         """The greedy continuation, up to and with a token that ends a text."""

@@ -9,6 +9,17 @@ from pydantic import Field, field_validator
 from slm.core.config import Config, neutral
 
 
+class Timing(Config):
+    """How exported and compressed models are timed, each in processes of its own."""
+
+    turns: int = Field(0, ge=0)
+    """How often each is opened cold and warm, in turns with the others; 0 leaves speeds out."""
+    prompt_tokens: int = Field(128, ge=2)
+    """Length of the prompt whose reading is timed, at most half of the model's length."""
+    answer_tokens: int = Field(64, ge=2)
+    """Tokens whose generation is timed."""
+
+
 class ServeConfig(Config):
     """A model that answers. The sampling settings shape the samples that the stage publishes."""
 

@@ -97,7 +97,7 @@ class Engine:
     """A model that answers; use it as a context manager."""
 
     def __init__(self, backend: Backend, name: str, chat_tuned: bool | None = None) -> None:
-        self._backend = backend
+        self.backend = backend
         self.has_template = backend.has_template
         self.name = name
         self.chat_tuned = chat_tuned if backend.has_template else False
@@ -129,13 +129,13 @@ class Engine:
     @property
     def context_tokens(self) -> int:
         """Room for prompt and answer together."""
-        return self._backend.context_tokens
+        return self.backend.context_tokens
 
     def encode(self, prompt: str | Messages) -> list[int]:
         """Ids of a text with the start token, or of a conversation up to where the answer starts."""
         for text in [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]:
             require_utf8(text)
-        return self._backend.encode(prompt) if isinstance(prompt, str) else self._backend.encode_chat(prompt)
+        return self.backend.encode(prompt) if isinstance(prompt, str) else self.backend.encode_chat(prompt)
 
     def generate(self, prompt: str | Messages, settings: ServeConfig) -> Generation:
         """Continue a text or answer a conversation; `UserError` if it leaves no room in the context."""
@@ -148,7 +148,7 @@ class Engine:
             )
         if not ids:
             raise UserError(f"the prompt is empty and {self.name} has no start token; give some text")
-        return Generation(self._backend.stream(ids, min(settings.max_tokens, room), settings), len(ids))
+        return Generation(self.backend.stream(ids, min(settings.max_tokens, room), settings), len(ids))
 
     def __enter__(self) -> Engine:
         return self
@@ -156,7 +156,7 @@ class Engine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._backend.close()
+        self.backend.close()
 
 
 def context_room(config: ServeConfig, longest: int) -> int:
