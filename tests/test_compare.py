@@ -7,6 +7,7 @@ import pytest
 from slm import cli
 from slm.core.errors import ProblemsError, UserError
 from tests.evaluate.planted import document_rows, item_rows, publish, publish_corpus
+from tests.shipped import flavour, publish_run
 
 
 @pytest.fixture
@@ -32,10 +33,23 @@ def test_what_could_be_found_is_printed_before_what_was(runs: Path, capsys: pyte
 
 @pytest.mark.usefixtures("runs")
 def test_what_cannot_be_compared_is_refused_in_one_sentence() -> None:
-    for arguments in (["runs/one"], ["runs/one", "runs/two", "a.html", "more"], ["runs/one", "redo=true"]):
+    for arguments in ([], ["runs/one", "runs/two", "more"], ["runs/one", "redo=true"]):
         with pytest.raises(ProblemsError, match="usage: slm compare A B"):
             cli.dispatch(["compare", *arguments])
     with pytest.raises(UserError, match=r"^runs/none holds no evaluation"):
         cli.dispatch(["compare", "runs/one", "runs/none"])
     with pytest.raises(UserError, match=r"are the same evaluation; give two that differ$"):
         cli.dispatch(["compare", "runs/one", "runs/one/evaluate"])
+
+
+def test_the_flavours_of_a_run_are_one_table_and_a_page(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    publish_run(Path("runs/ship"), {"gguf_q8_0": flavour(16_000_000, 0.001, 250)})
+    cli.dispatch(["compare", "runs/ship"])
+    printed = capsys.readouterr().out
+    assert "250 (× 2.50)" in printed
+    assert "compare: runs/ship/flavours.html" in printed
+    assert (runs / "runs/ship/flavours.html").read_text().startswith("<!DOCTYPE html>")
+    publish_run(Path("runs/other"), {"gguf_q8_0": flavour(16_000_000, 0.002, 240)})
+    cli.dispatch(["compare", "runs/ship/export", "runs/other/export", "both.html"])
+    assert "other: gguf_q8_0" in capsys.readouterr().out
+    assert "ship: gguf_q8_0" in Path("both.html").read_text()

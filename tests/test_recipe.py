@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from slm.core.artifact import LATEST, Spec, make
+from slm.core.artifact import LATEST, Spec, create, make, open_artifact
 from slm.core.config import Config
 from slm.core.errors import ProblemsError, UserError
 from slm.recipe import STAGES, Recipe, build_recipe, field_of, is_section, known_keys
@@ -123,3 +123,26 @@ def test_another_kind_of_artifact_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_misspelt_recipe_is_recognised() -> None:
     with pytest.raises(ProblemsError, match=r"^recpe: no such key; did you mean recipe\?$"):
         build_recipe({"recpe": "smoke"})
+
+
+def test_what_a_checkpoint_from_elsewhere_was_made_from_is_found_with_it(tmp_path: Path) -> None:
+    with create(tmp_path / "there/corpus", Spec("corpus", Recipe().corpus)):
+        pass
+    corpus = open_artifact(tmp_path / "there/corpus")
+    with create(tmp_path / "there/shards", Spec("shards", Recipe().shards, {"corpus": corpus})):
+        pass
+    shards = open_artifact(tmp_path / "there/shards")
+    with create(tmp_path / "there/train/step-1", Spec("train", Recipe().train, {"shards": shards})):
+        pass
+    (tmp_path / "there/train/latest").write_text("step-1\n")
+    values = {"run": "here", "runs_dir": str(tmp_path), "artifacts": {"train": str(tmp_path / "there/train")}}
+    recipe = build_recipe(values)
+    assert recipe.artifact("corpus").fingerprint == corpus.fingerprint
+    assert recipe.place("shards").resolve() == tmp_path / "there/shards"
+    assert recipe.place("export") == tmp_path / "here/export"
+    with pytest.raises(UserError, match=r"there is no tokenizer in .*here/tokenizer"):
+        recipe.artifact("tokenizer")
+    with create(tmp_path / "here/corpus", Spec("corpus", Recipe().corpus)):
+        pass
+    assert recipe.place("corpus") == tmp_path / "here/corpus", "the run's own comes first"
+    assert build_recipe({"run": "other", "runs_dir": str(tmp_path)}).place("corpus") == tmp_path / "other/corpus"

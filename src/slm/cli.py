@@ -62,7 +62,12 @@ ARGUMENT_WORDS = {
         "verify",
         "whether a release is whole and says its golden prompts here",
     ),
-    "compare A B [PAGE.html]": ("slm.compare", "compare", "two evaluated runs on the same items: what differs"),
+    "compare A B [PAGE.html]": (
+        "slm.compare",
+        "compare",
+        "two evaluated runs on the same items: what differs; or a run's flavours: cost, size, speed",
+    ),
+    "pick RUN [most=BITS]": ("slm.pick", "pick", "which flavour of a model suits this machine, and why"),
     "scaling RUN RUN ... [PAGE.html]": ("slm.scaling", "scaling", "what size and tokens buy: a law from five runs on"),
     "ablation RUN RUN ... [PAGE.html]": (
         "slm.ablation",

@@ -1,9 +1,12 @@
-"""`slm compare A B [PAGE.html]`: two evaluated runs, on identical items, as a table and a page.
+"""`slm compare A B [PAGE.html]`: two evaluated runs on identical items; or the flavours of runs, side by side.
 
 In: the folders of two runs, or of two evaluate artifacts. Out: what could be found at all, printed before anything is
 compared; then every metric with its interval, the paired difference, its p value corrected for their number; and one
 self-contained page with the parts of the items and the texts on which they differ by most. Two runs of 10,000 items
 take 5 s.
+
+In: one run, or any number of export and compress artifacts. Out: one table of all forms of the model, each with what
+it costs, its size and its speed, and a page that draws the first against the others.
 """
 
 from __future__ import annotations
@@ -15,17 +18,44 @@ from pathlib import Path
 from slm.core.artifact import write_atomically
 from slm.core.console import say, table
 from slm.core.errors import ProblemsError, UserError
+from slm.core.flavours import flavours, holds_flavours, show
+
+USAGE = (
+    "usage: slm compare A B [PAGE.html], two runs such as runs/one runs/two; or slm compare RUN|EXPORT|COMPRESS ... "
+    "[PAGE.html], one run or the artifacts that hold its flavours"
+)
 
 
 def compare(arguments: Sequence[str]) -> None:
-    """Print the comparison and write its page, beside B where no place is named."""
-    if not 2 <= len(arguments) <= 3 or any("=" in word for word in arguments):
-        raise ProblemsError(["usage: slm compare A B [PAGE.html], two runs such as runs/one runs/two"])
+    """Print the comparison and write its page, beside the last of what is compared where no place is named."""
+    page = Path(arguments[-1]) if arguments and arguments[-1].endswith(".html") else None
+    places = [Path(word) for word in (arguments[:-1] if page else arguments)]
+    if not places or any("=" in str(place) for place in places):
+        raise ProblemsError([USAGE])
+    if len(places) == 1 or all(holds_flavours(place) for place in places):
+        _flavours(places, page)
+    elif len(places) == 2:
+        _evaluations(places, page)
+    else:
+        raise ProblemsError([USAGE])
+
+
+def _flavours(places: Sequence[Path], page: Path | None) -> None:
+    from slm.report.flavours import flavours_page
+
+    found = flavours(places)
+    show(found)
+    place = page or (places[-1].parent if holds_flavours(places[-1]) else places[-1]) / "flavours.html"
+    write_atomically(place, flavours_page(found))
+    say(f"compare: {place}")
+
+
+def _evaluations(places: Sequence[Path], page: Path | None) -> None:
     from slm.evaluate import comparison
     from slm.evaluate.measurements import evaluation_of, name_of
     from slm.report.comparison import COLUMNS, comparison_page, detectable_text, printed_rows
 
-    a, b = (evaluation_of(Path(argument)) for argument in arguments[:2])
+    a, b = (evaluation_of(place) for place in places)
     if a.fingerprint == b.fingerprint:
         raise UserError(f"{a.path} and {b.path} are the same evaluation; give two that differ")
     pairs, only_one = comparison.pairs_of(a, b)
@@ -41,6 +71,6 @@ def compare(arguments: Sequence[str]) -> None:
     told = [one for one in found.parts if one.verdict.endswith("better")]
     say(f"compare: of {len(found.parts)} parts of the items, {len(told)} tell the runs apart")
     found = replace(found, changes=comparison.with_texts(found.changes, a))
-    place = Path(arguments[2]) if len(arguments) == 3 else b.path.parent / f"compared-with-{name_of(a)}.html"
+    place = page or b.path.parent / f"compared-with-{name_of(a)}.html"
     write_atomically(place, comparison_page(a, b, prospects, found))
     say(f"compare: {place}")

@@ -16,6 +16,8 @@ from slm.core.artifact import Artifact
 from slm.core.console import duration, say, size
 from slm.core.distributed import launched
 from slm.core.errors import UserError
+from slm.core.flavours import CHECKPOINT, flavours, show
+from slm.pick import pick
 from slm.recipe import STAGES, Recipe, Stage
 
 
@@ -49,6 +51,9 @@ def run(recipe: Recipe) -> dict[Stage, Artifact]:
     say(f"pipeline: {', '.join(chosen)} in {duration(time.perf_counter() - began)}")
     for line in whereabouts(recipe):
         say(line)
+    if "export" in artifacts and CHECKPOINT in artifacts["export"].counts:
+        show(flavours([recipe.folder("export").parent]))
+        pick([str(recipe.folder("export").parent)])
     return artifacts
 
 

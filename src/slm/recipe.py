@@ -22,6 +22,7 @@ from slm.compress.config import CompressConfig
 from slm.core.artifact import MANIFEST, Artifact, newest, open_artifact
 from slm.core.config import Config
 from slm.core.errors import ProblemsError, UserError
+from slm.core.lineage import lineage
 from slm.corpus.config import CorpusConfig
 from slm.evaluate.config import CHOICE, EvaluateConfig
 from slm.export.config import ExportConfig
@@ -54,7 +55,7 @@ class ArtifactPaths(Config):
     shards: str = ""
     """Folder of shards."""
     train: str = ""
-    """Folder of a checkpoint, or of a train stage, whose newest checkpoint is taken."""
+    """Folder of a checkpoint, or of a train stage, whose newest checkpoint is taken; what it was made from, with it."""
 
 
 class Recipe(Config):
@@ -95,9 +96,18 @@ class Recipe(Config):
         elsewhere = getattr(self.artifacts, stage, "")
         return Path(elsewhere) if elsewhere else Path(self.runs_dir) / self.run / stage
 
+    def place(self, stage: Stage) -> Path:
+        """Where an earlier stage's artifact is read from: its folder, or what `artifacts.train` was made from."""
+        folder, checkpoint = self.folder(stage), newest(Path(self.artifacts.train))
+        own = getattr(self.artifacts, stage, stage) or (newest(folder) / MANIFEST).is_file()
+        if own or not self.artifacts.train or not (checkpoint / MANIFEST).is_file():
+            return folder
+        behind = (one for _, one in lineage(checkpoint) if isinstance(one, Artifact) and one.kind == stage)
+        return next((one.path for one in behind), folder)
+
     def artifact(self, stage: Stage) -> Artifact:
         """The finished artifact of an earlier stage; `UserError` with the way out where it is missing."""
-        folder = self.folder(stage)
+        folder = self.place(stage)
         if not (newest(folder) / MANIFEST).is_file():
             other = f", or name another by artifacts.{stage}=FOLDER" if stage in ArtifactPaths.model_fields else ""
             raise UserError(

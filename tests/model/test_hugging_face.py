@@ -116,6 +116,23 @@ def test_what_transformers_saves_is_read_with_equal_logits(
     assert_equal_logits(from_pretrained(tmp_path), theirs, tokens(2, 40))
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("max_shard_size", ["5GB", "15KB"])
+def test_a_checkpoint_of_smollms_shape_in_bfloat16_is_read_with_equal_logits(
+    tokens: Callable[..., Tensor], tmp_path: Path, max_shard_size: str, tied: bool
+) -> None:
+    """Fewer key heads, a large rotary base, bfloat16 on disk, as in HuggingFaceTB/SmolLM2-135M's config.json."""
+    torch.manual_seed(0)
+    shape = SMALL | {"num_attention_heads": 6, "num_key_value_heads": 2, "rope_theta": 100_000.0}
+    config = transformers.LlamaConfig(**shape, tie_word_embeddings=tied)
+    theirs = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
+    theirs.save_pretrained(tmp_path, max_shard_size=max_shard_size)
+    ours = from_pretrained(tmp_path)
+    assert ours.config.tie_embeddings is tied
+    assert (tmp_path / "model.safetensors.index.json").is_file() == (max_shard_size == "15KB")
+    assert_equal_logits(ours, theirs.float(), tokens(2, 40))
+
+
 def test_configurations_of_older_transformers_are_read() -> None:
     old = {
         "architectures": ["LlamaForCausalLM"],

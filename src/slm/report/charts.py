@@ -251,6 +251,20 @@ def bundle(
     return _svg(name, title, size, draw, first=1, left=46 if not ticks else 30, x_text=x_text, whole=True, ticks=ticks)
 
 
+def trade_off(name: str, title: str, points: Sequence[tuple[str, float, float, float, float]], size: Size) -> str:
+    """Named points with intervals, (label, x, y, low, high)."""
+
+    def draw(axes: Axes) -> None:
+        axes.axhline(0, color=MUTED, linewidth=1)
+        for label, x, y, low, high in points:
+            axes.plot([x, x], [low, high], color=FIRST, linewidth=1, alpha=0.6)
+            axes.plot([x], [y], color=FIRST, marker="o", markersize=6)
+            axes.annotate(label, (x, y), (7, 4), textcoords="offset points", color=INK, annotation_clip=False)
+        axes.set_xlim(0, 1.2 * max(x for _, x, *_ in points))  # room for the last label
+
+    return _svg(name, title, size, draw, first=None)
+
+
 def _svg(
     name: str,
     title: str,
