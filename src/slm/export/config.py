@@ -20,8 +20,9 @@ COSTS: dict[str, float] = {
     "hf": 1e-3, "gguf_f32": 1e-3, "gguf_f16": 5e-3, "gguf_bf16": 0.01, "gguf_q8_0": 0.01, "gguf_q6_k": 0.02,
     "gguf_q5_k_m": 0.05, "gguf_q5_0": 0.05, "onnx": 1e-3,
 }  # fmt: skip
-"""Budgets of bits per byte, and of KL in nats a token; other formats have `OTHER_COST`."""
-OTHER_COST = 0.1
+"""Budgets of bits per byte, and of KL in nats a token."""
+OTHER_COSTS = (0.1, 0.2)
+"""The same of formats that round to 4 bits; those of `slm.compress.config.Variant`."""
 
 
 class Quality(Config):
@@ -40,10 +41,10 @@ class Quality(Config):
 
     def budgets(self, name: Format) -> dict[str, float]:
         """The key of each budget of a format, and the budget."""
-        usual = COSTS.get(name, OTHER_COST)
+        bits, kl = (COSTS[name], COSTS[name]) if name in COSTS else OTHER_COSTS
         return {
-            "max_bits_per_byte_increase": self.max_bits_per_byte_increase.get(name, usual),
-            "max_kl": self.max_kl.get(name, usual),
+            "max_bits_per_byte_increase": self.max_bits_per_byte_increase.get(name, bits),
+            "max_kl": self.max_kl.get(name, kl),
         }
 
 
