@@ -23,7 +23,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         def note(_recipe: Recipe, stage: str = stage) -> Artifact:
             order.append(stage)
-            return Artifact(Path(stage), {})
+            return Artifact(Path(stage), {"counts": {}})
 
         monkeypatch.setattr(module, "run", note)
     return order

@@ -50,6 +50,9 @@ def test_a_damaged_file_and_an_unknown_library_end_in_a_sentence(
 ) -> None:
     short = tmp_path / "short.gguf"
     short.write_bytes(Path(places["gguf"]).read_bytes()[:5000])
+    with pytest.raises(DamagedError, match=r"short\.gguf"):
+        LlamaScores(short, 1)
+    monkeypatch.setattr(llama_scores, "read_gguf", lambda _: None)  # what our reader lets pass and llama.cpp does not
     with pytest.raises(DamagedError, match=r"llama\.cpp ended while reading .*short\.gguf .*export it again"):
         LlamaScores(short, 1).__enter__()
     broken = "import sys; sys.exit(3)"

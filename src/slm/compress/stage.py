@@ -27,7 +27,7 @@ from slm.evaluate.stage import task_inputs
 if TYPE_CHECKING:
     from slm.compress.calibration import Rows
     from slm.compress.config import Variant
-    from slm.compress.measure import Cost
+    from slm.compress.measure import Cost, HeldOut
     from slm.compress.stream import StoredModel
     from slm.recipe import Recipe
 

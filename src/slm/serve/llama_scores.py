@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slm.core.errors import DamagedError, UserError
-from slm.serve.llama_cpp import check_gguf
+from slm.serve.gguf_file import read_gguf
 
 CHUNK_TOKENS = 512
 """Ids that go through the model together; llama.cpp's own default takes no more at once."""
@@ -41,7 +41,7 @@ class LlamaScores:
     """One GGUF file in a process of its own; use it as a context manager."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        check_gguf(path)
+        read_gguf(path)
         self.path, self._threads = path, threads
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
