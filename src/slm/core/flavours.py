@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm.core.artifact import MANIFEST, Artifact, newest, read_manifest
+from slm.core.artifact import MANIFEST, Artifact, newest
 from slm.core.console import size, table
 from slm.core.errors import UserError
+from slm.core.manifest import read_manifest
 
 CHECKPOINT = "checkpoint"
 """What the others are timed beside, and its key among an artifact's counts."""
