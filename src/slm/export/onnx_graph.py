@@ -12,8 +12,8 @@ is stored as our state dict has it. Rotary angles are computed from the position
     logits               float32  [batch_size, kept_sequence_length, vocab_size]
     present.N.*          float32  [batch_size, kv_heads, total_sequence_length, head_dim], the next call's past
 
-What is masked has the lowest float32 instead of -inf: a row of nothing but padding would become NaN otherwise, and
-stay so in the cache.
+What is masked has the lowest float32 instead of -inf, so that no runtime makes NaN of a row of nothing but padding,
+which would stay in the cache. (ONNX Runtime and onnx's reference make none of -inf either.)
 
 Shapes: B rows, T new tokens, K tokens in cache and row, L tokens with logits, N = B * T, D width, E ffn_width,
 V vocabulary, F = head_dim / 2.
