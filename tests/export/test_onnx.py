@@ -60,7 +60,7 @@ def test_onnx_runtime_computes_what_the_model_does(
 
 
 @pytest.mark.parametrize("name", ["tied", "all"])
-def test_8_bit_integers_keep_the_text_and_cost_little(
+def test_8_bit_integers_cost_little(
     subject_of: SubjectOf, export_config: ExportConfig, tmp_path: Path, name: str
 ) -> None:
     subject = subject_of(**SHAPES[name])

@@ -170,15 +170,23 @@ def test_a_vocabulary_of_another_size_is_refused(run_recipe: Recipe, save_checkp
 
 
 @pytest.mark.parametrize(
-    ("name", "package"),
-    [("hf", "transformers"), ("gguf_f16", "gguf"), ("gguf_f32", "xllamacpp"), ("onnx", "onnxruntime")],
+    ("name", "package", "install"),
+    [
+        ("hf", "transformers", "transformers"),
+        ("gguf_f16", "gguf", "gguf"),
+        ("gguf_f32", "xllamacpp", "xllamacpp"),
+        ("onnx", "onnxruntime", r"'slm\[onnx\]'"),
+        ("onnx_int8", "onnx", r"'slm\[onnx\]'"),
+    ],
 )
 def test_a_package_that_is_not_installed_is_named_before_any_work(
-    name: str, package: str, run_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    name: str, package: str, install: str, run_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda word: None if word == package else find(word))
-    message = rf"export\.formats \({name}\) needs the package {package}, which is not installed; pip install {package}"
+    message = (
+        rf"export\.formats \({name}\) needs the package {package}, which is not installed; pip install {install}, or"
+    )
     with pytest.raises(UserError, match=message):
         run(only(run_recipe, name))
     assert nothing_published(run_recipe)

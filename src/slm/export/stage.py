@@ -42,6 +42,8 @@ ENGINE_PACKAGES = {
     "onnx": ("onnx", "onnxruntime"),
 }
 """What each kind of format is written and proved with."""
+EXTRAS = {"onnx": "'slm[onnx]'", "onnxruntime": "'slm[onnx]'"}
+"""What installs a package that slm does not always bring."""
 ENGINES = {"hf": "transformers", "awq": "transformers, dequantized", "gguf": "llama.cpp", "onnx": "ONNX Runtime"}
 """What opens each kind of format."""
 CARDS: dict[Format, str] = {"hf": "float32", "awq": "matrices of 4 bits in AutoAWQ's form, the rest float16"}
@@ -102,8 +104,8 @@ def engine_packages(formats: Sequence[Format]) -> list[str]:
     for package, name in needed.items():
         if importlib.util.find_spec(package) is None:
             raise UserError(
-                f"export.formats ({name}) needs the package {package}, which is not installed; pip install {package}, "
-                f"or leave {name} out of export.formats"
+                f"export.formats ({name}) needs the package {package}, which is not installed; pip install "
+                f"{EXTRAS.get(package, package)}, or leave {name} out of export.formats"
             )
     return list(needed)
 
