@@ -4,17 +4,51 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from slm.core.config import Config
+from slm.core.config import Config, neutral
+
+
+class DistillConfig(Config):
+    """Learning from a teacher's distributions instead of, or beside, the text alone."""
+
+    teacher: str = neutral("")
+    """Checkpoint of the teacher: a run's folder, its train folder or one step of it, with this run's tokenizer. The run
+    is made from its fingerprint, not its path."""
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+    """From the student's distribution to the teacher's: KL(p | q), which covers all that the teacher says; KL(q | p),
+    which keeps to what it says most; or between the two, by beta."""
+    beta: float = Field(0.5, gt=0, lt=1)
+    """jsd: the share of the teacher in the mixture."""
+    temperature: float = Field(1.0, gt=0)
+    """Both logits are divided by it; the divergence counts its square times."""
+    cross_entropy: float = Field(0.0, ge=0, lt=1)
+    """The share of the text's own next token in the loss."""
+
+    @model_validator(mode="after")
+    def _settings_take_effect(self) -> DistillConfig:
+        if self.divergence != "jsd" and self.beta != type(self).model_fields["beta"].default:
+            raise ValueError(f"beta ({self.beta:g}) has no effect on {self.divergence}; leave it out")
+        return self
 
 
 class ObjectiveConfig(Config):
     """(model, batch) to loss."""
 
-    kind: Literal["next_token"] = "next_token"
-    """Cross-entropy of the next token of the same document."""
+    kind: Literal["next_token", "distill"] = "next_token"
+    """Cross-entropy of the next token of the same document, or a teacher's distribution of it."""
+    distill: DistillConfig = DistillConfig()
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of each target that is spread evenly over the vocabulary; the loss that is reported stays without."""
     z_loss: float = Field(0.0, ge=0)
     """Weight of log(Z)^2, which keeps logits from drifting (PaLM uses 1e-4)."""
+
+    @model_validator(mode="after")
+    def _kinds_have_their_settings(self) -> ObjectiveConfig:
+        if self.kind == "distill" and not self.distill.teacher:
+            raise ValueError("kind distill needs a teacher; name a checkpoint with distill.teacher")
+        if self.kind == "distill" and (self.label_smoothing or self.z_loss):
+            raise ValueError("label_smoothing and z_loss have no effect on kind distill; leave them out")
+        if self.kind != "distill" and self.distill.teacher:
+            raise ValueError(f"distill.teacher has no effect on kind {self.kind}; set kind to distill")
+        return self

@@ -59,6 +59,23 @@ def initial_model(recipe: Recipe, tokenizer: Artifact) -> tuple[Artifact, dict[s
     return found, {"initial_variant": folder.name} if is_variant else {}
 
 
+def teacher_of(recipe: Recipe, tokenizer: Artifact) -> Artifact:
+    """The checkpoint that `objective.distill.teacher` names; refused if missing, or of another vocabulary or length."""
+    where = Path(recipe.objective.distill.teacher)
+    try:
+        found = open_artifact(newest_checkpoint(where), "train", verify=recipe.verify)
+    except UserError as error:
+        raise UserError(f"objective.distill.teacher ({where}) cannot teach: {error}") from error
+    require_parent(found, "tokenizer", tokenizer)
+    longest = int(found.section["model"]["max_seq_len"])
+    if recipe.shards.seq_len > longest:
+        raise UserError(
+            f"objective.distill.teacher ({where}) reads {longest:,} tokens, but rows have {recipe.shards.seq_len:,}; "
+            "lower shards.seq_len or take a teacher for longer texts"
+        )
+    return found
+
+
 def starting_model(recipe: Recipe, spec: Spec) -> Transformer:
     """The model that a run begins with, on the CPU: that of `train.initial`, or one with fresh weights."""
     if initial := spec.parents.get("initial"):

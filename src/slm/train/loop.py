@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -41,7 +41,7 @@ from slm.train.evaluation import Evaluator, evaluate
 from slm.train.guard import Guard
 from slm.train.initial import starting_model
 from slm.train.ledger import Ledger, print_ledger, totals_of_run
-from slm.train.metrics import Metrics, NoMetrics
+from slm.train.metrics import Metrics, NoMetrics, StepFigures
 from slm.train.micro_batch import choose_micro_batch
 from slm.train.noise_scale import NoiseScale
 from slm.train.optim import Optimizer, offloads
@@ -88,6 +88,7 @@ class Run:
     working: Working
     rounding: Rounding
     mask: Mask
+    figures: StepFigures = field(default_factory=StepFigures)
     loss: float = math.nan
     """Of the last step."""
     evaluations_failed: int = 0
@@ -146,6 +147,7 @@ def train(recipe: Recipe, spec: Spec, began: float | None = None, world: World =
             if not refusal and (last or due(state.step, config.log_every_steps)):
                 ledger.write(state.step)
                 figures = {"loss": loss, "lr": share * peak_lr(recipe), "grad_norm": grad_norm, **by_source}
+                figures |= run.figures.take(world)
                 rates = run.meter.lap(ledger.working())
                 metrics.write("train", state.step, state.tokens, **figures, **rates, energy_joules=ledger.joules())
                 progress.advance(0, f"loss {loss:.3f}, {rates_text(rates, run.precision)}")
@@ -296,6 +298,7 @@ def forward_backward(run: Run, batches: list[Batch], clip_norm: float) -> tuple[
     """
     master, world = run.state.model, run.parallel.world
     generator = torch.get_rng_state()
+    run.figures.begin()
     tokens = int(world.sum(sum(batch.num_targets for batch in batches))[0])
     nats = torch.zeros((), dtype=torch.float64, device=run.device)
     with run.rounding.applied(master, run.state.tokens):
@@ -306,6 +309,7 @@ def forward_backward(run: Run, batches: list[Batch], clip_norm: float) -> tuple[
             with autocast(run.device, run.precision):
                 loss = run.objective(model, batch)
             run.sources.add(batch, loss)
+            run.figures.add(loss)
             (loss.nats_sum / tokens).backward()  # type: ignore[no-untyped-call]
             nats += loss.cross_entropy_sum.double()
             run.noise.add(run.state.step, batch.num_targets)

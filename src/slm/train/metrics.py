@@ -19,6 +19,8 @@ from slm.core.console import say
 from slm.core.errors import UserError
 
 if TYPE_CHECKING:
+    from slm.core.distributed import World
+    from slm.objective.loss import Loss
     from slm.recipe import Recipe
 
 METRICS = "metrics.jsonl"
@@ -133,3 +135,30 @@ def _open_tensorboard(folder: Path, resumed_step: int) -> Any:
             "train.tensorboard needs tensorboard, which is not installed; pip install 'slm[tensorboard]'"
         ) from error
     return SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
+
+
+class StepFigures:
+    """What an objective says of a step beside its loss: sums over targets, added up over the micro-batches."""
+
+    BY_ROW = "nats_by_row"
+    """Not one of them: see `slm.train.sources`."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._targets = 0
+
+    def begin(self) -> None:
+        """Forget the step before."""
+        self._sums, self._targets = {}, 0
+
+    def add(self, loss: Loss) -> None:
+        """Count one micro-batch."""
+        self._targets += loss.tokens
+        for name, value in loss.metrics.items():
+            if name != self.BY_ROW:
+                self._sums[name] = self._sums.get(name, 0.0) + float(value)
+
+    def take(self, world: World) -> dict[str, float]:
+        """Each figure per target, over all processes."""
+        targets, *sums = world.sum(self._targets, *self._sums.values())
+        return {name: value / max(targets, 1) for name, value in zip(self._sums, sums, strict=True)}
