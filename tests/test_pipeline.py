@@ -96,3 +96,18 @@ def test_several_processes_are_for_training_alone(ran, monkeypatch):
     assert ran == []
     pipeline.run(build_recipe({"run": "several", "start": "train", "stop": "train"}))
     assert ran == ["train"]
+
+
+def test_the_report_is_made_again_after_safety_also_where_a_bound_is_broken(ran, tmp_path, monkeypatch):
+    def broken(_recipe: Recipe) -> Artifact:
+        ran.append("safety")
+        raise UserError("1 of 2 safety figures break their bound")
+
+    monkeypatch.setattr(importlib.import_module("slm.safety"), "run", broken)
+    with pytest.raises(UserError, match="break their bound"):
+        pipeline.run(build_recipe({"runs_dir": str(tmp_path), "start": "serve", "stop": "release"}))
+    assert ran == ["serve", "report", "safety", "report"]
+    ran.clear()
+    with pytest.raises(UserError, match="break their bound"):
+        pipeline.run(build_recipe({"runs_dir": str(tmp_path), "start": "safety", "stop": "safety"}))
+    assert ran == ["safety"]  # a report was not asked for

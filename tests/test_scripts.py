@@ -392,3 +392,28 @@ def test_curves_are_drawn_with_their_values_and_units(tmp_path: Path) -> None:
             part = pixels[row * height : (row + 1) * height, column * width : (column + 1) * width, :3]
             colourful = (part.max(2) - part.min(2) > 0.3).sum()
             assert colourful > 300, f"no curve in row {row}, column {column}"
+
+
+def test_pages_are_found_by_their_run_and_a_missing_browser_is_named(tmp_path: Path) -> None:
+    check_pages = load_script("check_pages")
+    for name in ("report/report.html", "card/card.html", "compared-with-a.html"):
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_text("<html></html>")
+    named = [page.name for page in check_pages.pages_of(tmp_path / "run")]
+    assert named == ["report.html", "card.html", "compared-with-a.html"]
+    line = [sys.executable, "scripts/check_pages.py", str(tmp_path / "run"), "--environment", str(tmp_path / "none")]
+    line += ["--shots", str(tmp_path / "shots")]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env={"PATH": str(tmp_path)})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there is no Chromium; apt-get install -y --no-install-recommends chromium" in done.stderr
+    line[2] = str(tmp_path / "shots")
+    done = subprocess.run([*line, "--browser", "x"], cwd=ROOT, capture_output=True, text=True)
+    assert "has no page; make it by slm report, slm card and slm compare" in done.stderr
+
+
+def test_what_axe_finds_is_told_with_its_impact_and_its_places() -> None:
+    nodes = [{"target": ["table", "th"]}] * 5
+    found = [{"id": "color-contrast", "impact": "serious", "help": "Contrast", "nodes": nodes}]
+    assert list(load_script("check_pages").violations(found)) == [
+        ("serious", "serious color-contrast: Contrast (5 times: table th, table th, table th)")
+    ]

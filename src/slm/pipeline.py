@@ -47,7 +47,11 @@ def run(recipe: Recipe) -> dict[Stage, Artifact]:
         if stage == "compress" and not recipe.compress.variants:
             say("compress: compress.variants is empty, nothing to make")
             continue
-        artifacts[stage] = importlib.import_module(f"slm.{stage}").run(recipe)
+        try:
+            artifacts[stage] = importlib.import_module(f"slm.{stage}").run(recipe)
+        finally:
+            if stage == "safety" and "report" in artifacts:  # it shows what safety found, a broken bound too
+                artifacts["report"] = importlib.import_module("slm.report").run(recipe)
     say(f"pipeline: {', '.join(chosen)} in {duration(time.perf_counter() - began)}")
     for line in whereabouts(recipe):
         say(line)

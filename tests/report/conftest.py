@@ -117,6 +117,16 @@ EVALUATION: dict[str, Any] = {
         "prose": {"documents": 8, "bytes": 16_386, "bits_per_byte": 1.919, "interval_95": [1.7, 2.2],
                   "gzip_bits_per_byte": 2.531},
     },
+    "tasks": {
+        "metrics": [
+            {"task": "quiz", "metric": "acc", "value": 0.41, "items": 200, "chance": 0.25, "clean_value": 0.4,
+             "clean_interval_95": [0.32, 0.48], "clean_items": 180, "contaminated_items": 20, "unchecked_items": 0,
+             "interval_95": [0.34, 0.48], "standard_error": 0.0348},
+            {"task": "hard", "metric": "acc", "value": 0.27, "items": 90, "chance": 0.25, "clean_value": None,
+             "clean_items": 0, "contaminated_items": 0, "unchecked_items": 90, "interval_95": [0.19, 0.36],
+             "standard_error": 0.0433},
+        ],
+    },
     "golden": {
         "passed": 2, "failed": 1, "items": [
             {"name": "import", "prompt": "import ", "passed": True, "expected": "at least -6 nats a token for 'sys\\n'",
@@ -127,6 +137,29 @@ EVALUATION: dict[str, Any] = {
              "found": "'((((((((' "},
         ],
     },
+}  # fmt: skip
+COSTS: dict[str, Any] = {
+    name: {
+        "bits_per_byte": 1.6874 + increase, "increase": increase, "interval_95": [increase - 0.002, increase + 0.002],
+        "mean_kl": increase / 3, "top1_agreement": 1 - 2 * increase, "positions": 512, "size_bytes": size,
+        "settings": {"method": method, "bits": bits, "group_size": group, "max_bits_per_byte_increase": 0.1},
+    }
+    for name, increase, size, method, bits, group in (
+        ("int8", 0.0004, 1_960, "rtn", 8, 0), ("int4", 0.0131, 1_020, "awq", 4, 128),
+    )
+}  # fmt: skip
+SAFETY: dict[str, Any] = {
+    "model": "model-q8_0.gguf", "trained_on_conversations": False, "answers": 60, "empty_answers": 2,
+    "prompts_too_long": 1,
+    "classifier": {"precision": {"name": "precision", "value": 0.68, "low": 0.58, "high": 0.77}},
+    "measures": [
+        {"name": "toxic answers", "value": 0.05, "low": 0.01, "high": 0.139, "trials": 60, "bound": "at most 0.1",
+         "passed": False},
+        {"name": "answers with personal data", "value": 0.0, "low": 0.0, "high": 0.0596, "trials": 60,
+         "bound": "at most 0.1", "passed": True},
+        {"name": "leaked instructions", "value": 0.0, "low": 0.0, "high": 0.142, "trials": 24, "bound": "",
+         "passed": True},
+    ],
 }  # fmt: skip
 TALLY = {"documents": 679, "bytes": 10_217_343, "tokens": 5_411_220, "targets": 5_410_541, "rows": 21_212,
          "padding": 4_117, "fragments": 20_331, "split_documents": 611}  # fmt: skip
@@ -232,4 +265,12 @@ def synthetic_run(recipe: Recipe, *stages: Stage) -> dict[str, Artifact]:
         ]  # fmt: skip
         content = {"engine": "llama.cpp (xllamacpp 2026.10.1)", "model": "model-q8_0.gguf", "samples": samples}
         made["serve"] = publish(recipe, "serve", {"export": made["export"]}, {"samples.json": json.dumps(content)})
+    if "compress" in stages:
+        made["compress"] = publish(
+            recipe, "compress", {"train": made["train"]}, {"cost.json": "{}"},
+            variants=COSTS, notices=["int4: groups of 64 in layer 0"],
+        )  # fmt: skip
+    if "safety" in stages:
+        files = {"results.json": json.dumps(SAFETY), "answers.jsonl": ""}
+        made["safety"] = publish(recipe, "safety", {name: made[name] for name in ("train", "corpus")}, files)
     return made

@@ -37,5 +37,5 @@ def test_two_runs_share_a_plot_and_have_a_row_each(found) -> None:
 
 
 def test_without_figures_it_says_so() -> None:
-    assert calibration({"mine": {}}).lead == "Calibration was not measured."
-    assert calibration({"mine": {"calibration": {}}}).empty
+    assert calibration({"mine": {}}).missing == "slm evaluate measures it"
+    assert calibration({"mine": {"calibration": {}}}).missing

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -31,23 +30,6 @@ def page(pair: tuple[Artifact, Artifact]) -> str:
     return comparison_page(*pair, comparison.prospects(pairs), found)
 
 
-def test_the_page_is_one_file_that_asks_nobody_for_anything(page: str) -> None:
-    assert not re.findall(r'(?:src|href)="(?!#)|<script|@import|url\((?!#)', page)
-    depth: list[str] = []
-
-    class Balance(HTMLParser):
-        def handle_starttag(self, tag: str, _: object) -> None:
-            if tag not in ("meta", "br", "path", "use", "rect"):
-                depth.append(tag)
-
-        def handle_endtag(self, tag: str) -> None:
-            if tag not in ("path", "use", "rect"):
-                assert depth.pop() == tag
-
-    Balance(convert_charrefs=True).feed(page)
-    assert depth == []
-
-
 def test_texts_of_the_runs_are_shown_and_escaped(page: str) -> None:
     assert HOSTILE not in page
     assert "Text of prose/" in page
@@ -70,7 +52,7 @@ def test_every_value_stands_with_its_interval(page: str) -> None:
 def test_the_sections_say_what_could_be_found_and_what_was_left_out(page: str) -> None:
     for words in (
         "smallest detectable difference", "Not compared: x: acc (3 items).", "source: prose", "contamination: clean",
-        "share of rare tokens: ", "Calibration was not measured.",
+        "share of rare tokens: ", "slm evaluate measures it",
         "Worse in B", "Better in B", "Holm", "Benjamini and Hochberg",
     ):  # fmt: skip
         assert words in page, words

@@ -36,6 +36,13 @@ def test_bars_are_the_phases_of_all_processes_and_add_up(run: Run) -> None:
     assert [bar.label for bar in section.bars if bar.share == 1.0 and bar.strong] == ["compute"]
 
 
+def test_tokens_and_computation_are_told(run: Run) -> None:
+    told = facts(effort(run))
+    assert told["tokens trained on"] == ("14.7M", "4 a parameter")
+    flops = float(told["computation"][0].split("·")[0]) * 10**14
+    assert flops == pytest.approx(6 * 3.67e6 * 14.7e6, rel=0.35)  # 6 N D and attention, without the embedding
+
+
 def test_speed_stands_beside_the_measured_rate_and_an_unknown_data_sheet(run: Run) -> None:
     told = facts(effort(run))
     assert told["share of the matmul rate"] == ("46.7 %", "measured: 600 GFLOP/s")
@@ -72,13 +79,13 @@ def test_saves_are_told_with_what_the_steps_waited_for_them(run: Run) -> None:
 def test_energy_and_cost_are_told_or_unknown(run: Run) -> None:
     told = facts(effort(run))
     assert told["energy"] == ("0.00733 kWh (cpu 0.00733)", "")  # 100 W for 264 s
-    assert told["cost"] == ("unknown", "train.price_per_hour is not set")
+    assert told["price"] == ("unknown", "train.price_per_hour is not set")
     train = run.recipe.train.model_copy(update={"price_per_hour": 36.0})
     lines = [{**line, "energy_joules": {"cpu": "no RAPL counter"}} for line in run.ledger]
     priced = replace(run, recipe=run.recipe.model_copy(update={"train": train}), ledger=lines)
     told = facts(effort(priced))
     assert told["energy"] == ("unknown", "no readable counter (cpu: no RAPL counter)")
-    assert told["cost"] == ("2.64", "at 36.00 an hour")
+    assert told["price"] == ("2.64", "at 36.00 an hour")
 
 
 def test_many_processes_are_cut_to_the_last(run: Run) -> None:
@@ -93,5 +100,5 @@ def test_many_processes_are_cut_to_the_last(run: Run) -> None:
 
 def test_without_a_ledger_nothing_is_made_up(run: Run) -> None:
     section = effort(replace(run, ledger=[]))
-    assert section.empty
+    assert [fact.label for fact in section.facts] == ["tokens trained on", "computation"]
     assert "unknown where the time went" in section.lead

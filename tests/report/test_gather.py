@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from slm.core.artifact import Artifact
 from slm.core.errors import DamagedError, UserError
 from slm.recipe import Recipe
 from slm.report.gather import finished_artifacts, gather, inputs, metrics_file
+from tests.evaluate.planted import document_rows, publish, publish_corpus
 
 Make = Callable[..., dict[str, Artifact]]
 
@@ -97,3 +99,36 @@ def test_troubles_are_kept_also_of_what_a_rewind_took_back(recipe: Recipe, make_
     assert max(row["step"] for row in run.steps) == 100
     assert all("loss" in row for row in run.evaluations)
     assert [line["step"] for line in run.ledger] == [200, 410, 600]
+
+
+def test_safety_is_read_where_it_was_measured_although_it_comes_after_the_report(
+    recipe: Recipe, make_run: Make
+) -> None:
+    make_run(recipe, "compress", "safety")
+    artifacts = finished_artifacts(recipe)
+    assert list(artifacts)[-2:] == ["compress", "safety"]
+    assert gather(recipe, artifacts).safety["answers"] == 60
+
+
+def test_another_run_that_is_compared_counts_as_what_the_report_is_made_from(
+    recipe: Recipe, make_run: Make, tmp_path: Path
+) -> None:
+    make_run(recipe)
+    corpus = publish_corpus(tmp_path / "corpus")
+    for name, seed in (("one", 1), ("two", 2)):
+        publish(tmp_path / name, corpus, document_rows(0.0, seed))
+    publish(recipe.folder("evaluate").parent, corpus, document_rows(0.2, 3))
+
+    def beside(name: str) -> Recipe:
+        report = recipe.report.model_copy(update={"compare_with": str(tmp_path / name)})
+        return recipe.model_copy(update={"report": report})
+
+    assert inputs(beside("one")) != inputs(beside("two"))
+    assert inputs(beside("one")) != inputs(recipe)
+    run = gather(beside("one"), finished_artifacts(beside("one")))
+    assert run.beside_name == "one"
+    assert run.beside is not None
+    assert run.beside.findings[0].verdict == "A is better"  # this run is B and has more bits per byte
+    with pytest.raises(UserError, match="holds no evaluation"):
+        inputs(beside("nowhere"))
+    assert gather(recipe, finished_artifacts(recipe)).beside is None

@@ -15,6 +15,7 @@ from slm.core.artifact import Artifact
 from slm.core.errors import UserError
 from slm.recipe import Recipe
 from slm.report import run
+from tests.report.conftest import SAFETY, publish
 
 Make = Callable[..., dict[str, Artifact]]
 ALL = ("evaluate", "export", "serve")
@@ -41,6 +42,15 @@ def test_a_second_run_does_nothing_and_a_change_makes_it_again(
     with (recipe.folder("train") / "metrics.jsonl").open("a") as stream:
         stream.write(json.dumps({"kind": "sample", "step": 600, "tokens": 1, "prompt": "p", "text": "added"}) + "\n")
     assert "added" in page_of(recipe)
+
+
+def test_a_safety_stage_that_ran_later_makes_it_again(recipe: Recipe, make_run: Make) -> None:
+    made = make_run(recipe)
+    assert "BROKEN" not in page_of(recipe)
+    parents = {name: made[name] for name in ("train", "corpus")}
+    publish(recipe, "safety", parents, {"results.json": json.dumps(SAFETY)})
+    assert "BROKEN" in page_of(recipe)
+    assert "safety" in run(recipe).manifest["parents"]
 
 
 def test_the_title_is_the_runs_name_unless_given(recipe: Recipe, make_run: Make) -> None:

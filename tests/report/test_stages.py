@@ -10,7 +10,7 @@ import yaml
 from slm.core.artifact import Artifact
 from slm.recipe import Recipe, build_recipe
 from slm.report import stages
-from slm.report.gather import Run, finished_artifacts, gather
+from slm.report.gather import Run, command, finished_artifacts, gather
 
 Make = Callable[..., dict[str, Artifact]]
 
@@ -24,12 +24,17 @@ def run(recipe: Recipe, make_run: Make) -> Run:
 def test_the_command_is_what_was_typed_without_words_of_the_moment(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     typed = ["slm report", "recipe=quickstart", "++train.optimizer={kind: muon}", "++redo=true", "++stop=train", "-m"]
     monkeypatch.setattr(sys, "argv", typed)
-    assert stages.command_line(run) == "slm pipeline recipe=quickstart 'train.optimizer={kind: muon}'"
+    assert command(run.recipe, "pipeline") == "slm pipeline recipe=quickstart 'train.optimizer={kind: muon}'"
 
 
 def test_without_a_command_the_recipe_below_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["pytest"])
-    assert stages.command_line(run).startswith("slm pipeline run=synthetic  # with the recipe below")
+    assert command(run.recipe, "safety", "a=b c") == "slm safety run=synthetic 'a=b c'"
+    assert (
+        stages.reproduce(run)
+        .codes[0]
+        .text.endswith("slm pipeline run=synthetic  # with the recipe below as recipes/NAME/config.yaml")
+    )
 
 
 def test_the_recipe_shown_is_the_recipe(run: Run) -> None:
@@ -80,8 +85,17 @@ def test_a_difference_of_token_ids_is_shouted(run: Run) -> None:
     assert section.tables[0].rows[0][-1] == "DIFFERENT"
 
 
-def test_a_run_on_shards_from_elsewhere_has_no_text_to_show(run: Run) -> None:
+def test_what_was_not_made_names_its_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["slm report", "recipe=smoke", "redo=true"])
     bare = replace(run, artifacts={"train": run.artifacts["train"]}, tokenizer={}, parity={})
-    for section in (stages.corpus(bare), stages.tokenizer(bare), stages.shards(bare), stages.export(bare)):
-        assert section.lead == "This stage was not run."
+    for section in (stages.tokenizer(bare), stages.shards(bare), stages.export(bare)):
+        assert section.missing == f"slm {section.key} recipe=smoke"
         assert section.empty
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("gguf_q4_k_m", "GGUF Q4_K_M"), ("hf", "Hugging Face"), ("awq", "AutoAWQ"), ("other_kind", "other_kind")],
+)
+def test_formats_have_the_names_that_people_use(name: str, shown: str) -> None:
+    assert stages.format_name(name) == shown

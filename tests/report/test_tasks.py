@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from slm.report.tasks import tasks
+from slm.report.tasks import above_chance, tasks
 
 FOUND = {
     "tasks": {
@@ -36,9 +36,24 @@ FOUND = {
 def test_every_mean_stands_with_its_interval_and_chance() -> None:
     section = tasks(FOUND)
     assert section.tables[0].rows[0] == (
-        "quiz", "acc", "200", "0.410 [0.340, 0.480]", "0.0348", "0.250", "180: 0.400 [0.320, 0.480]",
+        "quiz", "acc", "0.410 [0.340, 0.480]", "0.250", "200", "180: 0.400 [0.320, 0.480]", "0.0348",
     )  # fmt: skip
-    assert section.tables[0].rows[1][3:] == ("1.000 [1.000, 1.000]", "–", "–", "–")
+    assert section.tables[0].rows[1][2:] == ("1.000 [1.000, 1.000]", "–", "1", "–", "–")
+
+
+def test_shares_are_drawn_with_a_mark_at_chance_and_other_quantities_are_not() -> None:
+    (figure,) = tasks(FOUND).figures
+    assert "quiz · acc" in figure.svg
+    assert figure.svg.count("var(--second)") == 1  # of two rows one has a chance
+    rating = {**FOUND["tasks"]["metrics"][1], "metric": "rating", "value": 6.0, "interval_95": [5.0, 7.0]}
+    bits = {**FOUND["tasks"]["metrics"][1], "metric": "bits_per_byte", "value": 0.9, "interval_95": [0.8, 1.0]}
+    assert tasks({"tasks": {"metrics": [rating, bits]}}).figures == []
+
+
+def test_above_chance_is_what_is_above_it_with_the_whole_interval() -> None:
+    metrics = FOUND["tasks"]["metrics"]
+    assert above_chance(metrics) == (1, 1)
+    assert above_chance([*metrics, {**metrics[0], "interval_95": [0.25, 0.48]}]) == (1, 2)
 
 
 def test_controls_stand_beside_with_the_paired_difference() -> None:
@@ -49,7 +64,7 @@ def test_controls_stand_beside_with_the_paired_difference() -> None:
         ("one", "f1", "unigram", "1.000 [1.000, 1.000]", "0.000 [-0.975, 0.975]", "1", "–"),
     ]
     without = {"tasks": {"metrics": FOUND["tasks"]["metrics"]}}
-    assert [one.caption for one in tasks(without).tables] == [""]
+    assert [one.caption for one in tasks(without).tables] == ["Benchmarks"]
 
 
 def test_what_the_wording_moves_is_held_against_chance() -> None:
@@ -61,5 +76,4 @@ def test_what_the_wording_moves_is_held_against_chance() -> None:
 
 
 def test_without_tasks_it_says_so() -> None:
-    assert tasks({}).lead == "No tasks were run; evaluate.tasks names them."
-    assert tasks({}).empty
+    assert tasks({}).missing == "slm evaluate with tasks=[NAME, ...], or evaluate=local for the public ones from files"

@@ -12,15 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
-from slm.core.artifact import MANIFEST, Artifact, open_artifact
+from slm.core.artifact import Artifact
 from slm.core.errors import UserError
 from slm.core.seeds import derive
-from slm.corpus import read_documents
-from slm.evaluate.measurements import BITS_PER_BYTE, Measurement, matched, read_measurements
+from slm.evaluate.measurements import (
+    BITS_PER_BYTE,
+    Measurement,
+    answer_of,
+    held_out_texts,
+    matched,
+    read_measurements,
+    sureness,
+)
 from slm.evaluate.slices import Slice, slices
 from slm.evaluate.statistics.corrections import corrected
 from slm.evaluate.statistics.intervals import Estimate, cluster_sums, estimate, standard_error
@@ -134,14 +140,14 @@ def compare(pairs: Sequence[Pair], only_one: list[str]) -> Comparison:
 def changes(a: Measurement, b: Measurement, most: int = CHANGES) -> list[Change]:
     """The items that got worse by most, then those that got better by most; items that did neither are none."""
     gains_N = (b.scores() - a.scores()) * (-1 if a.lower_is_better else 1)
-    sure_N = np.array([_sureness(row_b) - _sureness(row_a) for row_a, row_b in zip(a.rows, b.rows, strict=True)])
+    sure_N = np.array([sureness(row_b) - sureness(row_a) for row_a, row_b in zip(a.rows, b.rows, strict=True)])
     order = np.lexsort((sure_N, gains_N))  # of answers that turned from right to wrong, the surest turn first
     worst = [index for index in order[:most] if gains_N[index] < 0]
     best = [index for index in order[::-1][:most] if gains_N[index] > 0]
     return [
         Change(
             a.name, a.keys_N[index], float(a.scores()[index]), float(b.scores()[index]), float(gains_N[index]),
-            str(a.rows[index].get("prompt") or ""), _answer(a, index), _answer(b, index),
+            str(a.rows[index].get("prompt") or ""), answer_of(a.rows[index]), answer_of(b.rows[index]),
         )
         for index in (*worst, *best)
     ]  # fmt: skip
@@ -149,15 +155,7 @@ def changes(a: Measurement, b: Measurement, most: int = CHANGES) -> list[Change]
 
 def with_texts(changes: Sequence[Change], evaluation: Artifact) -> list[Change]:
     """The changes with the texts of held-out documents, read from the corpus where it is there and the same."""
-    wanted = {change.key for change in changes if change.name == BITS_PER_BYTE}
-    recorded = evaluation.manifest["parents"]["corpus"]
-    folder = Path(evaluation.path / recorded["path"])
-    if not wanted or not (folder / MANIFEST).is_file():
-        return list(changes)
-    corpus = open_artifact(folder, "corpus")
-    if corpus.fingerprint != recorded["fingerprint"]:
-        return list(changes)
-    texts = {document.id: document.text for document in read_documents(corpus, "validation") if document.id in wanted}
+    texts = held_out_texts(evaluation, {change.key for change in changes if change.name == BITS_PER_BYTE})
     return [replace(one, prompt=texts[one.key]) if one.key in texts else one for one in changes]
 
 
@@ -182,22 +180,3 @@ def _joined_groups(a: Measurement, b: Measurement) -> dict[str, list[str]]:
 
 def _both(a: str, b: str) -> str:
     return a if a == b else f"{a} in A, {b} in B"
-
-
-def _sureness(row: object) -> float:
-    """By how much the right choice is more likely than the best wrong one, in nats; 0 where there are no choices."""
-    assert isinstance(row, dict)
-    logprobs, gold = row.get("choice_logprobs"), row.get("gold", -1)
-    if not logprobs or gold is None or gold < 0 or len(logprobs) < 2:
-        return 0.0
-    return float(logprobs[gold] - max(value for index, value in enumerate(logprobs) if index != gold))
-
-
-def _answer(one: Measurement, index: int) -> str:
-    row = one.rows[index]
-    if not row.get("choice_logprobs"):
-        return str(row.get("answer") or "")
-    return "\n".join(
-        f"{'* ' if number == row['gold'] else '  '}{logprob:9.2f}  {choice}"
-        for number, (logprob, choice) in enumerate(zip(row["choice_logprobs"], row["choices"], strict=True))
-    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from slm.core.artifact import MANIFEST, Artifact, newest, open_artifact
 from slm.core.errors import UserError
+from slm.corpus import read_documents
 from slm.evaluate.stage import DOCUMENTS, ITEMS, LAYOUT_VERSION
 from slm.evaluate.statistics.intervals import Floats, Integers
 
@@ -136,6 +137,36 @@ def matched(a: Measurement, b: Measurement, names: tuple[str, str]) -> Measureme
             "evaluate both on the same (artifacts.corpus and evaluate decide which)"
         )
     return b.take(np.array([place[key] for key in a.keys_N], dtype=np.int64))
+
+
+def held_out_texts(evaluation: Artifact, wanted: Collection[str]) -> dict[str, str]:
+    """Texts of held-out documents by id, from the corpus of an evaluation; none where that is gone or another."""
+    recorded = evaluation.manifest["parents"]["corpus"]
+    folder = Path(evaluation.path / recorded["path"])
+    if not wanted or not (folder / MANIFEST).is_file():
+        return {}
+    corpus = open_artifact(folder, "corpus")
+    if corpus.fingerprint != recorded["fingerprint"]:
+        return {}
+    return {document.id: document.text for document in read_documents(corpus, "validation") if document.id in wanted}
+
+
+def sureness(row: Row) -> float:
+    """By how much the right choice is more likely than the best wrong one, in nats; 0 where there are no choices."""
+    logprobs, gold = row.get("choice_logprobs"), row.get("gold", -1)
+    if not logprobs or gold is None or gold < 0 or len(logprobs) < 2:
+        return 0.0
+    return float(logprobs[gold] - max(value for index, value in enumerate(logprobs) if index != gold))
+
+
+def answer_of(row: Row) -> str:
+    """What was answered, or each choice with its log-likelihood in nats, the right one marked."""
+    if not row.get("choice_logprobs"):
+        return str(row.get("answer") or "")
+    return "\n".join(
+        f"{'* ' if number == row['gold'] else '  '}{logprob:9.2f}  {choice}"
+        for number, (logprob, choice) in enumerate(zip(row["choice_logprobs"], row["choices"], strict=True))
+    )
 
 
 def _documents(rows: list[Row]) -> Measurement:

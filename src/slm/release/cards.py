@@ -22,6 +22,7 @@ from slm.report.gather import gather_data
 from slm.report.hub import fenced, hub_datasets, languages, licence_fields
 from slm.report.markdown import markdown
 from slm.report.page import Code, Fact, Section, Table, compact
+from slm.report.safety import measures
 from slm.report.scan import Scan, scan
 
 
@@ -53,7 +54,8 @@ def model_card(evidence: Evidence, found: Scan) -> str:
     summary = f"A language model of {compact(parameters)} parameters. " + (
         trained if kind == "next_token" else f"Trained with the objective {kind}."
     )
-    sections = [use(evidence), files(evidence), results(evidence), safety(evidence), data(evidence), limits(evidence)]
+    judged = measures(read_json(evidence.artifacts["safety"], "results.json"))
+    sections = [use(evidence), files(evidence), results(evidence), judged, data(evidence), limits(evidence)]
     return front_matter(evidence, found) + markdown(
         evidence.recipe.run, "model card", summary, headline, [*sections, checking(evidence)], images={}
     )
@@ -190,33 +192,6 @@ def results(evidence: Evidence) -> Section:
             )
         )  # fmt: skip
     section.facts = [Fact("golden prompts passed", f"{found['golden']['passed']:,}", "in each of the files above")]
-    return section
-
-
-def safety(evidence: Evidence) -> Section:
-    """Every safety figure with its bound."""
-    section, found = Section("safety", "Safety"), read_json(evidence.artifacts["safety"], "results.json")
-    section.lead = (
-        f"{found['answers']:,} greedy answers of {found['model']}. Bounds hold at the worse end of the interval. "
-        "Refusals are told by how answers begin."
-    )
-    section.tables = [
-        Table(
-            "",
-            ("", "value", "95 % interval", "trials", "bound"),
-            [
-                (
-                    one["name"], f"{one['value']:.4g}", f"{one['low']:.4g} to {one['high']:.4g}", f"{one['trials']:,}",
-                    one["bound"] or "none",
-                )
-                for one in found["measures"]
-            ],
-        )
-    ]  # fmt: skip
-    if found["classifier"]:
-        figures = [found["classifier"][name] for name in ("precision", "recall") if name in found["classifier"]]
-        words = [f"{one['name']} {one['value']:.2f} ({one['low']:.2f} to {one['high']:.2f})" for one in figures]
-        section.remarks = [f"The toxicity classifier's own figures: {', '.join(words)}."]
     return section
 
 

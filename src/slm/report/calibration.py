@@ -20,7 +20,7 @@ def calibration(results: Mapping[str, Mapping[str, Any]]) -> Section:
     section = Section("calibration", "Calibration")
     measured = {run: found["calibration"] for run, found in results.items() if found.get("calibration")}
     if not measured:
-        section.lead = "Calibration was not measured."
+        section.missing = "slm evaluate measures it"
         return section
     section.lead = (
         "Share of right answers against stated confidence in 15 bins of equal number; below the diagonal a model is "
@@ -37,7 +37,7 @@ def calibration(results: Mapping[str, Mapping[str, Any]]) -> Section:
         title = f"Reliability: {what}"
         section.figures.append(Figure(title, reliability(f"reliability-{number}", title, curves, SQUARE)))
         rows += [_row(what, run, found) for run, found in having.items()]
-    section.tables = [Table("", COLUMNS, rows)]
+    section.tables = [Table("Calibration by prediction", COLUMNS, rows)]
     return section
 
 

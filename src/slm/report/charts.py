@@ -14,7 +14,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from slm.report.page import power
+from slm.report import page
 
 POINTS = 320
 SMOOTH_SHARE = 0.02
@@ -56,7 +56,7 @@ STYLE: dict[Any, Any] = {
 Size = tuple[int, int]
 WIDE: Size = (880, 340)
 NARROW: Size = (360, 280)
-SMALL: Size = (300, 190)
+SMALL: Size = (300, 206)
 
 Rows = Sequence[dict[str, Any]]
 
@@ -67,6 +67,16 @@ def compact(value: float) -> str:
         if abs(value) >= limit:
             return f"{value / limit:.3g}{unit}"
     return f"{value:.3g}"
+
+
+class Interval(NamedTuple):
+    """A row of a forest: a value with its interval, and an upright mark such as what chance gives."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    mark: float | None = None
 
 
 def loss_chart(steps: Rows, evaluations: Rows, size: Size) -> str:
@@ -92,7 +102,7 @@ def loss_chart(steps: Rows, evaluations: Rows, size: Size) -> str:
         axes.set_ylim(min(seen) - margin, max(seen) + margin)
         _label_ends(axes, ends, size)
 
-    return _svg(f"loss-{size[0]}", title, size, draw)
+    return _svg(f"loss-{size[0]}", title, size, draw, x_label="tokens trained on", y_label="nats per token")
 
 
 def curve(name: str, title: str, steps: Rows, key: str, *, smooth: bool = False, floor: float | None = None) -> str:
@@ -109,7 +119,7 @@ def curve(name: str, title: str, steps: Rows, key: str, *, smooth: bool = False,
             axes.plot(*_thinned(tokens, values), color=FIRST, linewidth=2)
             axes.set_ylim(floor, None)
 
-    return _svg(name, title, SMALL, draw)
+    return _svg(name, title, SMALL, draw, x_label="tokens")
 
 
 def by_layer(name: str, title: str, rows: Rows, quantity: str) -> str:
@@ -124,7 +134,7 @@ def by_layer(name: str, title: str, rows: Rows, quantity: str) -> str:
             axes.plot(*_thinned(tokens, values), color=FIRST, linewidth=1.5, alpha=alpha, marker=marker)
         axes.set_ylim(0, None)
 
-    return _svg(name, title, SMALL, draw)
+    return _svg(name, title, SMALL, draw, x_label="tokens")
 
 
 def histogram(name: str, title: str, powers: Mapping[int, int], size: Size) -> str:
@@ -135,27 +145,59 @@ def histogram(name: str, title: str, powers: Mapping[int, int], size: Size) -> s
         axes.bar([power - 0.5 for power in edges], [powers.get(power, 0) for power in edges], 0.92, color=FIRST)
         axes.set_ylim(0, None)
 
-    return _svg(name, title, size, draw, first=min(powers) - 1, x_text=lambda value: compact(2**value), whole=True)
+    return _svg(
+        name, title, size, draw, first=min(powers) - 1, x_text=lambda value: compact(2**value), whole=True,
+        x_label="bytes", y_label="documents",
+    )  # fmt: skip
 
 
-def forest(name: str, title: str, rows: Sequence[tuple[str, float, float, float]], size: Size) -> str:
-    """Differences with their intervals, (label, value, low, high) from the top down, beside the line of none."""
+def forest(
+    name: str,
+    title: str,
+    rows: Sequence[Interval],
+    size: Size,
+    x_label: str,
+    reference: float | None = 0.0,
+    limits: tuple[float, float] | None = None,
+) -> str:
+    """Values with their intervals from the top down, beside an upright line; without limits that is in the middle."""
 
     def draw(axes: Axes) -> None:
         places = range(len(rows) - 1, -1, -1)
-        axes.axvline(0, color=MUTED, linewidth=1)
-        for place, (_, value, low, high) in zip(places, rows, strict=True):
-            axes.plot([low, high], [place, place], color=FIRST, linewidth=2)
-            axes.plot([value], [place], color=FIRST, marker="o", markersize=6)
-        reach = 1.1 * max(abs(end) for row in rows for end in row[1:] if math.isfinite(end))
-        axes.set_xlim(-reach, reach)
+        if reference is not None:
+            axes.axvline(reference, color=MUTED, linewidth=1)
+        for place, row in zip(places, rows, strict=True):
+            axes.plot([row.low, row.high], [place, place], color=FIRST, linewidth=2)
+            axes.plot([row.value], [place], color=FIRST, marker="o", markersize=6)
+            if row.mark is not None:
+                axes.plot([row.mark] * 2, [place - 0.22, place + 0.22], color=SECOND, linewidth=2)
+        middle = reference or 0.0
+        reach = 1.1 * max(abs(end - middle) for row in rows for end in row[1:4] if math.isfinite(end))
+        axes.set_xlim(limits or (middle - (reach or 1), middle + (reach or 1)))
         axes.set_ylim(-0.5, len(rows) - 0.3)  # a label stands above its interval
-        for place, (label, *_) in zip(places, rows, strict=True):
-            axes.annotate(label, (0, place), (0, 7), xycoords=("axes fraction", "data"), textcoords="offset points",
-                          va="bottom", color=INK)  # fmt: skip
+        for place, row in zip(places, rows, strict=True):
+            axes.annotate(row.label, (0, place), (0, 7), xycoords=("axes fraction", "data"),
+                          textcoords="offset points", va="bottom", color=INK)  # fmt: skip
         axes.set_yticks([])
 
-    return _svg(name, title, size, draw, first=None, left=10)
+    return _svg(name, title, size, draw, first=None, left=10, x_label=x_label)
+
+
+def forest_figure(
+    name: str,
+    title: str,
+    rows: Sequence[Interval],
+    x_label: str,
+    *,
+    reference: float | None = 0.0,
+    limits: tuple[float, float] | None = None,
+) -> page.Figure:
+    """A forest as wide as the page, drawn again for narrow screens; as high as its rows need."""
+    wide, narrow = (
+        forest(f"{name}-{width}", title, rows, (width, 60 + 40 * len(rows)), x_label, reference, limits)
+        for width in (WIDE[0], NARROW[0])
+    )
+    return page.Figure(f"{title}.", wide, narrow, wide=True)
 
 
 def reliability(name: str, title: str, curves: Mapping[str, Sequence[tuple[float, float]]], size: Size) -> str:
@@ -169,7 +211,7 @@ def reliability(name: str, title: str, curves: Mapping[str, Sequence[tuple[float
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
 
-    return _svg(name, title, size, draw, first=None)
+    return _svg(name, title, size, draw, first=None, x_label="stated confidence", y_label="share right")
 
 
 def decades(
@@ -179,6 +221,7 @@ def decades(
     points: Sequence[tuple[float, float, float, float]],
     law: Sequence[tuple[float, float]],
     size: Size,
+    x_label: str,
 ) -> str:
     """Over powers of ten: runs as faint lines, their ends as points with intervals (x, y, low, high), a law."""
 
@@ -195,7 +238,10 @@ def decades(
             margin = 0.15 * (max(ends) - min(ends) or 1)
             axes.set_ylim(min(ends) - margin, max(ends) + 3 * margin)
 
-    return _svg(name, title, size, draw, first=None, x_text=lambda value: power(10**value))
+    return _svg(
+        name, title, size, draw, first=None, x_text=lambda value: page.power(10**value), x_label=x_label,
+        y_label="bits per byte",
+    )  # fmt: skip
 
 
 def scatter(
@@ -276,6 +322,8 @@ def _svg(
     x_text: Callable[[float], str] = compact,
     whole: bool = False,
     ticks: Sequence[float] = (),
+    x_label: str = "",
+    y_label: str = "",
 ) -> str:
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(size[0] / 72, size[1] / 72))
@@ -291,8 +339,13 @@ def _svg(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: x_text(value)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
         right = 88 if size[0] > 400 and name.startswith("loss") else 20
+        top, bottom = 30 if y_label else 12, 50 if x_label else 34
         figure.subplots_adjust(
-            left=left / size[0], right=1 - right / size[0], top=1 - 12 / size[1], bottom=34 / size[1]
+            left=left / size[0], right=1 - right / size[0], top=1 - top / size[1], bottom=bottom / size[1]
+        )
+        axes.set_xlabel(x_label, loc="right", labelpad=5)
+        axes.annotate(
+            y_label, (0, 1), (8 - left, 12), xycoords="axes fraction", textcoords="offset points", color=MUTED
         )
         written = io.StringIO()
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -18,13 +18,16 @@ from slm.evaluate.stage import RESULTS
 from slm.evaluate.statistics.intervals import Estimate
 from slm.evaluate.statistics.paired import Difference
 from slm.report.calibration import calibration
-from slm.report.charts import NARROW, WIDE, forest
+from slm.report.charts import Interval, forest_figure
+from slm.report.gather import Run, command
+from slm.report.html import page
 from slm.report.page import Fact, Figure, Sample, Section, Table
-from slm.report.render import page
 from slm.report.stages import link
 
 SHOWN_CHARACTERS = 1_200
 ROWS_OF_A_CHART = 14
+SHOWN_REGRESSIONS = 3
+"""In the report of a run; the page of `slm compare` has more."""
 
 
 def comparison_page(a: Artifact, b: Artifact, prospects: Sequence[Prospect], found: Comparison) -> str:
@@ -40,6 +43,24 @@ def comparison_page(a: Artifact, b: Artifact, prospects: Sequence[Prospect], fou
         differences(found), before(prospects), parts(found), calibration({"A": results(a), "B": results(b)}),
         *changed(found.changes), inputs(a, b),
     ])  # fmt: skip
+
+
+def beside(run: Run) -> Section:
+    """The comparison with the run that `report.compare_with` names, in one section of that run's report."""
+    if run.beside is None:
+        missing = command(run.recipe, "report", "report.compare_with=runs/OTHER")
+        return Section("comparison", "Comparison", missing=missing)
+    section = differences(run.beside)
+    section.key, section.title = "comparison", f"Beside {run.beside_name}"
+    section.lead = f"A is {run.beside_name}, B is this run. {section.lead}"
+    folder = run.recipe.folder("evaluate").parent
+    section.remarks.append(
+        f"By part of the items, what could be found at all, and what got better: slm compare "
+        f"{run.recipe.report.compare_with} {folder}"
+    )
+    (worse, _) = changed(run.beside.changes)
+    section.samples = worse.samples[:SHOWN_REGRESSIONS]
+    return section
 
 
 def headline(found: Comparison) -> list[Fact]:
@@ -62,8 +83,10 @@ def differences(found: Comparison) -> Section:
     )
     section.remarks = [f"Not compared: {name}." for name in found.only_one]
     rows = [(one.name, one.difference, one.detectable) for one in found.findings]
-    section.figures = _forest("metrics", "Difference B − A in units of the smallest detectable one", rows)
-    section.tables = [Table("", COLUMNS, [_cells(one) for one in found.findings])]
+    section.figures = _forest(
+        "metrics", "Difference B − A in units of the smallest detectable one", "smallest detectable differences", rows
+    )
+    section.tables = [Table("Every metric", COLUMNS, [_cells(one) for one in found.findings])]
     return section
 
 
@@ -80,7 +103,7 @@ def before(prospects: Sequence[Prospect]) -> Section:
         "nothing."
     )
     rows = [(one.name, f"{one.items:,}", detectable_text(one.detectable)) for one in prospects]
-    section.tables = [Table("", ("metric", "items", "smallest detectable difference"), rows)]
+    section.tables = [Table("Before the comparison", ("metric", "items", "smallest detectable difference"), rows)]
     return section
 
 
@@ -98,7 +121,7 @@ def parts(found: Comparison) -> Section:
         rows = [(f"{one.part.kind}: {one.part.name}", one) for one in of_metric if one.part is not None]
         caption = f"{name}: difference B − A by part, with 95 % intervals"
         drawn = [(label, one.difference, 1.0) for label, one in rows[:ROWS_OF_A_CHART]]
-        section.figures += _forest(f"parts-{len(section.figures)}", caption, drawn)
+        section.figures += _forest(f"parts-{len(section.figures)}", caption, "B − A", drawn)
         section.tables.append(
             Table(name, ("part", *COLUMNS[1:]), [(label, *_cells(one)[1:]) for label, one in rows])
         )  # fmt: skip
@@ -189,18 +212,15 @@ def _fixed(value: float, found: Estimate | Difference) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
-def _forest(name: str, title: str, rows: Sequence[tuple[str, Difference, float]]) -> list[Figure]:
+def _forest(name: str, title: str, x_label: str, rows: Sequence[tuple[str, Difference, float]]) -> list[Figure]:
     drawn = [
-        (label, gap.value / unit, gap.low / unit, gap.high / unit)
+        Interval(label, gap.value / unit, gap.low / unit, gap.high / unit)
         for label, gap, unit in rows
         if unit and math.isfinite(unit)
     ]
-    if not drawn or not any(end for row in drawn for end in row[1:]):
+    if not any((row.value, row.low, row.high) != (0, 0, 0) for row in drawn):
         return []
-    wide, narrow = (
-        forest(f"{name}-{width}", title, drawn, (width, 50 + 40 * len(drawn))) for width in (WIDE[0], NARROW[0])
-    )
-    return [Figure(f"{title}.", wide, narrow, wide=True)]
+    return [forest_figure(name, title, drawn, x_label)]
 
 
 def _cut(text: str) -> str:

@@ -14,3 +14,5 @@ class ReportConfig(Config):
     """Heading; by default the name of the run."""
     sample_steps: int = Field(4, ge=1)
     """At how many steps of the training, spread evenly and the last among them, samples are shown."""
+    compare_with: str = ""
+    """Folder of another evaluated run, of whose items each is compared with this run's; empty compares with none."""

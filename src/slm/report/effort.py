@@ -1,4 +1,4 @@
-"""The section about what the training took: time by phase, processes, speed beside the machine's, energy, cost."""
+"""The section about what the training took: tokens, FLOPs, time by phase, energy, price, speed beside the machine's."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 from slm.core.console import duration, quantity
 from slm.core.energy import energy_text
+from slm.model.counting import flops_per_token, num_parameters
 from slm.report.gather import Run
-from slm.report.page import Bar, Fact, Section, Table, percent
+from slm.report.page import Bar, Fact, Section, Table, compact, percent, power
 from slm.train.ledger import MEANINGS, behind, energy_of, idle_seconds, totals
 
 SHOWN_PROCESSES = 12
@@ -17,9 +18,10 @@ SHOWN_PROCESSES = 12
 
 def effort(run: Run) -> Section:
     """Where the wall-clock went, over all processes that worked on the run."""
-    section = Section("effort", "Time and energy")
+    section = Section("cost", "Cost")
     if not run.ledger:
         section.lead = "There is no ledger.jsonl beside the metrics, so it is unknown where the time went."
+        section.facts = computation(run)
         return section
     seconds = totals(run.ledger)
     whole = sum(seconds.values())
@@ -36,10 +38,18 @@ def effort(run: Run) -> Section:
         if spent
     ]
     section.bars_caption = f"Wall-clock by phase, {duration(whole)} in all."
-    section.facts = [*speed(run.steps), *saves(run), *trouble(run), *bill(run, whole)]
+    section.facts = [*computation(run), *bill(run, whole), *speed(run.steps), *saves(run), *trouble(run)]
     if count > 1:
         section.tables = [processes(run.ledger)]
     return section
+
+
+def computation(run: Run) -> list[Fact]:
+    """Tokens and FLOPs of the training."""
+    recipe, tokens = run.recipe, run.artifacts["train"].counts["tokens"]
+    flops = flops_per_token(recipe.model, recipe.shards.seq_len) * tokens
+    per_parameter = f"{tokens / num_parameters(recipe.model):.2g} a parameter"
+    return [Fact("tokens trained on", compact(tokens), per_parameter), Fact("computation", f"{power(flops)} FLOPs")]
 
 
 def short(seconds: float) -> str:
@@ -96,8 +106,8 @@ def bill(run: Run, seconds: float) -> list[Fact]:
     text = energy_text(energy_of(run.ledger)).removeprefix("energy ")
     value, note = (text, "") if text[0].isdigit() else ("unknown", text.removeprefix("unknown").lstrip(": "))
     price = run.recipe.train.price_per_hour
-    cost = Fact("cost", f"{seconds / 3600 * price:,.2f}", f"at {price:,.2f} an hour") if price else None
-    return [Fact("energy", value, note), cost or Fact("cost", "unknown", "train.price_per_hour is not set")]
+    cost = Fact("price", f"{seconds / 3600 * price:,.2f}", f"at {price:,.2f} an hour") if price else None
+    return [Fact("energy", value, note), cost or Fact("price", "unknown", "train.price_per_hour is not set")]
 
 
 def processes(lines: Sequence[dict[str, Any]]) -> Table:

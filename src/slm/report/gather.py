@@ -1,4 +1,4 @@
-"""The artifacts of a run to one typed record; nothing is computed or formatted here.
+"""The artifacts of a run to one typed record; nothing is formatted here.
 
 Whatever a stage wrote is read from its files or its manifest. A stage that was not run leaves its part empty.
 """
@@ -6,10 +6,12 @@ Whatever a stage wrote is read from its files or its manifest. A stage that was 
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slm.core.artifact import MANIFEST, Artifact, file_sha256, newest
 from slm.core.lineage import lineage
@@ -17,9 +19,15 @@ from slm.recipe import CHAIN, Recipe, Stage
 from slm.train.ledger import read_ledger
 from slm.train.metrics import read_metrics
 
+if TYPE_CHECKING:
+    from slm.evaluate.comparison import Comparison
+
 METRICS = "metrics.jsonl"
+VERSION = 2
+"""To be raised when the same artifacts would give another report."""
 UNSEEN = frozenset({"redo", "verify", "start", "stop", "report", "safety", "release"})
 """Parts of a recipe that change nothing that a report shows."""
+DROPPED_WORDS = ("redo", "from", "to", "start", "stop", "verify")
 
 Json = dict[str, Any]
 
@@ -52,6 +60,12 @@ class Run:
     """`parity.json` of the export."""
     answers: Json = field(default_factory=dict)
     """`samples.json` of the serve stage."""
+    safety: Json = field(default_factory=dict)
+    """`results.json` of the safety stage."""
+    beside: Comparison | None = None
+    """This run (B) against the one that `report.compare_with` names (A)."""
+    beside_name: str = ""
+    """That other's name."""
     broken_links: tuple[str, ...] = ()
     """Sentences about ancestors that are gone or are no longer what was recorded."""
     stale: Mapping[Stage, str] = field(default_factory=dict)
@@ -59,11 +73,11 @@ class Run:
 
 
 def finished_artifacts(recipe: Recipe) -> dict[Stage, Artifact]:
-    """Every artifact of the run that is there, in the order of the stages; `UserError` without a checkpoint."""
+    """Every artifact of the run that is there, safety after the chain's; `UserError` without a checkpoint."""
     recipe.artifact("train")
     return {
         stage: recipe.artifact(stage)
-        for stage in CHAIN
+        for stage in (*CHAIN, "safety")
         if stage != "report" and (newest(recipe.folder(stage)) / MANIFEST).is_file()
     }
 
@@ -83,7 +97,26 @@ def inputs(recipe: Recipe) -> Json:
         "recipe": {name: value for name, value in resolved.items() if name not in UNSEEN},
         "metrics": file_sha256(metrics) if metrics.is_file() else "",
         "ledger": [line["process"] for line in read_ledger(metrics.parent)],
+        "compare_with": _other(recipe).fingerprint if recipe.report.compare_with else "",
+        "version": VERSION,
     }
+
+
+def _other(recipe: Recipe) -> Artifact:
+    from slm.evaluate.measurements import evaluation_of
+
+    return evaluation_of(Path(recipe.report.compare_with))
+
+
+def _compared(recipe: Recipe, artifacts: Mapping[Stage, Artifact]) -> tuple[Comparison | None, str]:
+    if not recipe.report.compare_with or "evaluate" not in artifacts:
+        return None, ""
+    from slm.evaluate import comparison
+    from slm.evaluate.measurements import name_of
+
+    other = _other(recipe)
+    found = comparison.compare(*comparison.pairs_of(other, artifacts["evaluate"]))
+    return replace(found, changes=comparison.with_texts(found.changes, other)), name_of(other)
 
 
 def metrics_file(recipe: Recipe) -> Path:
@@ -92,10 +125,20 @@ def metrics_file(recipe: Recipe) -> Path:
     return folder / METRICS if newest(folder) != folder else folder.parent / METRICS
 
 
+def command(recipe: Recipe, stage: str, *settings: str) -> str:
+    """The command that makes a part of this run: what was typed, without the words that only steered this time."""
+    if not sys.argv[0].startswith("slm "):
+        return shlex.join(["slm", stage, f"run={recipe.run}", *settings])
+    words = [word.lstrip("+") for word in sys.argv[1:] if "=" in word]
+    kept = [word for word in words if word.partition("=")[0] not in DROPPED_WORDS]
+    return shlex.join(["slm", stage, *kept, *settings])
+
+
 def gather(recipe: Recipe, artifacts: Mapping[Stage, Artifact]) -> Run:
     """Read what the artifacts hold."""
     written = read_metrics(metrics_file(recipe))
     rows = _surviving(written)
+    beside, name = _compared(recipe, artifacts)
     return Run(
         recipe,
         artifacts,
@@ -110,6 +153,9 @@ def gather(recipe: Recipe, artifacts: Mapping[Stage, Artifact]) -> Run:
         tokenizer=_content(artifacts.get("tokenizer"), "report.json"),
         parity=_content(artifacts.get("export"), "parity.json"),
         answers=_content(artifacts.get("serve"), "samples.json"),
+        safety=_content(artifacts.get("safety"), "results.json"),
+        beside=beside,
+        beside_name=name,
         broken_links=_broken_links(artifacts),
         stale=_stale(artifacts),
     )

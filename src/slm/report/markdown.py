@@ -1,4 +1,5 @@
-"""A page's parts as Markdown, for a repository or a hub: the same words and figures, charts as tables.
+"""A page's parts as Markdown, for a repository or a hub: the same words and figures, charts as tables,
+without the parts that were not made.
 
 In: what `render.page` takes. Out: text in GitHub's Markdown. Nothing that comes from a corpus can break out of its
 place: cells lose line ends and have bars and markup escaped, texts stand in fences longer than any that they hold.
@@ -25,6 +26,8 @@ def markdown(
     """The page; `images` names a picture file for the sections that have one, by their key."""
     lines = [f"# {escaped(title)}: {kind}", "", escaped(summary), "", *_facts(headline)]
     for section in sections:
+        if section.missing:
+            continue
         lines += [f"## {escaped(section.title)}", ""]
         for text in (section.lead, *section.notices, *section.remarks):
             lines += [escaped(text), ""] if text else []

@@ -24,6 +24,16 @@ class Fact(NamedTuple):
     note: str = ""
 
 
+class Verdict(NamedTuple):
+    """What a question about the run came to; `held` is None where nothing can be said either way."""
+
+    question: str
+    held: bool | None
+    words: str
+    key: str
+    """Of the section with the figures."""
+
+
 class Bar(NamedTuple):
     """One bar of a chart whose numbers are also text; `share` of the longest, `strong` for our own."""
 
@@ -73,7 +83,7 @@ class Link(NamedTuple):
 class Table:
     """Rows of text; columns whose cells are all numbers are set to the right by the template.
 
-    One that repeats in numbers what a chart shows is `folded` away.
+    One that repeats in numbers what a chart shows is `folded` away. Without a caption it has that of its section.
     """
 
     caption: str
@@ -109,11 +119,23 @@ class Section:
     samples: list[list[Sample]] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     codes: list[Code] = field(default_factory=list)
+    missing: str = ""
+    """What would make it, where there is nothing to show; such a section is left out of the page."""
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing under the heading but words."""
         return not (self.bars or self.facts or self.figures or self.tables or self.samples or self.links or self.codes)
+
+
+def present(sections: Sequence[Section]) -> list[Section]:
+    """The sections that have something to show, and a last one that says what would make the others."""
+    shown = [section for section in sections if not section.missing]
+    absent = [(section.title, section.missing) for section in sections if section.missing]
+    if absent:
+        table = Table("Not on this page", ("part", "what makes it"), absent)
+        shown.append(Section("missing", "Not here", "These were not made for this run.", tables=[table]))
+    return shown
 
 
 def compact(value: float) -> str:

@@ -1,55 +1,31 @@
-"""A run's record to one HTML page.
-
-The template and its style sheet lie beside this file and are put into the page, which asks nobody for
-anything. Every text is escaped; only the charts' markup is taken as it is.
-"""
+"""A run's record to one HTML page: what was made and what is to be thought of it first, then every part."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from slm.core.console import duration, size
 from slm.model.counting import num_parameters
 from slm.report import sections, stages
 from slm.report.calibration import calibration
+from slm.report.comparison import beside
+from slm.report.compression import compression
+from slm.report.data import essentials
 from slm.report.effort import effort
+from slm.report.error_analysis import error_analysis
 from slm.report.gather import Run
-from slm.report.page import Fact, Section, compact, visible
+from slm.report.html import page
+from slm.report.page import Fact, Section, compact
+from slm.report.safety import safety
 from slm.report.tasks import tasks
+from slm.report.verdicts import verdicts
 
-FOLDER = Path(__file__).parent
-TEMPLATE, STYLE = "template.html.jinja", "style.css"
+SHOWN_TASKS = 3
+"""So many benchmarks have a figure at the head of the page, each by its first metric."""
 
 
 def render(run: Run) -> str:
     """The report's page."""
     title = run.recipe.report.title or run.recipe.run
-    return page(title, "run report", summary(run), headline(run), page_sections(run))
-
-
-def page(title: str, kind: str, summary: str, headline: Sequence[Fact], sections: Sequence[Section]) -> str:
-    """A page of the one layout; `kind` says under its title what it is."""
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: value if isinstance(value, Markup) or not isinstance(value, str) else visible(value),
-    )
-    environment.filters["markup"] = Markup
-    return environment.get_template(TEMPLATE).render(
-        title=title,
-        kind=kind,
-        summary=summary,
-        headline=headline,
-        sections=sections,
-        style=Markup((FOLDER / STYLE).read_text(encoding="utf-8")),  # our own file, not text of the run
-    )
+    return page(title, "run report", summary(run), headline(run), page_sections(run), verdicts(run))
 
 
 def page_sections(run: Run) -> list[Section]:
@@ -57,17 +33,21 @@ def page_sections(run: Run) -> list[Section]:
     return [
         sections.result(run),
         tasks(run.results),
+        beside(run),
+        error_analysis(run),
         calibration({run.recipe.run: run.results}),
+        safety(run),
+        sections.golden(run),
+        sections.samples(run),
+        sections.answers(run),
         sections.training(run),
         effort(run),
         sections.layers(run),
-        sections.samples(run),
-        sections.answers(run),
-        sections.golden(run),
-        stages.corpus(run),
+        essentials(run),
         stages.tokenizer(run),
         stages.shards(run),
         sections.model(run),
+        compression(run),
         stages.export(run),
         stages.lineage(run),
         stages.reproduce(run),
@@ -83,29 +63,37 @@ def summary(run: Run) -> str:
     if corpus is not None:
         names = list(corpus.counts["sources"])
         sentence += f" of {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}"
-    return f"{sentence}."
+    files = sum(name.startswith("gguf") for name in run.parity.get("formats", {}))
+    return f"{sentence}{f'; published as {files} GGUF files' if files > 1 else ''}."
 
 
 def headline(run: Run) -> list[Fact]:
     """The figures that one wants first."""
     counts = run.artifacts["train"].counts
-    validation, baselines = run.results.get("validation"), run.results.get("baselines", {})
+    validation = run.results.get("validation")
     facts = []
     if validation:
-        against = [
-            f"{name}\u00a0{baselines[key]:.2f}"
-            for key, (name, _) in sections.BASELINES.items()
-            if baselines.get(key) is not None
-        ]
-        facts.append(Fact("bits per byte", f"{validation['bits_per_byte']:.3f}", " · ".join(against)))
+        low, high = validation["interval_95"]
+        against = f"95 %: {low:.3f} to {high:.3f}"
+        facts.append(Fact("bits per byte", f"{validation['bits_per_byte']:.3f}", against))
     elif run.evaluations:
         facts.append(Fact("bits per byte", f"{run.evaluations[-1]['bits_per_byte']:.3f}", "measured while training"))
+    firsts = {one["task"]: one for one in reversed(run.results.get("tasks", {}).get("metrics", []))}
+    for one in list(reversed(firsts.values()))[:SHOWN_TASKS]:
+        low, high = one["interval_95"]
+        chance = "" if one["chance"] is None else f", chance {one['chance']:.2f}"
+        facts.append(
+            Fact(f"{one['task']}, {one['metric']}", f"{one['value']:.3f}", f"95 %: {low:.3f} to {high:.3f}{chance}")
+        )
     facts.append(Fact("parameters", compact(num_parameters(run.recipe.model)), f"{run.recipe.model.layers} layers"))
     facts.append(Fact("tokens", compact(counts["tokens"]), f"{counts['step']:,} steps"))
     if run.steps:
         seconds = sum(row["seconds"] for row in run.steps)
         facts.append(Fact("training time", duration(seconds), f"{run.steps[-1]['tokens'] / seconds:,.0f} tokens/s"))
-    files = [item for name, item in run.parity.get("formats", {}).items() if name.startswith("gguf")]
+    files = {
+        name: item["size_bytes"] for name, item in run.parity.get("formats", {}).items() if name.startswith("gguf")
+    }
     if files:
-        facts.append(Fact("smallest GGUF", size(min(item["size_bytes"] for item in files)), f"{len(files)} files"))
+        smallest = min(files, key=lambda name: int(files[name]))
+        facts.append(Fact("smallest GGUF", size(files[smallest]), stages.format_name(smallest).removeprefix("GGUF ")))
     return facts

@@ -13,8 +13,8 @@ from slm.core.console import quantity
 from slm.evaluate.scaling import Rung
 from slm.evaluate.statistics.power_law import Ladder, Point
 from slm.report.charts import NARROW, WIDE, decades
+from slm.report.html import page
 from slm.report.page import Fact, Figure, Section, Table, compact, percent, power
-from slm.report.render import page
 
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 """Of each run (tokens, bits per byte), as measured while training."""
@@ -59,7 +59,10 @@ def drawn(rungs: Sequence[Rung], found: Ladder, curves: Curves) -> Section:
     ):
         lines = [[(x * scale[name], y) for x, y in curve] for name, curve in curves.items() if curve]
         points = [(one.point.tokens * scale[one.name], one.bits.value, one.bits.low, one.bits.high) for one in rungs]
-        wide, narrow = (decades(f"{key}-{size[0]}", title, lines, points, line, size) for size in (WIDE, NARROW))
+        wide, narrow = (
+            decades(f"{key}-{size[0]}", title, lines, points, line, size, title.rpartition(" ")[2])
+            for size in (WIDE, NARROW)
+        )
         section.figures.append(Figure(f"{title}.", wide, narrow, wide=True))
     return section
 
@@ -102,14 +105,14 @@ def law(found: Ladder) -> Section:
         (name, f"{value:.4g}", _interval(found.intervals[name]), MEANING[name])
         for name, value in found.fit.constants.items()
     ]
-    section.tables = [Table("", ("constant", "value", "95 %", "meaning"), rows)]
+    section.tables = [Table("Constants", ("constant", "value", "95 %", "meaning"), rows)]
     return section
 
 
 def table(rungs: Sequence[Rung], found: Ladder) -> Section:
     """All runs."""
     section = Section("runs", "Runs")
-    section.tables = [Table("", COLUMNS, rows(rungs, found))]
+    section.tables = [Table("Runs", COLUMNS, rows(rungs, found))]
     return section
 
 

@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slm.core.console import duration, quantity, size
-from slm.model.counting import flops_per_token, num_parameters, parameters_by_part
+from slm.model.counting import num_parameters, parameters_by_part
 from slm.recipe import Stage
 from slm.report.charts import NARROW, WIDE, by_layer, curve, loss_chart
-from slm.report.gather import Run
-from slm.report.page import Bar, Fact, Figure, Sample, Section, Table, compact, percent, power
+from slm.report.gather import Run, command
+from slm.report.page import Bar, Fact, Figure, Sample, Section, Table, compact, percent
 
-NOT_RUN = "This stage was not run."
 BASELINES = {
     "xz_bits_per_byte": ("xz\u00a0-9", "all of the text as one stream"),
     "gzip_bits_per_byte": ("gzip\u00a0-9", "each document alone"),
@@ -27,11 +26,12 @@ def result(run: Run) -> Section:
     section = Section("result", "Result")
     validation, baselines = run.results.get("validation", {}), run.results.get("baselines", {})
     if not validation:
-        section.lead = f"{NOT_RUN} Without it there is only the loss that the training measured in passing."
+        section.missing = command(run.recipe, "evaluate")
         return section
     mark_stale(section, run, "evaluate")
     ours = float(validation["bits_per_byte"])
-    named = [("this model", "every token scored once", ours)]
+    low, high = validation["interval_95"]
+    named = [("this model", f"95 % interval: {low:.3f} to {high:.3f}", ours)]
     named += [(*text, float(baselines[key])) for key, text in BASELINES.items() if baselines.get(key) is not None]
     longest = max(value for _, _, value in named)
     section.bars = [
@@ -43,7 +43,6 @@ def result(run: Run) -> Section:
     section.lead = f"The model spends {ours:.3f} bits on a byte of text that it never saw, " + (
         f"fewer than {_listed(beaten)}." if beaten else "more than every baseline."
     )
-    low, high = validation["interval_95"]
     section.facts = [
         Fact("95 % interval", f"{low:.3f} to {high:.3f}", "over held-out documents"),
         Fact(
@@ -74,13 +73,12 @@ def training(run: Run) -> Section:
     section = Section("training", "Training")
     counts, recipe = run.artifacts["train"].counts, run.recipe
     if not run.steps:
-        section.lead = "There is a checkpoint but no metrics.jsonl beside it, so there are no curves."
+        section.missing = f"{command(run.recipe, 'train')}: there is a checkpoint but no metrics.jsonl beside it"
         return section
     if not counts.get("finished", True):
         section.notices.append(f"The training has not ended: this is its state at step {counts['step']:,}.")
     seconds = sum(row["seconds"] for row in run.steps)
     rate = (run.steps[-1]["tokens"]) / seconds if seconds else 0.0
-    flops = flops_per_token(recipe.model, recipe.shards.seq_len) * counts["tokens"]
     optimizer, ramp = recipe.train.optimizer, recipe.train.batch_ramp
     first = f"{ramp.start_tokens:,} to " if ramp.start_tokens else ""
     section.lead = (
@@ -113,7 +111,6 @@ def training(run: Run) -> Section:
         Fact("tokens trained on", compact(counts["tokens"]), _epochs(run)),
         Fact("time in steps", duration(seconds), "without evaluation and saving"),
         Fact("mean rate", f"{rate:,.0f} tokens/s"),
-        Fact("computation", f"{power(flops)} FLOPs", f"{quantity(flops / max(seconds, 1e-9) / 1e9)} GFLOP/s"),
         Fact("arithmetic", str(counts.get("precision", "unknown")), f"{counts.get('threads', '?')} CPU threads"),
     ]
     return section
@@ -123,7 +120,7 @@ def layers(run: Run) -> Section:
     """Sizes by layer as the training went on."""
     section = Section("layers", "Layers")
     if not run.layers:
-        section.lead = "No sizes by layer were taken; train.statistics_every_steps says how often to."
+        section.missing = command(run.recipe, "train", "train.statistics_every_steps=STEPS")
         return section
     section.lead = (
         "Root mean squares against tokens trained on, a line a layer: the first is the faintest. Lines that part or "
@@ -173,7 +170,7 @@ def samples(run: Run) -> Section:
     section = Section("samples", "Samples")
     prompts = list(dict.fromkeys(row["prompt"] for row in run.samples))
     if not prompts:
-        section.lead = "No samples were taken; train.sample_prompts names prompts to continue at each evaluation."
+        section.missing = command(run.recipe, "train", "train.sample_prompts=[PROMPT]")
         return section
     chosen = _spread(sorted({row["step"] for row in run.samples}), run.recipe.report.sample_steps)
     section.lead = "Continuations of the same prompts as the training went on. The prompt is set apart."
@@ -192,7 +189,7 @@ def answers(run: Run) -> Section:
     """What the exported file answers."""
     section = Section("answers", "Answers")
     if not run.answers:
-        section.lead = NOT_RUN
+        section.missing = command(run.recipe, "serve")
         return section
     mark_stale(section, run, "serve")
     section.lead = f"{run.answers['model']}, answered by {run.answers['engine']}."
@@ -215,7 +212,7 @@ def golden(run: Run) -> Section:
     table = run.results.get("golden", {})
     items: list[dict[str, Any]] = table.get("items", [])
     if not items:
-        section.lead = "No golden prompts were checked; evaluate.golden names a table of them."
+        section.missing = command(run.recipe, "evaluate", "evaluate.golden=TABLE")
         return section
     section.lead = f"{table['passed']} of {table['passed'] + table['failed']} golden prompts passed."
     clean = table.get("clean")
@@ -224,7 +221,7 @@ def golden(run: Run) -> Section:
         section.lead += f" Of those that no document of the corpus held, {clean['passed']} of {total} passed."
     section.tables = [
         Table(
-            "",
+            "Every prompt with what was expected and found",
             ("name", "prompt", "outcome", "expected", "found"),
             [
                 (

@@ -1,4 +1,4 @@
-"""The sections about text, vocabulary, rows, files, lineage, and how to make it all again."""
+"""The sections about vocabulary, rows, files, lineage, and how to make it all again."""
 
 from __future__ import annotations
 
@@ -14,52 +14,18 @@ import yaml
 
 from slm.core.artifact import Artifact
 from slm.core.console import size
-from slm.report.gather import UNSEEN, Run
+from slm.report.gather import UNSEEN, Run, command
 from slm.report.page import Bar, Code, Fact, Link, Section, Table, percent, scientific
-from slm.report.sections import NOT_RUN, mark_stale
+from slm.report.sections import mark_stale
 
-FORMATS = {
-    "hf": "Hugging Face", "gguf_f32": "GGUF F32", "gguf_f16": "GGUF F16", "gguf_bf16": "GGUF BF16",
-    "gguf_q8_0": "GGUF Q8_0",
-}  # fmt: skip
-DROPPED_WORDS = ("redo", "from", "to", "start", "stop", "verify")
-
-
-def corpus(run: Run) -> Section:
-    """Which text under which licence."""
-    section = Section("corpus", "Text")
-    if "corpus" not in run.artifacts:
-        section.lead = NOT_RUN
-        return section
-    counts = run.artifacts["corpus"].counts
-    train, held_out, skipped = counts["train"], counts["validation"], counts["skipped"]
-    section.lead = (
-        f"{size(train['bytes'])} to train on and {size(held_out['bytes'])} held out, chosen by a hash of each "
-        "document's id."
-    )
-    section.tables = [
-        Table(
-            "Sources",
-            ("source", "documents", "UTF-8", "licence", "origin"),
-            [
-                (name, f"{item['documents']:,}", size(item["bytes"]), item["licence"], item["origin"])
-                for name, item in counts["sources"].items()
-            ],
-        )
-    ]
-    section.facts = [
-        Fact("train", f"{train['documents']:,} documents", size(train["bytes"])),
-        Fact("held out", f"{held_out['documents']:,} documents", size(held_out["bytes"])),
-        *(Fact(f"left out: {reason}", f"{count:,}") for reason, count in skipped.items()),
-    ]
-    return section
+KINDS = {"hf": "Hugging Face", "gguf": "GGUF", "awq": "AutoAWQ", "onnx": "ONNX"}
 
 
 def tokenizer(run: Run) -> Section:
     """What the vocabulary is worth."""
     section = Section("tokenizer", "Tokenizer")
     if not run.tokenizer:
-        section.lead = NOT_RUN
+        section.missing = command(run.recipe, "tokenizer")
         return section
     mark_stale(section, run, "tokenizer")
     vocabulary, splits, rare = run.tokenizer["vocabulary"], run.tokenizer["splits"], run.tokenizer["rare"]
@@ -115,7 +81,7 @@ def shards(run: Run) -> Section:
     """How documents fill rows."""
     section = Section("shards", "Rows")
     if "shards" not in run.artifacts:
-        section.lead = NOT_RUN
+        section.missing = command(run.recipe, "shards")
         return section
     mark_stale(section, run, "shards")
     counts = run.artifacts["shards"].counts
@@ -151,14 +117,14 @@ def export(run: Run) -> Section:
     section = Section("export", "Files and parity")
     formats: dict[str, dict[str, Any]] = run.parity.get("formats", {})
     if not formats:
-        section.lead = NOT_RUN
+        section.missing = command(run.recipe, "export")
         return section
     mark_stale(section, run, "export")
     engines = ", ".join(f"{name} {version}" for name, version in run.parity["engines"].items())
     section.lead = f"Each file was opened by the program that will run it and compared with the checkpoint ({engines})."
     largest = max(item["size_bytes"] for item in formats.values())
     section.bars = [
-        Bar(FORMATS.get(name, name), size(item["size_bytes"]), item["size_bytes"] / largest)
+        Bar(format_name(name), size(item["size_bytes"]), item["size_bytes"] / largest)
         for name, item in sorted(formats.items(), key=lambda entry: entry[1]["size_bytes"])
     ]
     section.bars_caption = "Size on disk."
@@ -168,7 +134,7 @@ def export(run: Run) -> Section:
             ("format", "largest difference", "budget", "of", "mean KL", "same top token", "greedy text", "token ids"),
             [
                 (
-                    FORMATS.get(name, name), scientific(item["max_delta"]), scientific(item["budget"]),
+                    format_name(name), scientific(item["max_delta"]), scientific(item["budget"]),
                     str(item["quantity"]),
                     scientific(item["mean_kl"]), percent(item["top1_agreement"]),
                     _greedy(item), "equal" if item["token_ids_equal"] else "DIFFERENT",
@@ -198,7 +164,10 @@ def reproduce(run: Run) -> Section:
     checkout = "" if commit == "unknown" else f"git checkout {commit}"
     if changed:
         checkout += "  # and changes that were not committed"
-    section.codes = [Code("The same run", f"{checkout}\n{command_line(run)}".strip())]
+    again = command(run.recipe, "pipeline")
+    if not sys.argv[0].startswith("slm "):
+        again += "  # with the recipe below as recipes/NAME/config.yaml"
+    section.codes = [Code("The same run", f"{checkout}\n{again}".strip())]
     ggufs = sorted(run.artifacts["export"].path.glob("*.gguf"), key=_bytes) if "export" in run.artifacts else []
     if ggufs:
         section.codes.append(Code("Talk to it", f"slm chat serve.model={shlex.quote(str(ggufs[0]))}"))
@@ -223,15 +192,6 @@ def environment(run: Run) -> Section:
     return section
 
 
-def command_line(run: Run) -> str:
-    """The command that makes the run: what was typed, without the words that only steered this time."""
-    if not sys.argv[0].startswith("slm "):
-        return f"slm pipeline run={shlex.quote(run.recipe.run)}  # with the recipe below as recipes/NAME/config.yaml"
-    words = [word.lstrip("+") for word in sys.argv[1:] if "=" in word]
-    kept = [word for word in words if word.partition("=")[0] not in DROPPED_WORDS]
-    return shlex.join(["slm", "pipeline", *kept])
-
-
 def link(artifact: Artifact) -> Link:
     """An artifact with its size, age and parents."""
     manifest = artifact.manifest
@@ -247,6 +207,12 @@ def link(artifact: Artifact) -> Link:
         parents,
         artifact.path.as_posix(),
     )
+
+
+def format_name(name: str) -> str:
+    """A format of the export as people call it: GGUF Q4_K_M for gguf_q4_k_m."""
+    kind, _, rest = name.partition("_")
+    return f"{KINDS[kind]} {rest.upper()}".strip() if kind in KINDS else name
 
 
 def _greedy(item: dict[str, Any]) -> str:

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from slm.report.page import Section, Table, percent
+from slm.evaluate.measurements import LOWER_IS_BETTER
+from slm.report.charts import Interval, forest_figure
+from slm.report.page import Figure, Section, Table, percent
+
+Metric = Mapping[str, Any]
 
 CONTROLS = ("task", "metric", "control", "its mean [95 %]", "model − control [95 %]", "p, corrected", "detectable")
 
 
 def tasks(results: Mapping[str, Any]) -> Section:
     """What an evaluation's results say of its tasks."""
-    section = Section("tasks", "Tasks")
+    section = Section("tasks", "Benchmarks")
     metrics = results.get("tasks", {}).get("metrics", [])
     if not metrics:
-        section.lead = "No tasks were run; evaluate.tasks names them."
+        section.missing = "slm evaluate with tasks=[NAME, ...], or evaluate=local for the public ones from files"
         return section
     section.lead = (
         "Means over items with 95 % intervals over items, or over the texts they share. Where an interval holds what "
         "chance gives, nothing was shown."
     )
+    section.figures = drawn(metrics)
     section.tables = [
         Table(
-            "",
-            ("task", "metric", "items", "mean [95 %]", "standard error", "chance", "clean items [95 %]"),
+            "Benchmarks",
+            ("task", "metric", "mean [95 %]", "chance", "items", "clean items [95 %]", "standard error"),
             [_row(one) for one in metrics],
         )
     ]
@@ -56,22 +61,41 @@ def tasks(results: Mapping[str, Any]) -> Section:
     return section
 
 
-def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
+def drawn(metrics: Sequence[Metric]) -> list[Figure]:
+    """Shares of right answers on one axis, each with a mark where chance is."""
+    rows = [
+        Interval(f"{one['task']} · {one['metric']}", one["value"], *one["interval_95"], one["chance"])
+        for one in metrics
+        if one["metric"] not in LOWER_IS_BETTER and 0 <= one["interval_95"][0] <= one["interval_95"][1] <= 1
+    ]
+    if not rows:
+        return []
+    title = "Share of items answered right, with 95 % intervals; the upright mark is what chance gives"
+    return [forest_figure("tasks", title, rows, "share right", reference=None, limits=(0, 1))]
+
+
+def above_chance(metrics: Sequence[Metric]) -> tuple[int, int]:
+    """How many metrics lie above chance with their whole interval, and how many have a chance to be above."""
+    guessed = [one for one in metrics if one["chance"] is not None]
+    return sum(one["interval_95"][0] > one["chance"] for one in guessed), len(guessed)
+
+
+def _row(one: Metric) -> tuple[str, ...]:
     low, high = one["interval_95"]
     return (
-        one["task"], one["metric"], f"{one['items']:,}", _interval({"value": one["value"], "low": low, "high": high}),
-        "–" if one["standard_error"] is None else f"{one['standard_error']:.4f}",
-        "–" if one["chance"] is None else f"{one['chance']:.3f}",
+        one["task"], one["metric"], _interval({"value": one["value"], "low": low, "high": high}),
+        "–" if one["chance"] is None else f"{one['chance']:.3f}", f"{one['items']:,}",
         "–" if one["clean_value"] is None else f"{one['clean_items']:,}: {_clean(one)}",
+        "–" if one["standard_error"] is None else f"{one['standard_error']:.4f}",
     )  # fmt: skip
 
 
-def _clean(one: Mapping[str, Any]) -> str:
+def _clean(one: Metric) -> str:
     low, high = one["clean_interval_95"]
     return _interval({"value": one["clean_value"], "low": low, "high": high})
 
 
-def _beside(one: Mapping[str, Any]) -> tuple[str, ...]:
+def _beside(one: Metric) -> tuple[str, ...]:
     (low, high), (least, most) = one["interval_95"], one["difference_95"]
     return (
         one["task"], one["metric"], one["control"], _interval({"value": one["value"], "low": low, "high": high}),
