@@ -89,7 +89,7 @@ def test_text_of_one_kind_is_not_told_apart(run: Run) -> None:
 
 
 def test_sizes_by_layer_are_drawn_where_they_were_taken(run: Run) -> None:
-    assert "train.statistics_every_steps" in sections.layers(run).lead
+    assert "train.statistics_every_steps" in sections.layers(run).missing
     assert sections.layers(run).empty
     quantities = ("output_rms", "output_max", "attention_rms", "ffn_rms", "weight_rms", "grad_rms", "update_share")
     rows = [{"tokens": 1000 * step, **{f"{name}.00": 1.0 for name in quantities}} for step in (1, 2)]
