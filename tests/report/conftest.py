@@ -141,6 +141,7 @@ EVALUATION: dict[str, Any] = {
 COSTS: dict[str, Any] = {
     name: {
         "bits_per_byte": 1.6874 + increase, "increase": increase, "interval_95": [increase - 0.002, increase + 0.002],
+        "perplexity_increase": increase * 9, "perplexity_interval_95": [0.0, increase * 12],
         "mean_kl": increase / 3, "top1_agreement": 1 - 2 * increase, "positions": 512, "size_bytes": size,
         "settings": {"method": method, "bits": bits, "group_size": group, "max_bits_per_byte_increase": 0.1},
     }
@@ -256,6 +257,7 @@ def synthetic_run(recipe: Recipe, *stages: Stage) -> dict[str, Artifact]:
         made["export"] = publish(
             recipe, "export", {"train": made["train"], "tokenizer": made["tokenizer"]}, files,
             parity=formats, notices=notices,
+            flavours={"gguf_q8_0": {"file": "model-q8_0.gguf", "engine": "xllamacpp 2026.10.1", "size_bytes": 2_140}},
         )  # fmt: skip
     if "serve" in stages:
         samples = [

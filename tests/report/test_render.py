@@ -28,7 +28,7 @@ def test_the_page_shows_the_figures_of_every_stage(recipe: Recipe, make_run: Mak
         "mostly repeated lines 88", "21,212 rows of 256 tokens", "0.076 %", "GGUF F16 0.0011 0.005",
         "9 of 9 equal, 1 tied", "2 of 3 golden prompts passed", "FAILED",
         "toxic answers 0.05 0.01 to 0.139 60 at most 0.1 BROKEN",
-        "int4, weights 1.0 kB 13.1 % +0.0131 [+0.0111, +0.0151]", "no safety 1 of 2 bounds kept",
+        "int4 1.0 kB +0.0131 [+0.0111, +0.0151]", "no safety 1 of 2 bounds kept",
         "quiz acc 0.410 [0.340, 0.480] 0.250", "sampled · 84 tokens at 402/s",
         "llama.cpp (xllamacpp 2026.10.1)", "600 steps of 24,576 tokens with Muon and AdamW, wsd schedule",
         "model-q8_0.gguf",

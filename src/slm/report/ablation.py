@@ -9,9 +9,9 @@ import math
 
 from slm.evaluate.ablation import Ablation, Effect
 from slm.evaluate.statistics.power import LEVEL
-from slm.report.charts import NARROW, WIDE, forest
-from slm.report.page import Fact, Figure, Section, Table
-from slm.report.render import page
+from slm.report.charts import Interval, forest_figure
+from slm.report.html import page
+from slm.report.page import Fact, Section, Table
 
 COLUMNS = (
     "change", "metric", "base", "changed", "difference [95 % over seeds]", "test", "p, Holm", "verdict",
@@ -36,18 +36,15 @@ def ablation_page(found: Ablation) -> str:
     )
     for number, metric in enumerate(dict.fromkeys(one.metric for one in found.effects)):
         drawn = [
-            (one.change, one.difference.value, one.difference.low, one.difference.high)
+            Interval(one.change, one.difference.value, one.difference.low, one.difference.high)
             for one in found.effects
             if one.metric == metric
         ]
-        if any(math.isfinite(end) and end for row in drawn for end in row[1:]):
-            title_of = f"{metric}: difference from the base"
-            wide, narrow = (
-                forest(f"changes-{number}-{size[0]}", title_of, drawn, (size[0], 50 + 40 * len(drawn)))
-                for size in (WIDE, NARROW)
+        if any(math.isfinite(end) and end for row in drawn for end in (row.value, row.low, row.high)):
+            section.figures.append(
+                forest_figure(f"changes-{number}", f"{metric}: difference from the base", drawn, metric)
             )
-            section.figures.append(Figure(f"{title_of}.", wide, narrow, wide=True))
-    section.tables = [Table("", COLUMNS, rows(found))]
+    section.tables = [Table("Every change", COLUMNS, rows(found))]
     return page(title, "ablation", summary, facts[:4], [section])
 
 

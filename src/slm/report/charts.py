@@ -297,7 +297,9 @@ def bundle(
     return _svg(name, title, size, draw, first=1, left=46 if not ticks else 30, x_text=x_text, whole=True, ticks=ticks)
 
 
-def trade_off(name: str, title: str, points: Sequence[tuple[str, float, float, float, float]], size: Size) -> str:
+def trade_off(
+    name: str, title: str, points: Sequence[tuple[str, float, float, float, float]], size: Size, x_label: str
+) -> str:
     """Named points with intervals, (label, x, y, low, high)."""
 
     def draw(axes: Axes) -> None:
@@ -308,7 +310,7 @@ def trade_off(name: str, title: str, points: Sequence[tuple[str, float, float, f
             axes.annotate(label, (x, y), (7, 4), textcoords="offset points", color=INK, annotation_clip=False)
         axes.set_xlim(0, 1.2 * max(x for _, x, *_ in points))  # room for the last label
 
-    return _svg(name, title, size, draw, first=None)
+    return _svg(name, title, size, draw, first=None, x_label=x_label, y_label="Δ bits per byte")
 
 
 def _svg(

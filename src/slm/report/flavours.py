@@ -12,8 +12,8 @@ from typing import Any
 from slm.core.console import size
 from slm.core.flavours import COLUMNS, Flavour, cells
 from slm.report.charts import NARROW, WIDE, trade_off
+from slm.report.html import page
 from slm.report.page import Fact, Figure, Section, Table
-from slm.report.render import page
 
 Point = tuple[str, float, float, float, float]
 
@@ -49,8 +49,10 @@ def trade_offs(found: Sequence[Flavour]) -> Section:
         for one in found
         if one.cost is not None and one.timed is not None
     ]
-    section.figures = _figure("size", "Rise in bits per byte against the size of the file in MB", sizes)
-    section.figures += _figure("speed", "Rise in bits per byte against tokens a second of an answer", speeds)
+    section.figures = _figure("size", "Rise in bits per byte against the size of the file in MB", "MB", sizes)
+    section.figures += _figure(
+        "speed", "Rise in bits per byte against tokens a second of an answer", "tokens/s", speeds
+    )
     if not section.figures:
         section.lead = "Nothing was measured; set export.quality.documents and export.timing.turns."
     return section
@@ -60,7 +62,9 @@ def everything(found: Sequence[Flavour]) -> Section:
     """The table."""
     section = Section("table", "All figures")
     rows = [(*cells(one), _perplexity(one)) for one in found]
-    section.tables = [Table("", (*COLUMNS, "Δ perplexity by token [95 %]"), rows)]
+    section.tables = [
+        Table("Every form with what was measured of it", (*COLUMNS, "Δ perplexity by token [95 %]"), rows)
+    ]
     reasons = {one.name: str(one.speed["unknown"]) for one in found if one.speed and "unknown" in one.speed}
     section.remarks = [f"{name} was not timed: {reason}" for name, reason in reasons.items()]
     return section
@@ -74,7 +78,11 @@ def tasks(found: Sequence[Flavour]) -> Section:
         for one in found
         for row in one.tasks
     ]
-    section.tables = [Table("", ("flavour", "task", "value", "difference [95 %]", "items"), rows)] if rows else []
+    section.tables = (
+        [Table("Choice tasks, item by item", ("flavour", "task", "value", "difference [95 %]", "items"), rows)]
+        if rows
+        else []
+    )
     section.lead = "" if rows else "No choice task was asked; name some in evaluate.tasks and set export.quality.tasks."
     return section
 
@@ -97,8 +105,8 @@ def _cost(one: Flavour) -> tuple[float, float, float]:
     return float(one.cost["increase"]), float(low), float(high)
 
 
-def _figure(name: str, title: str, points: Sequence[Point]) -> list[Figure]:
+def _figure(name: str, title: str, x_label: str, points: Sequence[Point]) -> list[Figure]:
     if not points:
         return []
-    wide, narrow = (trade_off(f"{name}-{shape[0]}", title, points, shape) for shape in (WIDE, NARROW))
+    wide, narrow = (trade_off(f"{name}-{shape[0]}", title, points, shape, x_label) for shape in (WIDE, NARROW))
     return [Figure(f"{title}.", wide, narrow, wide=True)]

@@ -15,10 +15,10 @@ from typing import Any
 
 from slm.core.console import duration
 from slm.evaluate.trials import Finalist, Trial, best
-from slm.report.charts import NARROW, SMALL, WIDE, Size, bundle, compact, forest, scatter
+from slm.report.charts import NARROW, SMALL, WIDE, Interval, Size, bundle, compact, forest_figure, scatter
+from slm.report.html import page
 from slm.report.page import Bar, Code, Fact, Figure, Section, Table, percent, power
 from slm.report.png import Line, Panel, draw
-from slm.report.render import page
 
 FINALIST_COLUMNS = (
     "trial", "less the recipe as it is [95 % over seeds]", "p, Holm", "bits per byte over seeds [95 %]",
@@ -107,14 +107,11 @@ def finals(found: Search) -> Section:
     )
     if not found.finalists:
         return section
-    drawn = [(_name(one.trial), *_ends(one)) for one in found.finalists]
-    if any(math.isfinite(end) and end for row in drawn for end in row[1:]):
+    drawn = [Interval(_name(one.trial), *_ends(one)) for one in found.finalists]
+    if any(math.isfinite(end) and end for row in drawn for end in (row.value, row.low, row.high)):
         title = "Bits per byte less those of the recipe as it is, with 95 % intervals over seeds"
-        wide, narrow = (
-            forest(f"finalists-{size[0]}", title, drawn, (size[0], 50 + 40 * len(drawn))) for size in (WIDE, NARROW)
-        )
-        section.figures = [Figure(f"{title}.", wide, narrow, wide=True)]
-    section.tables = [Table("", FINALIST_COLUMNS, finalist_rows(found))]
+        section.figures = [forest_figure("finalists", title, drawn, "bits per byte")]
+    section.tables = [Table("Every finalist", FINALIST_COLUMNS, finalist_rows(found))]
     section.codes = [
         Code(f"{_name(one.trial)} as a run of its own", line)
         for one, line in zip(found.finalists, found.commands, strict=True)
@@ -187,7 +184,7 @@ def everything(found: Search) -> Section:
         for one in found.trials
     ]  # fmt: skip
     columns = ("trial", "state", "bits per byte, last", *found.keys, "FLOPs", "time", "reason")
-    section.tables = [Table("", columns, rows)]
+    section.tables = [Table("Every trial", columns, rows)]
     return section
 
 
