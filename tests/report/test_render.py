@@ -68,7 +68,7 @@ def test_a_checkpoint_without_metrics_still_has_a_page(recipe: Recipe, make_run:
     make_run(recipe)
     (recipe.folder("train") / "metrics.jsonl").unlink()
     words = Checked(page_of(recipe)).words
-    assert "no metrics.jsonl beside it, so there are no curves" in words
+    assert "there is a checkpoint but no metrics.jsonl beside it" in words
     assert "Samples slm train run=synthetic 'train.sample_prompts=[PROMPT]'" in words
 
 
