@@ -51,8 +51,8 @@ def essentials(run: Run) -> Section:
         if rows:
             section.tables.append(Table(f"Trained on, by {kind[:-1]}", (kind[:-1], "documents", "tokens"), rows))
     if dropped.bars:
-        rows = [(bar.label, bar.value) for bar in dropped.bars]
-        section.tables.append(Table("Left out, by reason", ("reason", "documents"), rows))
+        reasons = [(bar.label, bar.value) for bar in dropped.bars]
+        section.tables.append(Table("Left out, by reason", ("reason", "documents"), reasons))
     section.remarks = [duplicates(run).lead, contamination(run).lead, changed(run).lead]
     section.remarks.append(f"Lengths, languages and examples stand on the data card: {command(run.recipe, 'card')}")
     return section

@@ -5,8 +5,6 @@ In: the evaluate artifact of a run. Texts come from the run and are escaped like
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from slm.core.errors import UserError
 from slm.evaluate.error_analysis import Analysis, analyse
 from slm.evaluate.slices import LEAST_ITEMS
@@ -58,7 +56,7 @@ def parts(one: Analysis) -> Table:
     return Table(f"{one.name} by part, in numbers", ("part", f"{one.name} [95 %]", "items"), rows, folded=True)
 
 
-def worst(one: Analysis) -> Sequence[Sample]:
+def worst(one: Analysis) -> list[Sample]:
     """The items with the worst values, the worst first."""
     return [
         Sample(

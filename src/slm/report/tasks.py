@@ -64,7 +64,7 @@ def tasks(results: Mapping[str, Any]) -> Section:
 def drawn(metrics: Sequence[Metric]) -> list[Figure]:
     """Shares of right answers on one axis, each with a mark where chance is."""
     rows = [
-        Interval(f"{one['task']} · {one['metric']}", one["value"], *one["interval_95"], one["chance"])
+        Interval(f"{one['task']} · {one['metric']}", one["value"], *one["interval_95"][:2], mark=one["chance"])
         for one in metrics
         if one["metric"] not in LOWER_IS_BETTER and 0 <= one["interval_95"][0] <= one["interval_95"][1] <= 1
     ]
