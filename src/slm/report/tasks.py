@@ -63,11 +63,11 @@ def tasks(results: Mapping[str, Any]) -> Section:
 
 def drawn(metrics: Sequence[Metric]) -> list[Figure]:
     """Shares of right answers on one axis, each with a mark where chance is."""
-    rows = [
-        Interval(f"{one['task']} · {one['metric']}", one["value"], *one["interval_95"][:2], mark=one["chance"])
-        for one in metrics
-        if one["metric"] not in LOWER_IS_BETTER and 0 <= one["interval_95"][0] <= one["interval_95"][1] <= 1
-    ]
+    rows = []
+    for one in metrics:
+        low, high = one["interval_95"]
+        if one["metric"] not in LOWER_IS_BETTER and 0 <= low <= high <= 1:
+            rows.append(Interval(f"{one['task']} · {one['metric']}", one["value"], low, high, one["chance"]))
     if not rows:
         return []
     title = "Share of items answered right, with 95 % intervals; the upright mark is what chance gives"
