@@ -2,8 +2,8 @@
 
     python scripts/compare_quantizers.py --environments FOLDER [--only llama_cpp,autoawq,gptqmodel] [--check]
 
-- llama_cpp: for each GGUF type and three shapes of model, every tensor that llama.cpp's quantizer
-  (`llama_model_quantize`) makes from our F32 file, bit for bit beside ours.
+- llama_cpp: for each GGUF type and three shapes of model, with and without an importance matrix, every tensor that
+  llama.cpp's quantizer (`llama_model_quantize`) makes from our F32 file, bit for bit beside ours.
 - autoawq: what AutoAWQ's own layer packs from the integers, scales and zero points of a variant, bit for bit beside the
   tensors of our folder.
 - gptqmodel: our folder opened by transformers with gptqmodel, its logits beside ours.
@@ -28,10 +28,11 @@ from typing import Any
 import torch
 
 from slm.compress.assemble import assemble
+from slm.compress.calibration import Rows
 from slm.compress.config import CompressConfig, Variant
 from slm.compress.files import load_compressed
 from slm.compress.stream import StoredModel, compress_blocks
-from slm.export import awq, gguf
+from slm.export import awq, gguf, importance
 from slm.export.gguf_types import KINDS
 from slm.export.subject import Subject
 from slm.model.config import ModelConfig
@@ -114,11 +115,17 @@ def llama_cpp(python: Path, place: Path) -> dict[str, Any]:
     import numpy as np
 
     same, differing = 0, list[str]()
-    for number, (shape, subject) in enumerate(subjects()):
+    for number, (shape, subject) in enumerate([*subjects(), *weighed()]):
         folder = place / f"llama_cpp-{number}"
         folder.mkdir()
         for name in ("gguf_f32", *QUANTIZED):
             gguf.write(subject, folder, name)
+        if subject.importance is not None:  # llama.cpp is given what gguf-py finds in our file
+            read = library.GGUFReader(importance.write(subject.importance, gguf.gguf_name, folder)).tensors
+            stored = {tensor.name: tensor.data[0] for tensor in read}
+            names = [name.removesuffix(".counts") for name in stored if name.endswith(".counts")]
+            means = {name: stored[f"{name}.in_sum2"] / stored[f"{name}.counts"] for name in names}
+            np.savez(folder / "imatrix.npz", **means)
         (folder / "types.json").write_text(
             json.dumps({name.removeprefix("gguf_"): int(KINDS[name].file) for name in QUANTIZED})
         )
@@ -135,7 +142,7 @@ def llama_cpp(python: Path, place: Path) -> dict[str, Any]:
                 if not equal:
                     wrong.append(tensor)
             differing += [f"{shape}, {name}: {tensor}" for tensor in wrong]
-            print(f"llama.cpp {shape:>16} {name:>12}: {len(ours) - len(wrong)} of {len(ours)} tensors bit-equal")
+            print(f"llama.cpp {shape:>25} {name:>12}: {len(ours) - len(wrong)} of {len(ours)} tensors bit-equal")
     return {"llama_cpp_equal": same, "llama_cpp_differing": differing}
 
 
@@ -172,6 +179,17 @@ def subjects() -> Iterator[tuple[str, Subject]]:
     tokenizer = Tokenizer(train_model(lambda: [("", text)], quota, TokenizerConfig(vocab_size=VOCAB), "three modules"))
     for name, changes in SHAPES.items():
         yield name, Subject(name, build(ModelConfig(**{**SHAPE, **changes}), 3).eval(), tokenizer, "0" * 64)
+
+
+def weighed() -> Iterator[tuple[str, Subject]]:
+    """The same models with the importance of their columns over random rows."""
+    from dataclasses import replace
+
+    draw = torch.Generator().manual_seed(5)
+    for name, subject in subjects():
+        tokens_NT = torch.randint(0, VOCAB, (8, 64), generator=draw)
+        rows = Rows(tokens_NT, torch.zeros_like(tokens_NT), torch.arange(64).expand(8, 64), "0" * 64)
+        yield f"{name}, imatrix", replace(subject, importance=importance.observe(subject.model, rows, 8))
 
 
 def compressed(place: Path) -> Iterator[tuple[str, Subject]]:

@@ -13,10 +13,20 @@ def llama_cpp(folder: Path) -> dict[str, Any]:
     import ctypes
 
     import llama_cpp as library
+    import numpy as np
 
+    entries = []
+    if (folder / "imatrix.npz").is_file():
+        matrices = dict(np.load(folder / "imatrix.npz"))
+        for name, values in matrices.items():
+            data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+            entries.append(library.llama_model_imatrix_data(name.encode(), data, len(values)))
+        entries.append(library.llama_model_imatrix_data(None, None, 0))
     for name, kind in json.loads((folder / "types.json").read_text()).items():
         settings = library.llama_model_quantize_default_params()
         settings.ftype, settings.nthread = kind, 1
+        if entries:
+            settings.imatrix = (library.llama_model_imatrix_data * len(entries))(*entries)
         source, target = str(folder / "model-f32.gguf").encode(), str(folder / f"theirs-{name}.gguf").encode()
         if library.llama_model_quantize(source, target, ctypes.byref(settings)):
             raise SystemExit(f"llama_model_quantize failed for {name}")

@@ -17,6 +17,7 @@ from slm.core.console import duration, say, size
 from slm.core.distributed import launched
 from slm.core.errors import UserError
 from slm.core.flavours import CHECKPOINT, flavours, show
+from slm.core.model_files import gguf_models
 from slm.pick import pick
 from slm.recipe import STAGES, Recipe, Stage
 
@@ -68,14 +69,14 @@ def whereabouts(recipe: Recipe) -> list[str]:
     if checkpoint.is_file():
         lines.append(f"  checkpoint  {checkpoint.parent / checkpoint.read_text(encoding='utf-8').strip()}")
     export = recipe.folder("export")
-    ggufs = sorted(export.glob("*.gguf"), key=lambda path: path.stat().st_size)
-    lines += [f"  gguf        {path} ({size(path.stat().st_size)})" for path in ggufs]
+    ggufs = gguf_models(export)
+    lines += [f"  gguf        {path} ({size(num_bytes)})" for path, num_bytes in ggufs]
     report = recipe.folder("report") / "report.html"
     if report.is_file():
         lines.append(f"  report      {report}")
     if ggufs:
-        lines.append(f"  chat        {console_command()} chat serve.model={ggufs[0]}")
-        lines.append(f"  lineage     {console_command()} lineage {ggufs[0]}")
+        lines.append(f"  chat        {console_command()} chat serve.model={ggufs[0][0]}")
+        lines.append(f"  lineage     {console_command()} lineage {ggufs[0][0]}")
     return lines
 
 

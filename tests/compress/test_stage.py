@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import slm.compress.stream
 import slm.export
@@ -23,8 +24,10 @@ from slm.compress.stage import work_folder
 from slm.core.artifact import Artifact
 from slm.core.errors import UserError
 from slm.evaluate.score import score
+from slm.export.config import Quality
 from slm.model.load import load_model
 from slm.recipe import Recipe
+from slm.serve.gguf_file import read_gguf
 from slm.shards.reader import ShardReader
 
 Compressing = Callable[..., Recipe]
@@ -168,3 +171,31 @@ def test_a_variant_leaves_in_autoawqs_form_proved_against_what_its_integers_stan
     other = recipe.export.model_copy(update={"formats": ("awq",), "variant": "int3"})
     with pytest.raises(UserError, match=r"export\.variant \(int3\) must be a variant in .* \(int4\)"):
         slm.export.run(recipe.model_copy(update={"export": other}))
+
+
+def test_scaled_weights_leave_as_gguf_proved_against_the_checkpoint(compressing: Compressing) -> None:
+    recipe = compressing({"name": "scaled", "method": "scale", "group_size": 32}, {"name": "int4", "group_size": 32})
+    made = run(recipe)
+    assert abs(made.counts["variants"]["scaled"]["increase"]) < 1e-4
+    changes = {"formats": ("hf", "gguf_f32", "gguf_q4_0"), "gguf_variant": "scaled", "max_logprob_delta_q4": 9.0}
+    changes["quality"] = Quality(documents=0)
+    section = recipe.export.model_copy(update={**changes, "prompts": ("def range (", "None"), "greedy_tokens": 6})
+    exported = slm.export.run(recipe.model_copy(update={"export": section}))
+    assert exported.counts["parity"]["gguf_f32"]["max_delta"] <= 1e-4
+    checkpoint = load_model(recipe.artifact("train").path).state_dict()
+    for file, same in (("model-f32.gguf", False), ("hf/model.safetensors", True)):
+        if same:
+            found = load_file(exported.file(file))["model.layers.0.mlp.up_proj.weight"].numpy()
+        else:
+            found = read_gguf(exported.file(file)).tensors["blk.0.ffn_up.weight"].data()
+        assert np.array_equal(found, checkpoint["blocks.0.ffn.up.weight"].numpy()) == same
+    for wrong, message in (
+        ({"gguf_variant": "int4"}, r"export\.gguf_variant \(int4\) is of method awq, but gguf_f32 is made from floats"),
+        ({"gguf_variant": "none"}, r"export\.gguf_variant \(none\) must be a variant in .* \(scaled, int4\)"),
+        (
+            {"formats": ("awq",), "gguf_variant": "", "variant": "scaled"},
+            r"variant \(scaled\) is of method scale",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            slm.export.run(recipe.model_copy(update={"export": section.model_copy(update=wrong)}))

@@ -21,8 +21,14 @@ def test_a_format_named_twice_is_refused() -> None:
         build_recipe({"export": {"formats": ["hf", "hf"]}})
 
 
+def test_an_importance_matrix_without_a_file_that_heeds_it_is_refused() -> None:
+    with pytest.raises(ProblemsError, match="imatrix has no effect without a quantized GGUF; add one, such as gguf_q4"):
+        build_recipe({"export": {"imatrix": True, "formats": ["hf", "gguf_f16"]}})
+    assert build_recipe({"export": {"imatrix": True, "formats": ["gguf_q8_0"]}}).export.imatrix
+
+
 def test_an_unknown_format_and_no_format_are_refused() -> None:
     with pytest.raises(ProblemsError, match=r"export\.formats.*'gguf_q8_0'.*'onnx'"):
-        build_recipe({"export": {"formats": ["onnx"]}})
+        build_recipe({"export": {"formats": ["tflite"]}})
     with pytest.raises(ProblemsError, match=r"export\.formats: .*at least 1 item"):
         build_recipe({"export": {"formats": []}})

@@ -2,6 +2,7 @@ import errno
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gguf as gguf_library
@@ -21,6 +22,8 @@ from slm.export.subject import Subject
 from slm.model.config import ModelConfig
 from slm.model.rope import frequencies
 from slm.model.transformer import Transformer
+from slm.serve.gguf_file import read_gguf
+from slm.serve.llama_cpp import LlamaCpp
 
 ModelOf = Callable[..., Transformer]
 SubjectOf = Callable[..., Subject]
@@ -182,3 +185,44 @@ def test_another_failure_of_the_disk_stays_what_it_is(
     with pytest.raises(OSError, match="Input/output error") as caught:
         gguf.write(subject_of(), tmp_path, "gguf_f32")
     assert not is_disk_full(caught.value)
+
+
+@pytest.mark.parametrize("changes", [{}, {"qk_norm": True, "tie_embeddings": False}])
+def test_what_was_written_comes_back_under_our_names(
+    changes: dict[str, object], subject_of: SubjectOf, tmp_path: Path
+) -> None:
+    subject = subject_of(**changes)
+    found = gguf.dequantized(gguf.write(subject, tmp_path, "gguf_f32").path, subject.model.config)
+    state = subject.model.state_dict()
+    assert list(found) == list(state)
+    assert all(np.array_equal(found[name], state[name].numpy()) for name in state)
+    other = subject.model.config.model_copy(update={"ffn_width": 64})
+    with pytest.raises(DamagedError, match=r"model-f32\.gguf holds no blk\.0\.ffn_gate\.weight of shape \[64, 64\]"):
+        gguf.dequantized(tmp_path / "model-f32.gguf", other)
+
+
+def test_a_model_in_parts_is_the_whole_one_and_llama_cpp_opens_it_by_the_first(
+    subject_of: SubjectOf, tmp_path: Path
+) -> None:
+    subject = subject_of()
+    whole = gguf.write(subject, tmp_path, "gguf_q8_0").path
+    (tmp_path / "parts").mkdir()
+    small = replace(subject, max_gguf_bytes=40_000)
+    first = gguf.write(small, tmp_path / "parts", "gguf_q8_0").path
+    files = sorted((tmp_path / "parts").iterdir())
+    assert [file.name for file in files] == [f"model-q8_0-0000{n}-of-0000{len(files)}.gguf" for n in (1, 2, 3)]
+    assert first == files[0]
+    one, many = read_gguf(whole), read_gguf(first)
+    assert list(one.tensors) == list(many.tensors)
+    assert all(np.array_equal(one.tensors[name].data(), many.tensors[name].data()) for name in one.tensors)
+    for number, file in enumerate(files):
+        reader = gguf_library.GGUFReader(file)
+        facts = [reader.fields[f"split.{key}"].contents() for key in ("no", "count", "tensors.count")]
+        assert facts == [number, len(files), len(one.tensors)]
+        assert sum(int(tensor.n_bytes) for tensor in reader.tensors) <= 40_000
+    said = []
+    for path in (whole, first):
+        with LlamaCpp(path, exact=True, threads=1) as llama:
+            said.append(llama.logprobs([1, 20, 30]))
+    assert np.array_equal(*said)
+    assert gguf.write(replace(subject, max_gguf_bytes=10**9), tmp_path, "gguf_q8_0").path == whole

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from slm.export import gguf
 from slm.export.gguf import Entry
-from slm.export.gguf_types import KINDS, is_fallback, rounding, stored_type
+from slm.export.gguf_types import KINDS, Model, is_fallback, rounding, stored_type
 
 Matrix = npt.NDArray[np.float32]
 TYPES = [*dict.fromkeys(kind.tensors for kind in KINDS.values()), TensorType.Q5_1]
@@ -49,10 +49,9 @@ def test_more_bits_round_less() -> None:
     assert errors == sorted(errors, reverse=True)
 
 
-def types(name: str, kind: str, layers: int, columns: int = 256) -> list[str]:
-    return [
-        stored_type(name.format(layer), (64, columns), layers, KINDS[kind], tied=False).name for layer in range(layers)
-    ]
+def types(name: str, kind: str, layers: int, *, weighed: bool = False) -> list[str]:
+    model = Model(layers, tied=False, weighed=weighed)
+    return [stored_type(name.format(layer), (64, 256), KINDS[kind], model).name for layer in range(layers)]
 
 
 @pytest.mark.parametrize("name", ["blk.{}.attn_v.weight", "blk.{}.ffn_down.weight"])
@@ -67,9 +66,19 @@ def test_values_and_down_have_six_bits_in_the_first_and_last_eighth_and_each_thi
 @pytest.mark.parametrize(("kind", "expected"), [("gguf_q4_k_m", "Q6_K"), ("gguf_q4_0", "Q6_K"), ("gguf_q8_0", "Q8_0")])
 def test_the_head_has_six_bits_also_where_it_is_the_embedding(kind: str, expected: str) -> None:
     embedding, head = "token_embd.weight", "output.weight"
-    assert stored_type(head, (64, 256), 4, KINDS[kind], tied=False).name == expected
-    assert stored_type(embedding, (64, 256), 4, KINDS[kind], tied=True).name == expected
-    assert stored_type(embedding, (64, 256), 4, KINDS[kind], tied=False) == KINDS[kind].tensors
+    tied, untied = Model(4, tied=True), Model(4, tied=False)
+    assert stored_type(head, (64, 256), KINDS[kind], untied).name == expected
+    assert stored_type(embedding, (64, 256), KINDS[kind], tied).name == expected
+    assert stored_type(embedding, (64, 256), KINDS[kind], untied) == KINDS[kind].tensors
+
+
+def test_with_an_importance_matrix_down_of_the_first_eighth_gets_a_zero_point() -> None:
+    down, up = "blk.{}.ffn_down.weight", "blk.{}.ffn_up.weight"
+    assert types(down, "gguf_q4_0", 16, weighed=True) == ["Q4_1"] * 2 + ["Q4_0"] * 14
+    assert types(down, "gguf_q5_0", 16, weighed=True) == ["Q5_1"] * 2 + ["Q5_0"] * 14
+    assert set(types(up, "gguf_q4_0", 16, weighed=True)) == {"Q4_0"}
+    for kind in ("gguf_q4_k_m", "gguf_q5_k_m", "gguf_q6_k", "gguf_q8_0"):
+        assert types(down, kind, 16, weighed=True) == types(down, kind, 16)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +89,7 @@ def test_the_head_has_six_bits_also_where_it_is_the_embedding(kind: str, expecte
     ],
 )  # fmt: skip
 def test_rows_that_no_block_fills_fall_back_as_in_llama_cpp(kind: str, columns: int, expected: str) -> None:
-    facts = ("blk.3.attn_q.weight", (64, columns), 8, KINDS[kind])
-    assert stored_type(*facts, tied=False).name == expected
-    assert is_fallback(*facts, tied=False) == (expected != KINDS[kind].tensors.name)
-    assert stored_type("blk.3.attn_norm.weight", (columns,), 8, KINDS[kind], tied=False) == TensorType.F32
+    facts = ("blk.3.attn_q.weight", (64, columns), KINDS[kind], Model(8, tied=False))
+    assert stored_type(*facts).name == expected
+    assert is_fallback(*facts) == (expected != KINDS[kind].tensors.name)
+    assert stored_type("blk.3.attn_norm.weight", (columns,), *facts[2:]) == TensorType.F32

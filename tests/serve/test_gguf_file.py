@@ -150,6 +150,10 @@ def test_a_key_that_is_there_twice_and_an_odd_alignment_are_refused(tmp_path: Pa
     (tmp_path / "twice.gguf").write_bytes(head + (pair + struct.pack("<I", 32)) * 2)
     with pytest.raises(DamagedError, match=r"\(general\.alignment is there twice\)"):
         read_gguf(tmp_path / "twice.gguf")
+    signed = struct.pack("<Q", 17) + b"general.alignment" + struct.pack("<Ii", 5, 32)
+    (tmp_path / "signed.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + signed)
+    with pytest.raises(DamagedError, match=r"\(general\.alignment is no 32-bit number\)"):
+        read_gguf(tmp_path / "signed.gguf")
     for align in (0, 33, (1 << 32) - 1):
         one = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + pair + struct.pack("<I", align)
         (tmp_path / "odd.gguf").write_bytes(one)

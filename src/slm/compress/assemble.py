@@ -26,7 +26,7 @@ def assemble(model: StoredModel, variant: Variant, work: Path, folder: Path) -> 
     gains: dict[str, Any] = {}
     for name in model.outside:
         tensor = model.tensor(name)
-        if name not in OUTSIDE_MATRICES or variant.outside_bits == 32:
+        if name not in OUTSIDE_MATRICES or variant.outside_bits == 32 or variant.method == "scale":
             tensors[name] = tensor
         elif variant.outside_bits == 16:
             tensors[name] = tensor.half()

@@ -27,6 +27,7 @@ from slm.shards.reader import ShardReader
 
 if TYPE_CHECKING:
     from slm.core.artifact import Artifact
+    from slm.recipe import Recipe
     from slm.tokenizer.tokenizer import Tokenizer
 
 
@@ -45,6 +46,22 @@ class Rows:
     def tokens(self) -> int:
         """Tokens that count: padding left out."""
         return int((self.documents_NT >= 0).sum())
+
+
+def calibration_rows(recipe: Recipe, shards: Artifact, tokenizer: Artifact, max_seq_len: int) -> Rows:
+    """What `compress.calibration` names, for a model of `max_seq_len`."""
+    config = recipe.compress.calibration
+    if not config.text:
+        return from_shards(shards, config, recipe.seed)
+    from slm.tokenizer.tokenizer import Tokenizer
+
+    length = config.row_tokens or int(shards.counts["seq_len"])
+    if length > max_seq_len:
+        raise UserError(
+            f"compress.calibration.row_tokens ({length:,}) must not exceed model.max_seq_len ({max_seq_len:,}); lower "
+            "it"
+        )
+    return from_text(Path(config.text), Tokenizer.load(tokenizer.path), config, length)
 
 
 def from_shards(shards: Artifact, config: Calibration, seed: int) -> Rows:

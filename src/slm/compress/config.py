@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from slm.core.artifact import file_sha256
 from slm.core.config import Config, neutral
+from slm.core.errors import UserError
 from slm.serve.config import Timing
 
-Method = Literal["rtn", "awq", "gptq", "sparse"]
+Method = Literal["rtn", "awq", "gptq", "sparse", "scale"]
 Pruning = Literal["magnitude", "wanda", "sparsegpt"]
 
 
@@ -25,6 +28,15 @@ class Calibration(Config):
     batch_rows: int = neutral(8, ge=1)
     """Rows that go through a block together."""
 
+    def text_hash(self) -> str:
+        """The hash of `text`; of training rows, whose shards have theirs, nothing."""
+        if self.text and not Path(self.text).is_file():
+            raise UserError(
+                f"compress.calibration.text ({self.text}) is not a file; correct the path, or leave it empty to "
+                "calibrate on training rows"
+            )
+        return file_sha256(Path(self.text)) if self.text else ""
+
 
 class Variant(Config):
     """One way to store the weights."""
@@ -33,7 +45,8 @@ class Variant(Config):
     """Name of its folder, and what exports and tables call it."""
     method: Method = "awq"
     """`rtn` rounds to the nearest; `awq` scales and clips first; `gptq` lets weights make up for each other's error;
-    `sparse` sets two of each four neighbours to 0, then rounds to the nearest."""
+    `sparse` sets two of each four neighbours to 0, then rounds to the nearest; `scale` is awq's scaling for a grid that
+    the export rounds to (export.gguf_variant): all weights stay float32."""
     bits: Literal[2, 3, 4, 8, 32] = 4
     """Width of the integers of the blocks' matrices; 32, for sparse alone, leaves them as float32."""
     group_size: Literal[0, 32, 64, 128, 256] = 128
@@ -73,7 +86,7 @@ class Variant(Config):
     @property
     def reads_text(self) -> bool:
         """Whether it looks at what the model computes over the calibration text."""
-        return self.method in ("awq", "gptq") or (self.method == "sparse" and self.prune_by != "magnitude")
+        return self.method in ("awq", "gptq", "scale") or (self.method == "sparse" and self.prune_by != "magnitude")
 
 
 class CompressConfig(Config):

@@ -52,10 +52,12 @@ def compress_block(
     """The integers of each matrix that gets some, and what scaling gained by input; `block` becomes what they mean."""
     gains: dict[str, Gain] = {}
     seen = dict(statistics)
-    if variant.method == "awq":
+    if variant.method in ("awq", "scale"):
         for first, names in INPUTS.items():
             gains[first] = _scale(block, first, names, seen, grids[first])
     found: dict[str, Integers] = {}
+    if variant.method == "scale":
+        return found, gains
     for first, names in INPUTS.items():
         for name in names:
             matrix = _matrix(block, name)

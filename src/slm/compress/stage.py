@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slm.core.artifact import Artifact, Draft, Spec, file_sha256, make, require_parent
+from slm.core.artifact import Artifact, Draft, Spec, make, require_parent
 from slm.core.console import Progress, say, size, table
 from slm.core.errors import UserError
 from slm.core.flavours import CHECKPOINT
@@ -47,14 +47,8 @@ def run(recipe: Recipe) -> Artifact:
     require_parent(checkpoint, "tokenizer", tokenizer)
     require_parent(checkpoint, "shards", shards)
     require_parent(shards, "corpus", corpus)
-    text = recipe.compress.calibration.text
-    if text and not Path(text).is_file():
-        raise UserError(
-            f"compress.calibration.text ({text}) is not a file; correct the path, or leave it empty to calibrate on "
-            "training rows"
-        )
     parents = {"train": checkpoint, "tokenizer": tokenizer, "shards": shards, "corpus": corpus}
-    inputs: dict[str, Any] = {"calibration": file_sha256(Path(text)) if text else ""}
+    inputs: dict[str, Any] = {"calibration": recipe.compress.calibration.text_hash()}
     if recipe.compress.tasks:
         inputs["tasks"] = {name: task_inputs(recipe, name) for name in recipe.evaluate.tasks}
     spec = Spec("compress", recipe.compress, parents, inputs, recipe.seed)
@@ -77,6 +71,7 @@ def _build(draft: Draft, recipe: Recipe, spec: Spec) -> None:
     import torch
 
     from slm.compress.assemble import assemble
+    from slm.compress.calibration import calibration_rows
     from slm.compress.stream import StoredModel, compress_blocks
 
     config = recipe.compress
@@ -84,7 +79,9 @@ def _build(draft: Draft, recipe: Recipe, spec: Spec) -> None:
         torch.set_num_threads(config.threads)
     model = StoredModel(spec.parents["train"].path)
     _require_settled_shape(model, spec.parents["tokenizer"])
-    rows = _rows(recipe, spec, model) if any(variant.reads_text for variant in config.variants) else None
+    rows = None
+    if any(variant.reads_text for variant in config.variants):
+        rows = calibration_rows(recipe, spec.parents["shards"], spec.parents["tokenizer"], model.config.max_seq_len)
     notices = _trained_otherwise(spec.parents["train"], config.variants)
     for variant in config.variants:
         work = work_folder(recipe) / f"{variant.name}-{_digest(spec, variant, rows)}"
@@ -137,22 +134,6 @@ def _require_settled_shape(model: StoredModel, tokenizer: Artifact) -> None:
             f"{model.folder} has model.vocab_size {model.config.vocab_size:,}, but {tokenizer.path} has {entries:,} "
             "entries; point artifacts.tokenizer at the one that the model was trained with"
         )
-
-
-def _rows(recipe: Recipe, spec: Spec, model: StoredModel) -> Rows:
-    from slm.compress.calibration import from_shards, from_text
-    from slm.tokenizer.tokenizer import Tokenizer
-
-    config, shards = recipe.compress.calibration, spec.parents["shards"]
-    if not config.text:
-        return from_shards(shards, config, recipe.seed)
-    length = config.row_tokens or int(shards.counts["seq_len"])
-    if length > model.config.max_seq_len:
-        raise UserError(
-            f"compress.calibration.row_tokens ({length:,}) must not exceed model.max_seq_len "
-            f"({model.config.max_seq_len:,}); lower it"
-        )
-    return from_text(Path(config.text), Tokenizer.load(spec.parents["tokenizer"].path), config, length)
 
 
 def _measure(draft: Draft, recipe: Recipe, spec: Spec) -> tuple[dict[str, Cost], dict[str, dict[str, Any]]]:

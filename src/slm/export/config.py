@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from slm.core.config import Config, neutral
 from slm.serve.config import Timing
@@ -90,8 +90,14 @@ class ExportConfig(Config):
     quality: Quality = Quality()
     timing: Timing = Timing()
     """How fast the files answer."""
+    max_gguf_bytes: int = Field(0, ge=0)
+    """Largest GGUF file; a larger model goes into parts, which llama.cpp opens by the first. 0 writes one file."""
+    imatrix: bool = False
+    """Weigh errors of GGUF's quantized types by the inputs over compress.calibration's text; adds imatrix.gguf."""
     variant: str = "int4"
     """The variant of the compress stage that awq and onnx_int4 carry."""
+    gguf_variant: str = ""
+    """A variant of the compress stage, of method scale, that GGUF files are made of; empty takes the checkpoint."""
     threads: int = neutral(2, ge=1)
     """Threads for the engines that prove parity."""
 
@@ -102,6 +108,14 @@ class ExportConfig(Config):
         if twice:
             raise ValueError(f"{', '.join(twice)} is named twice; name each format once")
         return formats
+
+    @model_validator(mode="after")
+    def _settings_take_effect(self) -> ExportConfig:
+        if self.imatrix and not any(name.startswith("gguf_q") for name in self.formats):
+            raise ValueError("imatrix has no effect without a quantized GGUF; add one, such as gguf_q4_k_m, to formats")
+        if self.gguf_variant and not any(name.startswith("gguf_") for name in self.formats):
+            raise ValueError(f"gguf_variant ({self.gguf_variant}) has no effect without a GGUF among formats; add one")
+        return self
 
     def budget(self, name: Format) -> tuple[str, float]:
         """The key of a format's budget, and the budget."""

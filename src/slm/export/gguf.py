@@ -9,7 +9,13 @@ Which type each tensor has is `slm.export.gguf_types`' business, the K-quants' b
 are refused. Tensors are converted and written one at a time, so the peak is the model and one matrix. Reading back
 dequantizes every tensor and costs about 1 s per GB.
 
-What it does not do: split files, importance matrices, sliding windows (neither architecture has them in llama.cpp),
+With the importance of columns (`slm.export.importance`) the quantized types weigh their error by it, as llama.cpp's
+quantizer does with an importance matrix.
+
+A model larger than `export.max_gguf_bytes` goes into parts of
+at most so many bytes of tensors (or one tensor), named and numbered as llama.cpp's gguf-split does it.
+
+What it does not do: sliding windows (neither architecture has them in llama.cpp),
 Llama 3's positions in `qwen3` (llama.cpp reads no `rope_freqs` there).
 """
 
@@ -29,11 +35,14 @@ from gguf import GGMLQuantizationType as TensorType
 from torch import Tensor
 
 from slm.core.errors import DamagedError, UserError
+from slm.core.model_files import gguf_model, parts_of
 from slm.export import ggml
-from slm.export.gguf_types import KINDS, LOSSLESS, Kind, is_fallback, rounding, stored_type
+from slm.export.gguf_types import KINDS, LOSSLESS, Kind, Model, is_fallback, rounding, stored_type
+from slm.export.importance import Importance, add_importance
 from slm.export.metadata import add_metadata
 from slm.export.subject import Engine, Quantity, Subject, Written
 from slm.model.config import ModelConfig
+from slm.model.load import expected_shapes
 from slm.model.rope import frequencies
 from slm.serve.gguf_file import read_gguf
 from slm.serve.llama_cpp import LlamaCpp
@@ -76,6 +85,8 @@ class Entry:
     """Whether it could not have the type that the file type wants for it."""
     interleaved_head_dim: int = 0
     """Of q and k in `llama`: the rows of each head of this size alternate between its halves."""
+    importance_I: npt.NDArray[np.float32] | None = None
+    """How much an error in each column matters, where it is known and the type can heed it."""
 
     def values(self) -> npt.NDArray[np.float32]:
         tensor = self.tensor.detach().float().cpu()
@@ -87,24 +98,31 @@ class Entry:
 def write(subject: Subject, folder: Path, name: str) -> Written:
     """Write `model-<type>.gguf`, read it back, and return its path with a notice for every exception."""
     config, kind = subject.model.config, KINDS[name]
-    entries = list(plan(subject.model.state_dict(), config, kind))
-    if any(entry.type in ggml.NEEDS_GGML for entry in entries):
+    entries = list(plan(subject.model.state_dict(), config, kind, subject.importance))
+    if any(entry.type in ggml.NEEDS_GGML or entry.importance_I is not None for entry in entries):
         ggml.require()
     path = folder / f"model-{name.removeprefix('gguf_')}.gguf"
-    writer = gguf.GGUFWriter(path, architecture(config))
+    most = subject.max_gguf_bytes if sum(map(_num_bytes, entries)) > subject.max_gguf_bytes else 0
+    writer = gguf.GGUFWriter(path, architecture(config), split_max_size=most)
     add_metadata(writer, subject, kind.file, sum(entry.tensor.numel() for entry in entries))
+    if subject.importance is not None and kind.tensors not in LOSSLESS:
+        add_importance(writer, subject.importance)
     for entry in entries:
         shape = tuple(entry.tensor.shape)
-        size = int(np.prod(gguf.quant_shape_to_byte_shape(shape, entry.type)))
-        writer.add_tensor_info(entry.name, shape, np.dtype(np.float32), size, raw_dtype=entry.type)
+        writer.add_tensor_info(entry.name, shape, np.dtype(np.float32), _num_bytes(entry), raw_dtype=entry.type)
     with _disk_full_named(path), contextlib.closing(writer):
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for entry in entries:
             writer.write_tensor_data(encode(entry))
+    path = gguf_model(folder, path.stem.removeprefix("model-"))
     read_back(path, entries)
     return Written(path, tuple(_fallback_notices(name, entries)))
+
+
+def _num_bytes(entry: Entry) -> int:
+    return int(np.prod(gguf.quant_shape_to_byte_shape(tuple(entry.tensor.shape), entry.type)))
 
 
 def architecture(config: ModelConfig) -> str:
@@ -126,17 +144,21 @@ def refuse_unsupported(config: ModelConfig) -> None:
         )
 
 
-def plan(state: Mapping[str, Tensor], config: ModelConfig, kind: Kind) -> Iterator[Entry]:
+def plan(
+    state: Mapping[str, Tensor], config: ModelConfig, kind: Kind, importance: Importance | None = None
+) -> Iterator[Entry]:
     """Every tensor of the file, in order, under llama.cpp's name; a tensor without one is an error."""
+    model = Model(config.layers, config.tie_embeddings, importance is not None)
     if config.rope_scaling is not None and config.rope_scaling.kind == "llama3":
         plain_F = frequencies(config.model_copy(update={"rope_scaling": None}))
         yield Entry("rope_freqs.weight", "model.rope_scaling", plain_F / frequencies(config), TensorType.F32)
     for source, tensor in state.items():
         turned = not config.qk_norm and source.endswith(("attention.q.weight", "attention.k.weight"))
-        name, facts = gguf_name(source), (tuple(tensor.shape), config.layers, kind)
-        stored = stored_type(name, *facts, tied=config.tie_embeddings)
-        fallback = is_fallback(name, *facts, tied=config.tie_embeddings)
-        yield Entry(name, source, tensor, stored, fallback, config.head_dim if turned else 0)
+        facts = gguf_name(source), tuple(tensor.shape), kind, model
+        stored = stored_type(*facts)
+        weights_I = importance.of(source) if importance is not None and stored not in LOSSLESS else None
+        turned_dim = config.head_dim if turned else 0
+        yield Entry(facts[0], source, tensor, stored, is_fallback(*facts), turned_dim, weights_I)
 
 
 def gguf_name(name: str) -> str:
@@ -180,7 +202,7 @@ def encode(entry: Entry) -> npt.NDArray[Any]:
     if entry.type == TensorType.BF16:
         brain: npt.NDArray[Any] = gguf.quants.quantize(values, entry.type)
         return brain
-    return ggml.quantize(values, entry.type)
+    return ggml.quantize(values, entry.type, entry.importance_I)
 
 
 def read_back(path: Path, entries: Sequence[Entry]) -> None:
@@ -202,6 +224,8 @@ def read_back(path: Path, entries: Sequence[Entry]) -> None:
                 f"{path.name}: {entry.name} read back differs from {entry.source} as it was written; check the disk "
                 "and export again"
             )
+        if entry.importance_I is not None:
+            continue  # columns that hardly matter may be off by more than their type rounds
         decoded = gguf.quants.dequantize(data, stored.type).reshape(values.shape)
         excess = np.abs(decoded - values) - rounding(values, entry.type)
         if not (excess <= 0).all():
@@ -209,6 +233,21 @@ def read_back(path: Path, entries: Sequence[Entry]) -> None:
                 f"{path.name}: {entry.name} read back differs from {entry.source} by more than {entry.type.name} "
                 f"rounds ({float(excess.max()):.3g} too much); check the disk and export again"
             )
+
+
+def dequantized(path: Path, config: ModelConfig) -> dict[str, npt.NDArray[np.float32]]:
+    """The numbers that a file stands for, under our names and in our order of rows."""
+    stored, found = read_gguf(path).tensors, dict[str, "npt.NDArray[np.float32]"]()
+    for source, shape in expected_shapes(config, stored, path).items():
+        tensor = stored.get(gguf_name(source))
+        if tensor is None or tensor.shape != shape:
+            raise DamagedError(f"{path} holds no {gguf_name(source)} of shape {list(shape)}; export it again")
+        values = gguf.quants.dequantize(tensor.data(), tensor.type).reshape(shape)
+        if not config.qk_norm and source.endswith(("attention.q.weight", "attention.k.weight")):
+            pairs = values.reshape(-1, config.head_dim // 2, 2, shape[1])
+            values = pairs.swapaxes(1, 2).reshape(shape)
+        found[source] = values
+    return found
 
 
 @contextlib.contextmanager
@@ -219,7 +258,7 @@ def engine(written: Path, *, end_ids: frozenset[int], context_tokens: int, threa
     thread: with two on a busy machine, waiting for each other took 87 ms a request instead of 7.
     """
     del end_ids
-    if written.stat().st_size < SMALL_MODEL_BYTES:
+    if sum(part.stat().st_size for part in parts_of(written)) < SMALL_MODEL_BYTES:
         threads = 1
     with (
         LlamaCpp(written, context_tokens=context_tokens, exact=True, threads=threads) as llama,

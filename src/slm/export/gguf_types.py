@@ -4,7 +4,8 @@ A file type such as Q4_K_M names a type for most matrices and better ones for a 
 quantizer (src/llama-quant.cpp) for the architectures that we write: the head (the embedding where it is tied) has 6
 bits; of `attn_v` and `ffn_down` the first and last eighth of the layers and every third between have 6 bits in Q4_K_M
 and Q5_K_M. K-quants cut rows into blocks of 256; a matrix whose rows are no multiple gets the type that llama.cpp falls
-back to, one whose rows are no multiple of 32 F16, and it is said. Vectors stay F32.
+back to, one whose rows are no multiple of 32 F16, and it is said. Vectors stay F32. With an importance matrix, Q4_0 and
+Q5_0 give `ffn_down` of the first eighth of the layers a zero point (Q4_1, Q5_1).
 """
 
 from __future__ import annotations
@@ -48,27 +49,39 @@ KINDS = {
 }
 LOSSLESS = (TensorType.F32, TensorType.F16, TensorType.BF16)
 FALLBACKS = {TensorType.Q4_K: TensorType.Q5_0, TensorType.Q5_K: TensorType.Q5_1, TensorType.Q6_K: TensorType.Q8_0}
+GUARDED = {TensorType.Q4_0: TensorType.Q4_1, TensorType.Q5_0: TensorType.Q5_1}
+"""What `ffn_down` of the first eighth of the layers gets where an importance matrix weighs the error."""
 STEPS = {
     TensorType.Q8_0: 127, TensorType.Q6_K: 31, TensorType.Q5_K: 15, TensorType.Q5_1: 15, TensorType.Q5_0: 15,
-    TensorType.Q4_K: 7, TensorType.Q4_0: 7,
+    TensorType.Q4_K: 7, TensorType.Q4_1: 7, TensorType.Q4_0: 7,
 }  # fmt: skip
 """Steps from 0 to the largest number of a block, roughly: what a rounding error is measured by."""
 
 
-def stored_type(name: str, shape: tuple[int, ...], layers: int, kind: Kind, *, tied: bool) -> TensorType:
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What llama.cpp's rules ask about a model."""
+
+    layers: int
+    tied: bool
+    weighed: bool = False
+    """Whether it is quantized by an importance matrix."""
+
+
+def stored_type(name: str, shape: tuple[int, ...], kind: Kind, model: Model) -> TensorType:
     """The type of a tensor, called by llama.cpp's name, in a file of `kind`."""
     if len(shape) == 1:
         return TensorType.F32
     if kind.tensors in LOSSLESS:
         return kind.tensors
-    return _fitting(_wanted(name, layers, kind, tied=tied), shape[-1])
+    return _fitting(_wanted(name, kind, model), shape[-1])
 
 
-def is_fallback(name: str, shape: tuple[int, ...], layers: int, kind: Kind, *, tied: bool) -> bool:
+def is_fallback(name: str, shape: tuple[int, ...], kind: Kind, model: Model) -> bool:
     """Whether a matrix could not have the type that its file type wants for it."""
     if len(shape) == 1 or kind.tensors in LOSSLESS:
         return False
-    return stored_type(name, shape, layers, kind, tied=tied) != _wanted(name, layers, kind, tied=tied)
+    return stored_type(name, shape, kind, model) != _wanted(name, kind, model)
 
 
 def rounding(values: npt.NDArray[np.float32], kind: TensorType) -> npt.NDArray[np.float32]:
@@ -95,13 +108,16 @@ def rounding(values: npt.NDArray[np.float32], kind: TensorType) -> npt.NDArray[n
     return np.broadcast_to(bound, (bound.shape[0], block)).reshape(values.shape)
 
 
-def _wanted(name: str, layers: int, kind: Kind, *, tied: bool) -> TensorType:
-    if kind.tensors != TensorType.Q8_0 and name == ("token_embd.weight" if tied else "output.weight"):
+def _wanted(name: str, kind: Kind, model: Model) -> TensorType:
+    if kind.tensors != TensorType.Q8_0 and name == ("token_embd.weight" if model.tied else "output.weight"):
         return TensorType.Q6_K
+    eighth = model.layers // 8
     if kind.mixed and name.endswith(("attn_v.weight", "ffn_down.weight")):
         layer = int(name.split(".")[1])
-        if layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2:
+        if layer < eighth or layer >= 7 * model.layers // 8 or (layer - eighth) % 3 == 2:
             return TensorType.Q6_K
+    if model.weighed and name.endswith("ffn_down.weight") and int(name.split(".")[1]) < eighth:
+        return GUARDED.get(kind.tensors, kind.tensors)
     return kind.tensors
 
 

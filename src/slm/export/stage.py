@@ -22,6 +22,7 @@ from slm.core.console import Progress, say
 from slm.core.errors import DamagedError, UserError
 from slm.core.flavours import CHECKPOINT
 from slm.core.lineage import lineage
+from slm.core.model_files import parts_of
 from slm.core.provenance import processor_name
 from slm.evaluate.stage import task_inputs
 from slm.export import EXPORTERS
@@ -69,11 +70,16 @@ def run(recipe: Recipe) -> Artifact:
     if recipe.export.quality.tasks:
         inputs["tasks"] = {name: task_inputs(recipe, name) for name in recipe.evaluate.tasks}
     parents = {"train": checkpoint, "tokenizer": tokenizer}
-    if set(recipe.export.formats) & set(OF_INTEGERS):
+    if _variants(recipe):
         parents["compress"] = _compressed(recipe, checkpoint)
     corpus = _held_out_corpus(recipe)
     if corpus is not None:
         parents["corpus"] = corpus
+    if recipe.export.imatrix:
+        parents["shards"] = recipe.artifact("shards")
+        require_parent(checkpoint, "shards", parents["shards"])
+        calibration = recipe.compress.calibration
+        inputs |= {"calibration": calibration.identity(), "text": calibration.text_hash(), "seed": recipe.seed}
     spec = Spec("export", recipe.export, parents, inputs)
 
     def build(draft: Draft) -> None:
@@ -129,10 +135,12 @@ def _build(draft: Draft, recipe: Recipe, parents: Mapping[str, Artifact], golden
     subject = _subject(recipe, checkpoint, parents["tokenizer"])
     judge = _judge(recipe, parents, subject)
     found: dict[Format, Made] = {}
-    for formats, of_formats in _subjects(recipe, parents, subject):
+    for formats, of_formats, like in _subjects(recipe, parents, subject):
         for name in formats:
             _exporter(name).refuse_unsupported(of_formats.model.config)
-        reference = Reference(of_formats, recipe.export, prompts)
+        if recipe.export.imatrix and any(name.startswith("gguf_q") for name in formats):
+            of_formats = _weighed(recipe, parents, of_formats, draft)
+        reference = Reference(like, recipe.export, prompts)
         found.update({name: _export(name, of_formats, reference, judge, draft.path, recipe) for name in formats})
     results = [found[name].parity for name in recipe.export.formats]
     show(results)
@@ -222,30 +230,63 @@ def _held_out_corpus(recipe: Recipe) -> Artifact | None:
 
 def _subjects(
     recipe: Recipe, parents: Mapping[str, Artifact], subject: Subject
-) -> Iterator[tuple[list[Format], Subject]]:
-    """The model of the checkpoint, then the one that its integers stand for, each with the formats that carry it."""
-    plain, of_integers = (
-        [name for name in recipe.export.formats if (name in OF_INTEGERS) == wanted] for wanted in (False, True)
-    )
+) -> Iterator[tuple[list[Format], Subject, Subject]]:
+    """What is written, each with its formats and the model that they are held against.
+
+    From the checkpoint's model, or GGUF from a scaled variant, held against the checkpoint too, because scaling changes
+    no output; from integers, held against the model that these stand for.
+    """
+    variants = _variants(recipe)
+    plain = [name for name in recipe.export.formats if name not in variants]
     if plain:
-        yield plain, subject
-    if of_integers:
+        yield plain, subject, subject
+    for variant in dict.fromkeys(variants.values()):
         from slm.compress.files import load_compressed
 
-        folder = parents["compress"].path / recipe.export.variant
-        yield of_integers, replace(subject, model=load_compressed(folder), variant=folder)
+        folder = parents["compress"].path / variant
+        carried = replace(subject, model=load_compressed(folder), variant=folder)
+        formats = [name for name in recipe.export.formats if variants.get(name) == variant]
+        yield formats, carried, carried if formats[0] in OF_INTEGERS else subject
+
+
+def _variants(recipe: Recipe) -> dict[Format, str]:
+    """The variant of the compress stage that each format is made from, of those that are."""
+    found: dict[Format, str] = {name: recipe.export.variant for name in recipe.export.formats if name in OF_INTEGERS}
+    if recipe.export.gguf_variant:
+        found |= {name: recipe.export.gguf_variant for name in recipe.export.formats if name.startswith("gguf_")}
+    return found
+
+
+def _weighed(recipe: Recipe, parents: Mapping[str, Artifact], subject: Subject, draft: Draft) -> Subject:
+    """The subject with the importance of its columns over the calibration text, which is written down too."""
+    from slm.compress.calibration import calibration_rows
+    from slm.export import importance
+    from slm.export.gguf import gguf_name
+
+    rows = calibration_rows(recipe, parents["shards"], parents["tokenizer"], subject.model.config.max_seq_len)
+    found = importance.observe(subject.model.float().eval(), rows, recipe.compress.calibration.batch_rows)
+    importance.write(found, gguf_name, draft.path)
+    draft.counts["imatrix"] = {"tokens": found.tokens, "rows": found.rows, "hash": found.hash}
+    return replace(subject, importance=found)
 
 
 def _compressed(recipe: Recipe, checkpoint: Artifact) -> Artifact:
-    """The integers of the checkpoint, among them the variant that is exported."""
+    """What the compress stage made of the checkpoint, among it the variants that are exported."""
     found = recipe.artifact("compress")
     require_parent(found, "train", checkpoint)
-    names = list(found.counts["variants"])
-    if recipe.export.variant not in names:
-        raise UserError(
-            f"export.variant ({recipe.export.variant}) must be a variant in {found.path} ({', '.join(names)}); name "
-            "one of them, or add it to compress.variants"
-        )
+    methods = {name: facts["settings"]["method"] for name, facts in found.counts["variants"].items()}
+    for name, variant in _variants(recipe).items():
+        key = "variant" if name in OF_INTEGERS else "gguf_variant"
+        if variant not in methods:
+            raise UserError(
+                f"export.{key} ({variant}) must be a variant in {found.path} ({', '.join(methods)}); name one of them, "
+                "or add it to compress.variants"
+            )
+        if (methods[variant] == "scale") != (key == "gguf_variant"):
+            raise UserError(
+                f"export.{key} ({variant}) is of method {methods[variant]}, but {name} is made from "
+                f"{'integers' if key == 'variant' else 'floats that method scale prepared'}; name another variant"
+            )
     return found
 
 
@@ -270,7 +311,10 @@ def _subject(recipe: Recipe, checkpoint: Artifact, tokenizer: Artifact) -> Subje
     sources = datasets(checkpoint)
     if not sources:
         say("export: the corpus behind the checkpoint is not at hand, so the files name no sources and no licence")
-    return Subject(recipe.run, model, loaded, checkpoint.fingerprint, sources, recipe.export.max_shard_bytes)
+    most = recipe.export.max_gguf_bytes
+    return Subject(
+        recipe.run, model, loaded, checkpoint.fingerprint, sources, recipe.export.max_shard_bytes, max_gguf_bytes=most
+    )
 
 
 def _export(
@@ -287,7 +331,7 @@ def _export(
         context_tokens=reference.context_tokens,
         threads=recipe.export.threads,
     ) as engine:
-        result = prove(reference, engine, recipe.export, name, _size_bytes(written.path))
+        result = prove(reference, engine, recipe.export, name, sum(map(_size_bytes, parts_of(written.path))))
         cost, on_tasks = None, list[dict[str, Any]]()
         if judge is not None:
             with Progress(f"export: {name}: measuring", judge.text.targets, "tokens") as progress:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from slm.export.importance import Importance
     from slm.model.config import ModelConfig
     from slm.model.transformer import Transformer
     from slm.tokenizer.tokenizer import Tokenizer
@@ -45,6 +46,10 @@ class Subject:
     """Largest safetensors file of a folder."""
     variant: Path | None = None
     """Folder of the integers that `model` stands for, if it was compressed."""
+    max_gguf_bytes: int = 0
+    """Largest GGUF file, where that is not 0."""
+    importance: Importance | None = None
+    """How much errors in each column of its matrices matter, where GGUF's quantizers are to heed it."""
 
     @property
     def end_ids(self) -> frozenset[int]:

@@ -7,13 +7,13 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from slm.core.artifact import Artifact
 from slm.core.console import size
+from slm.core.model_files import gguf_models
 from slm.report.gather import UNSEEN, Run, command
 from slm.report.page import Bar, Code, Fact, Link, Section, Table, percent, scientific
 from slm.report.sections import mark_stale
@@ -168,10 +168,10 @@ def reproduce(run: Run) -> Section:
     if not sys.argv[0].startswith("slm "):
         again += "  # with the recipe below as recipes/NAME/config.yaml"
     section.codes = [Code("The same run", f"{checkout}\n{again}".strip())]
-    ggufs = sorted(run.artifacts["export"].path.glob("*.gguf"), key=_bytes) if "export" in run.artifacts else []
+    ggufs = gguf_models(run.artifacts["export"].path) if "export" in run.artifacts else []
     if ggufs:
-        section.codes.append(Code("Talk to it", f"slm chat serve.model={shlex.quote(str(ggufs[0]))}"))
-        section.codes.append(Code("Its ancestry", f"slm lineage {shlex.quote(str(ggufs[0]))}"))
+        section.codes.append(Code("Talk to it", f"slm chat serve.model={shlex.quote(str(ggufs[0][0]))}"))
+        section.codes.append(Code("Its ancestry", f"slm lineage {shlex.quote(str(ggufs[0][0]))}"))
     resolved = {name: value for name, value in run.recipe.resolved().items() if name not in UNSEEN}
     text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True, width=100)
     section.codes.append(Code("The whole recipe, defaults included", text, folded=True))
@@ -220,7 +220,3 @@ def _greedy(item: dict[str, Any]) -> str:
         return "–"
     ties = f", {item['greedy_ties']} tied" if item.get("greedy_ties") else ""
     return f"{item['greedy_equal']} of {item['greedy_compared']} equal{ties}"
-
-
-def _bytes(path: Path) -> int:
-    return path.stat().st_size

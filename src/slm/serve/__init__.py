@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from slm.core.artifact import Artifact, Draft, Spec, make
 from slm.core.errors import UserError
+from slm.core.model_files import gguf_model
 
 if TYPE_CHECKING:
     from slm.recipe import Recipe
 
-PREFERRED = ("model-q8_0.gguf", "model-f16.gguf", "model-bf16.gguf", "model-f32.gguf")
+PREFERRED = ("q8_0", "f16", "bf16", "f32")
 
 
 def run(recipe: Recipe) -> Artifact:
@@ -41,9 +42,9 @@ def answering(recipe: Recipe) -> tuple[str, dict[str, Artifact]]:
     if not any(name.startswith("gguf") for name in recipe.export.formats):
         return "", {"train": recipe.artifact("train"), "tokenizer": recipe.artifact("tokenizer")}
     export = recipe.artifact("export")
-    names = [name for name in PREFERRED if name in export.manifest["files"]]
-    if not names:
+    models = [path for path in (gguf_model(export.path, kind) for kind in PREFERRED) if path.is_file()]
+    if not models:
         raise UserError(
             f"{export.path} holds no .gguf file although export.formats asks for one; make it with slm export"
         )
-    return str(export.file(names[0])), {"export": export}
+    return str(models[0]), {"export": export}

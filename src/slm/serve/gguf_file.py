@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from gguf import GGMLQuantizationType as TensorType
 from gguf import GGUFValueType as ValueType
 
 from slm.core.errors import DamagedError, UserError
+from slm.core.model_files import PART, parts_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -41,7 +41,6 @@ LEAST_PAIR_BYTES, LEAST_TENSOR_BYTES = 8 + 4 + 1, 8 + 4 + 8 + 4 + 8
 ALIGNMENT, SPLIT_COUNT, SPLIT_NUMBER, SPLIT_TENSORS = (
     "general.alignment", "split.count", "split.no", "split.tensors.count",
 )  # fmt: skip
-PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 NUMBERS: dict[ValueType, npt.DTypeLike] = {
     ValueType.UINT8: "<u1", ValueType.INT8: "<i1", ValueType.UINT16: "<u2", ValueType.INT16: "<i2",
     ValueType.UINT32: "<u4", ValueType.INT32: "<i4", ValueType.FLOAT32: "<f4", ValueType.BOOL: "?",
@@ -96,7 +95,7 @@ def read_gguf(path: Path) -> GgufFile:
             f"{path} is a part of a model in {count:,} files; give the first, named NAME-00001-of-{count:05}.gguf, and "
             "keep the names that they were made with"
         )
-    files = [first, *(_read_one(part_path(path, number, count)) for number in range(2, count + 1))]
+    files = [first, *map(_read_one, parts_of(path)[1:])]
     tensors: dict[str, StoredTensor] = {}
     for number, file in enumerate(files):
         twice = tensors.keys() & file.tensors.keys()
@@ -108,13 +107,6 @@ def read_gguf(path: Path) -> GgufFile:
     if len(tensors) != expected:
         raise _damaged(path, f"its {count} parts hold {len(tensors):,} tensors instead of {expected:,}")
     return GgufFile(tuple(file.parts[0] for file in files), first.metadata, tensors)
-
-
-def part_path(first: Path, number: int, count: int) -> Path:
-    """The path of part `number`, counted from 1, beside the first."""
-    match = PART.fullmatch(first.name)
-    assert match is not None
-    return first.with_name(f"{match[1]}-{number:05}-of-{count:05}.gguf")
 
 
 def _read_one(path: Path) -> GgufFile:
@@ -144,7 +136,10 @@ def _read(path: Path, cursor: _Cursor) -> GgufFile:
         key = cursor.name("a metadata key")
         if key in metadata:
             raise _MalformedError(f"{key} is there twice")
-        metadata[key] = cursor.value(cursor.number("<I", f"the type of {key}"), key)
+        kind = cursor.number("<I", f"the type of {key}")
+        if key == ALIGNMENT and kind != ValueType.UINT32:
+            raise _MalformedError(f"{key} is no 32-bit number")
+        metadata[key] = cursor.value(kind, key)
     found: dict[str, StoredTensor] = {}
     align, end = _alignment(metadata), 0
     for _ in range(tensors):
@@ -250,8 +245,8 @@ def _known(kinds: Any, number: int, what: str) -> Any:
 
 
 def _alignment(metadata: Mapping[str, Any]) -> int:
-    align = metadata.get(ALIGNMENT, gguf.GGUF_DEFAULT_ALIGNMENT)
-    if type(align) is not int or not 0 < align < MOST_HEADER_BYTES or align & (align - 1):
+    align: int = metadata.get(ALIGNMENT, gguf.GGUF_DEFAULT_ALIGNMENT)
+    if not 0 < align < MOST_HEADER_BYTES or align & (align - 1):
         raise _MalformedError(f"{ALIGNMENT} ({align}) is no power of two")
     return align
 

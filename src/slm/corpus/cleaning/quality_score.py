@@ -89,6 +89,7 @@ def load_model(folder: Path) -> tuple[NDArray[np.float32], float]:
             raise ValueError(f"format {settings['format']}, {weights.shape[0]:,} weights")
         return weights, float(settings["bias"])
     except (ValueError, KeyError, OSError, SafetensorError) as error:
+        reason = str(error)[:200]
         raise DamagedError(
-            f"{folder} is no whole quality model ({error}); make it again with slm corpus score GOOD BAD FOLDER"
+            f"{folder} is no whole quality model ({reason}); make it again with slm corpus score GOOD BAD FOLDER"
         ) from error
