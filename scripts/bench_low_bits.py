@@ -54,8 +54,8 @@ def main() -> None:
         runs[f"qat{bits}"] = fine_tuned(recipe, f"qat{bits}", quantization={"bits": bits, "group_size": GROUP})
     runs["sparse"] = fine_tuned(recipe, "sparse", sparsity="2:4", initial=str(begun / "sparsegpt"))
     said = {"before": answers(load_model(recipe.artifact("train").path).eval(), text, recipe.compress.positions)}
-    for name, run in runs.items():
-        said[name] = answers(load_model(run.artifact("train").path).eval(), text, recipe.compress.positions)
+    for name in ("float", "sparse"):
+        said[name] = answers(load_model(runs[name].artifact("train").path).eval(), text, recipe.compress.positions)
     folders = {f"pruned by {each['name']}": begun / str(each["name"]) for each in PRUNED}
     rounded = [{"name": f"{how}{bits}", "method": how, "bits": bits, "group_size": GROUP, **ANY}
                for bits in BITS for how in ("rtn", "awq")]  # fmt: skip
