@@ -5,13 +5,14 @@
     python scripts/bench_quantizers.py cost --sizes 15m,135m,3b
 
 - quality: the newest checkpoint of a run, its calibration rows (the same ids for all, each row read as one text),
-  one group size, zero points. Each side quantizes in a process of its own with the same threads, in float32, and
-  writes its folder; every folder is read by one reader, its integers dequantized to float32, and all are scored
-  together, document after document, in the same windows of the rows' length, side by side. Embedding, head and norms
-  stay as they are. The text is `--text`, cut into documents where the recipe's corpus cuts its own, or the run's
-  held-out documents. Differences are paired by document. What is done lies in `--work`, and a killed run goes on.
+  one group size, zero points. Each side quantizes in a process of its own with the same threads, in float32
+  (gptqmodel, which packs no float32, in bfloat16), and writes its folder; every folder is read by one reader, its
+  integers dequantized to float32, and all are scored together, document after document, in the same windows of the
+  rows' length, side by side. What lies outside the blocks is the checkpoint's own for all. The text is `--text`, cut
+  into documents where the recipe's corpus cuts its own, or the run's held-out documents. Differences are paired by
+  document. What is done lies in `--work`, and a killed run goes on.
 - cost: our AWQ of models with fresh weights (cost does not depend on what they are) of each of `SHAPES`; of the
-  largest a few layers stand for all, and its memory is that of all: blocks are made one after the other.
+  largest one layer stands for all, and its memory is that of all: blocks are made one after the other.
 
 Seconds run from before the checkpoint is read until the result is on disk, imports left out, by the clock and of the
 processor, all threads together. Peak memory is that of the process (`VmHWM`), libraries included. The last line is
@@ -75,11 +76,11 @@ SHAPES: dict[str, dict[str, int]] = {
         "width": 512, "layers": 13, "heads": 8, "kv_heads": 4, "head_dim": 64, "ffn_width": 2048, "vocab_size": 8192,
     },
     "3b": {
-        "width": 3072, "layers": 2, "heads": 24, "kv_heads": 8, "head_dim": 128, "ffn_width": 8192,
+        "width": 3072, "layers": 1, "heads": 24, "kv_heads": 8, "head_dim": 128, "ffn_width": 8192,
         "vocab_size": 128256,
     },
 }  # fmt: skip
-"""Beside those of configs/model. The last: two of 28 layers of Llama 3.2 3B's widths."""
+"""Beside those of configs/model. The last: one of 28 layers of Llama 3.2 3B's widths."""
 SEED = 1234
 ROW = 512
 
@@ -92,6 +93,7 @@ def main() -> None:
     one.add_argument("recipe", nargs="*", help="recipe=NAME and settings, as `slm compress` takes them")
     one.add_argument("--environments", type=Path, help="folder of the other programs' environments")
     one.add_argument("--text", type=Path, help="text to score; the run's held-out documents without it")
+    one.add_argument("--documents", type=int, default=0, help="at even distances; all without it")
     one.add_argument("--only", default=";".join(SIDES), help=f"sides, of {'; '.join(SIDES)}")
     one.add_argument("--group-size", type=int, default=128)
     one.add_argument("--work", type=Path, required=True, help="folder for what is done; a run goes on from there")
@@ -183,8 +185,9 @@ def quality(args: argparse.Namespace) -> dict[str, Any]:
     for name in args.only.split(";"):
         out = place / re.sub(r"\W+", "-", name.lower())
         found[name] = run_side(name, place, {**spec, "out": str(out)}, args.environments)
-        models[name] = opened(name, out, model.config, tokenizer)
+        models[name] = opened(name, out, model, tokenizer)
     texts = documents(recipe, args.text)
+    texts = texts[:: max(1, len(texts) // args.documents)] if args.documents else texts
     said = score_all(models, texts, tokenizer, rows.tokens_NT.shape[1], place)
     tokens_D = np.array([one["tokens"] for one in said])
     for name, one in found.items():
@@ -252,17 +255,16 @@ def score_document(models: dict[str, Transformer], ids: list[int], context: int)
     return {**found, "tokens": len(ids) - 1}
 
 
-def opened(name: str, out: Path, config: ModelConfig, tokenizer: Tokenizer) -> Transformer:
+def opened(name: str, out: Path, model: Transformer, tokenizer: Tokenizer) -> Transformer:
     """The float32 model that a side's folder stands for; ours goes through AutoAWQ's form as well."""
     if SIDES[name][0] == "ours":
         subject = Subject(name, load_compressed(out), tokenizer, "0" * 64, variant=out)
         out = awq.write(subject, out.with_name(f"{out.name}-form"), "awq").path
     plain = (out / "dequantized").is_dir()
     tensors = load_tensors(out / "dequantized") if plain else awq.dequantized(out)
-    if config.tie_embeddings:
-        tensors.pop("lm_head.weight", None)
-    state = {key: tensor.float() for key, tensor in from_hf(tensors).items()}
-    return model_from(config, state, out).eval()
+    outside = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("blocks.")}
+    blocks = {key: tensor.float() for key, tensor in tensors.items() if key.startswith("model.layers.")}
+    return model_from(model.config, {**from_hf(blocks), **outside}, out).eval()
 
 
 def perplexity(said: list[dict[str, Any]], before: str, after: str) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def quantize_autoawq(file: Path) -> dict[str, Any]:
 
 
 def quantize_gptqmodel(file: Path) -> dict[str, Any]:
-    """gptqmodel's AWQ or GPTQ, in float32, on the rows of a specification."""
+    """gptqmodel's AWQ or GPTQ on the rows of a specification; in bfloat16, for it packs no float32."""
     import os
 
     spec = json.loads(file.read_text())
@@ -106,7 +106,7 @@ def quantize_gptqmodel(file: Path) -> dict[str, Any]:
     clock = _Clock()
     awq = spec["method"] == "awq"
     settings = (AWQConfig if awq else GPTQConfig)(bits=4, group_size=spec["group_size"], sym=False)
-    model = GPTQModel.load(spec["model"], settings, device="cpu", dtype=torch.float32)
+    model = GPTQModel.load(spec["model"], settings, device="cpu", dtype=torch.bfloat16)
     backend = BACKEND.AWQ_TORCH if awq else BACKEND.TORCH
     model.quantize([{"input_ids": row} for row in spec["rows"]], batch_size=8, backend=backend)
     model.save(spec["out"])
@@ -117,12 +117,12 @@ def quantize_gptqmodel(file: Path) -> dict[str, Any]:
 
 
 def _save_dequantized(folder: Path) -> None:
-    """What a GPTQ folder stands for, in a folder inside it: float32, under transformers' names."""
+    """What a GPTQ folder stands for, in a folder inside it, under transformers' names; in its kernel's float16."""
     import torch
     from gptqmodel import BACKEND, GPTQModel
     from safetensors.torch import save_file
 
-    model = GPTQModel.load(str(folder), device="cpu", backend=BACKEND.TORCH, dtype=torch.float32).model
+    model = GPTQModel.load(str(folder), device="cpu", backend=BACKEND.TORCH, dtype=torch.float16).model
     packed = {name: module for name, module in model.named_modules() if hasattr(module, "qweight")}
     tensors = {f"{name}.weight": module.dequantize_weight().T.float().contiguous() for name, module in packed.items()}
     for key, tensor in model.state_dict().items():
