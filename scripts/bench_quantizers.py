@@ -142,15 +142,16 @@ def peak_bytes() -> int:
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
 
 
-def run_side(name: str, place: Path, spec: dict[str, Any], environments: Path | None) -> dict[str, Any]:
+def run_side(name: str, spec: dict[str, Any], environments: Path | None) -> dict[str, Any]:
     """What a side's process says of its time and memory; its folder is `spec["out"]`."""
     whose, method = SIDES[name]
-    file, said = (place / f"{Path(spec['out']).name}{end}" for end in (".json", ".said.json"))
+    out = Path(spec["out"])
+    file, said = out.with_name(f"{out.name}.json"), out.with_name(f"{out.name}.said.json")
     wanted = json.dumps({**spec, "method": method, "nearest": name == "AWQ, nearest"})
     if said.is_file() and file.read_text() == wanted:
         done: dict[str, Any] = json.loads(said.read_text())
         return done
-    for made in (Path(spec["out"]), Path(f"{spec['out']}.work")):
+    for made in (out, Path(f"{out}.work")):
         shutil.rmtree(made, ignore_errors=True)
     file.write_text(wanted)
     command = [sys.executable, __file__, "quantize", file]
@@ -183,12 +184,12 @@ def quality(args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     found, models = dict[str, Any](), {"": model}
     for name in args.only.split(";"):
-        out = place / re.sub(r"\W+", "-", name.lower())
-        found[name] = run_side(name, place, {**spec, "out": str(out)}, args.environments)
+        out = place / folder_name(name)
+        found[name] = run_side(name, {**spec, "out": str(out)}, args.environments)
         models[name] = opened(name, out, model, tokenizer)
     texts = documents(recipe, args.text)
     texts = texts[:: max(1, len(texts) // args.documents)] if args.documents else texts
-    said = score_all(models, texts, tokenizer, rows.tokens_NT.shape[1], place)
+    said = score_all(models, texts, tokenizer, rows.tokens_NT.shape[1], place, json.dumps(spec))
     tokens_D = np.array([one["tokens"] for one in said])
     for name, one in found.items():
         one |= perplexity(said, "", name)
@@ -218,23 +219,41 @@ def documents(recipe: Recipe, file: Path | None) -> list[str]:
 
 
 def score_all(
-    models: dict[str, Transformer], texts: list[str], tokenizer: Tokenizer, context: int, place: Path
+    models: dict[str, Transformer], texts: list[str], tokenizer: Tokenizer, context: int, place: Path, made_from: str
 ) -> list[dict[str, Any]]:
-    """Of each document what every model says of it; one that was scored with the same models is not scored again."""
-    made_from = [(place / "model" / "config.json").read_text()]
-    made_from += [file.read_text() for file in sorted(place.glob("*.said.json"))]
-    folder = place / f"scores-{hashlib.sha256(json.dumps([made_from, list(models)]).encode()).hexdigest()[:12]}"
+    """Of each document what every model says of it; what a model has said of one is not asked again."""
+    digests = {name: "reference" if not name else digest(said_file(place, name).read_text()) for name in models}
+    folder = place / f"scores-{digest(made_from)}"
     folder.mkdir(exist_ok=True)
     found = []
     with Progress("scoring", len(texts), "documents") as progress:
         for text in texts:
-            file = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-            if not file.is_file():
+            file = folder / f"{digest(text)}.json"
+            known = json.loads(file.read_text()) if file.is_file() else {}
+            asked = {name: model for name, model in models.items() if not name or digests[name] not in known}
+            if len(asked) > 1 or not known:
                 ids = [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id]
-                write_atomically(file, json.dumps(score_document(models, ids, context)))
-            found.append(json.loads(file.read_text()))
+                said = score_document(asked, ids, context)
+                known |= {"tokens": said["tokens"]} | {digests[name]: said[name] for name in asked}
+                write_atomically(file, json.dumps(known))
+            found.append({name: known[digests[name]] for name in models} | {"tokens": known["tokens"]})
             progress.advance(1)
     return found
+
+
+def digest(text: str) -> str:
+    """A short name for a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def said_file(place: Path, name: str) -> Path:
+    """Where a side's answer lies."""
+    return place / f"{folder_name(name)}.said.json"
+
+
+def folder_name(name: str) -> str:
+    """What a side's folder is called."""
+    return re.sub(r"\W+", "-", name.lower())
 
 
 @torch.inference_mode()
@@ -366,7 +385,7 @@ def cost_of(name: str, args: argparse.Namespace, place: Path) -> dict[str, Any]:
         "checkpoint": str(place / name), "rows": tokens_NT.tolist(), "threads": args.threads, "group_size": 128,
         "out": str(place / f"{name}-int4"),
     }  # fmt: skip
-    return {**run_side("AWQ", place, spec, None), "parameters": parameters, "layers": config.layers}
+    return {**run_side("AWQ", spec, None), "parameters": parameters, "layers": config.layers}
 
 
 if __name__ == "__main__":

@@ -75,7 +75,19 @@ def quantize_autoawq(file: Path) -> dict[str, Any]:
     """AutoAWQ's own quantizer, in float32, on the rows of a specification."""
     import torch
     from awq import AutoAWQForCausalLM
+    from awq.quantize.quantizer import AwqQuantizer
     from transformers import AutoTokenizer
+
+    class OnTheCPU(AwqQuantizer):  # type: ignore[misc]
+        """It keeps the weights that it tries scales on by `.cpu()`, which on a CPU copies nothing: they stay scaled."""
+
+        def _compute_best_scale(self, x: Any, w_mean: Any, x_mean: Any, module: Any, *others: Any) -> Any:
+            kept = {key: tensor.clone() for key, tensor in module.state_dict().items()}
+            module.state_dict = lambda: kept
+            try:
+                return super()._compute_best_scale(x, w_mean, x_mean, module, *others)
+            finally:
+                del module.state_dict
 
     spec = json.loads(file.read_text())
     torch.set_num_threads(spec["threads"])
@@ -86,7 +98,7 @@ def quantize_autoawq(file: Path) -> dict[str, Any]:
     settings = {"zero_point": True, "q_group_size": spec["group_size"], "w_bit": 4, "version": "GEMM"}
     model.quantize(
         AutoTokenizer.from_pretrained(spec["model"]), quant_config=settings, calib_data=spec["rows"],
-        max_calib_samples=len(spec["rows"]), max_calib_seq_len=len(spec["rows"][0]),
+        max_calib_samples=len(spec["rows"]), max_calib_seq_len=len(spec["rows"][0]), quantizer_cls=OnTheCPU,
     )  # fmt: skip
     model.save_quantized(spec["out"])
     return clock.read()
