@@ -24,6 +24,7 @@ def test_every_change_stands_with_its_interval():
     assert "model.<b>" not in page
     assert "-0.2000 [-0.3000, -0.1000]" in page
     assert page.count("<svg") == 2
+    assert "2 changes of base-seed1" in page
     assert [row[-1] for row in rows(found)] == ["better", "not told from chance"]
 
 

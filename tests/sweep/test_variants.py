@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from slm import ablation
 from slm.core.errors import ProblemsError, UserError
 from slm.sweep import variants
 from slm.sweep.process import held, run_folder
@@ -30,6 +31,21 @@ def test_runs_that_fail_are_named_when_all_have_been_tried(recipe_of):
     ):
         evaluated(recipe, "tried", {"base": {"train.evaluate_every_steps": 4}, "hot": {"train.optimizer.lr": 0.9}})
     assert len(list(run_folder(recipe).glob("tried/base-seed*/train/metrics.jsonl"))) == 2
+
+
+def test_a_recipes_changes_are_trained_evaluated_and_compared_once(recipe_of, monkeypatch, capsys):
+    recipe = recipe_of("compared", seeds=2, changes=[{"train.optimizer.lr": 1e-5}])
+    ablation.run(recipe)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "the base is base-seed1235, base-seed1236 (seeds 1235, 1236)" in printed
+    assert "train.optimizer.lr: 0.003 -> 1e-05" in printed
+    assert "seed by seed" in printed
+    page = run_folder(recipe) / "ablation" / "ablation.html"
+    assert "1 change of base-seed1235" in page.read_text()
+    page.unlink()
+    monkeypatch.setattr(variants, "started", lambda *_: pytest.fail("a run was made again"))
+    ablation.run(recipe)
+    assert page.is_file()
 
 
 @pytest.mark.usefixtures("pretending")

@@ -22,7 +22,8 @@ def ablation_page(found: Ablation) -> str:
     """The page of `slm ablation`."""
     seeds = len(next(iter(found.base.seeds.values())))
     told = [one for one in found.effects if one.corrected_p <= LEVEL]
-    title = f"{len({one.change for one in found.effects})} changes of {found.base.runs[0]}"
+    count = len({one.change for one in found.effects})
+    title = f"{count} change{'s' if count != 1 else ''} of {found.base.runs[0]}"
     summary = (
         f"Of {len(found.effects)} differences, {len(told)} are told from chance at {LEVEL:.0%} after Holm's correction."
     )

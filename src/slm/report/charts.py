@@ -291,10 +291,12 @@ def bundle(
         axes.set_ylim(y_range)
         for place in ticks:
             axes.axvline(place, color=LINE, linewidth=1)
-        if ticks:
+        axes.set_xlim(1, max(1.1, axes.dataLim.x1))
+        if ticks:  # with room for the first and the last name
+            axes.set_xlim(min(ticks) - 0.2, max(ticks) + 0.2)
             axes.set_yticks([])
 
-    return _svg(name, title, size, draw, first=1, left=46 if not ticks else 30, x_text=x_text, whole=True, ticks=ticks)
+    return _svg(name, title, size, draw, first=None, x_text=x_text, whole=True, ticks=ticks)
 
 
 def trade_off(

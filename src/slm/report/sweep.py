@@ -68,7 +68,7 @@ def verdict(found: Search) -> str:
     words = f"{_name(first.trial)} has the lowest mean over {first.over_seeds.seeds} seeds, {_gap(first)} bits per byte"
     luck = (
         f"In the search it had {first.trial.value:.4f}, with other seeds the same measurement has {first.again:.4f} on "
-        "average: the lowest of many draws is partly luck."
+        "average: the lowest of many draws is partly luck (the winner's curse)."
     )
     if not told:
         return f"No finalist is told from the recipe as it is at 5 %: {words} beside it. {luck}"
@@ -87,8 +87,9 @@ def headline(found: Search) -> list[Fact]:
         Fact("FLOPs", power(sum(one.flops for one in found.trials)), "all trials together"),
     ]
     if found.finalists:
-        first = found.finalists[0]
-        facts.insert(0, Fact("beside the recipe", f"{first.difference.value:+.4f}", f"{_gap(first)} bits per byte"))
+        first = found.finalists[0].difference
+        note = f"bits per byte, 95 % over seeds {first.low:+.4f} to {first.high:+.4f}"
+        facts.insert(0, Fact("beside the recipe", f"{first.value:+.4f}", note))
     return facts
 
 
