@@ -30,6 +30,7 @@ from slm.compose import read_yaml, shipped_folder
 from slm.core.console import table
 from slm.core.provenance import processor_name
 from slm.evaluate.config import EvaluateConfig
+from slm.evaluate.score import token_nats
 from slm.evaluate.scorer import Scorer
 from slm.evaluate.tasks.config import TaskConfig
 from slm.evaluate.tasks.items import read
@@ -117,7 +118,7 @@ def measure(
 
 @torch.inference_mode()
 def whole_rows(model: Transformer, tokenizer: Tokenizer, prefix: str, secrets: list[str]) -> list[float]:
-    """Likelihoods of secrets after a prefix, each row computed whole, 64 at a time."""
+    """Likelihoods of secrets after a prefix, each row computed whole, 64 at a time; only secrets are projected."""
     before = len(tokenizer.encode(prefix, bos=True))
     rows = [tokenizer.encode(prefix + secret, bos=True) for secret in secrets]
     found: list[float] = []
@@ -125,8 +126,10 @@ def whole_rows(model: Transformer, tokenizer: Tokenizer, prefix: str, secrets: l
         some = rows[start : start + 64]
         longest = max(map(len, some))
         ids_NT = torch.tensor([row + [0] * (longest - len(row)) for row in some], device=model.head_weight.device)
-        logp_NT = model(ids_NT[:, :-1]).log_softmax(-1).gather(2, ids_NT[:, 1:, None])[..., 0]
-        found += [float(logp_NT[n, before - 1 : len(row) - 1].double().sum()) for n, row in enumerate(some)]
+        places = [(n, place) for n, row in enumerate(some) for place in range(before - 1, len(row) - 1)]
+        rows_M, columns_M = torch.tensor(places, device=ids_NT.device).T
+        nats_M = token_nats(model, model.hidden(ids_NT[:, :-1])[rows_M, columns_M], ids_NT[rows_M, columns_M + 1])
+        found += (-torch.bincount(rows_M, nats_M.double(), len(some))).tolist()
     return found
 
 
