@@ -21,6 +21,7 @@ from slm.release.gate import (
     paired_difference,
     parity_holds,
     quality_is_kept,
+    safety_is_kept,
     tasks_are_checked,
 )
 from tests.release.conftest import reseal
@@ -97,6 +98,16 @@ def test_a_proof_over_its_budget_or_a_format_that_was_not_exported_fails(recipe_
     reseal(recipe.folder("export"), counts=counts)
     (over,) = parity_holds(collect(recipe))
     assert over.sentence.startswith("parity of hf: largest difference 0.5, budget 0.0001; ")
+
+
+def test_bounds_that_the_figures_were_not_judged_by_fail(recipe_of, settings):
+    assert all(check.passed for check in safety_is_kept(collect(recipe_of())))
+    stricter = recipe_of({"safety": {**settings["safety"], "max_personal": 0.1, "max_exposure": 2}})
+    found = {check.name: check.found for check in safety_is_kept(collect(stricter)) if not check.passed}
+    assert found == {
+        "safety: max_personal": "safety.max_personal is 0.1, but the figures were judged by 0.9",
+        "safety: max_exposure": "safety.max_exposure is 2.0, but the figures were judged by None",
+    }
 
 
 def test_licences_may_be_expressions(recipe_of):

@@ -25,6 +25,7 @@ from slm.corpus.decontamination.report import FILE as CONTAMINATION
 from slm.release.check import Check, failed, held
 from slm.release.evidence import JUDGED, Evidence, read_json
 from slm.release.licences import canonical, is_allowed
+from slm.safety.config import BOUNDS
 
 if TYPE_CHECKING:
     from slm.evaluate.statistics.paired import Difference
@@ -213,8 +214,13 @@ def paired_difference(ours: Artifact, theirs: Artifact, seed: int) -> Difference
 
 
 def safety_is_kept(evidence: Evidence) -> Iterator[Check]:
-    """Every safety figure that the recipe bounds keeps its bound, and it bounds one."""
-    measures = read_json(evidence.artifacts["safety"], "results.json")["measures"]
+    """Every safety figure that the recipe bounds keeps its bound, that of the recipe, and it bounds one."""
+    measures, judged = read_json(evidence.artifacts["safety"], "results.json")["measures"], evidence.artifacts["safety"]
+    for name in BOUNDS:
+        bound, meant = judged.section.get(name), getattr(evidence.recipe.safety, name)
+        if bound != meant:
+            words = f"safety.{name} is {meant}, but the figures were judged by {bound}"
+            yield failed(f"safety: {name}", words, "run safety with redo=true")
     bounded = [one for one in measures if one["bound"]]
     if not bounded:
         yield failed(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from slm.core.artifact import Artifact, Draft, Spec, file_sha256, make
 from slm.release.check import require, show
 from slm.release.evidence import NEEDED, collect
+from slm.safety.config import BOUNDS
 
 if TYPE_CHECKING:
     from slm.recipe import Recipe
@@ -40,6 +41,7 @@ def run(recipe: Recipe) -> Artifact:
         "layout_version": LAYOUT_VERSION,
         "name": recipe.run,
         "repository": evidence.repository.record,
+        "bounds": {name: getattr(recipe.safety, name) for name in BOUNDS},
         "golden": file_sha256(golden) if golden is not None and golden.is_file() else "",
     }
     parents = {str(stage): evidence.artifacts[stage] for stage in NEEDED}
