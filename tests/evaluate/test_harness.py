@@ -17,6 +17,8 @@ from slm.evaluate.tasks.config import HarnessConfig
 from slm.evaluate.tasks.items import read
 from slm.evaluate.tasks.run import plan_tasks
 from slm.model.hugging_face import save_pretrained
+from slm.model.load import load_model
+from slm.model.transformer import Transformer
 from slm.tokenizer.hugging_face import write_hugging_face
 
 harness = pytest.importorskip("slm.evaluate.harness", reason="lm-eval is not installed (pip install 'slm[eval]')")
@@ -27,6 +29,11 @@ ROWS = [
     for number, word in enumerate(["return", "class", "for", "yield", "é", "range", "import"])
 ]
 TEXTS = ["def return self None for in", "世界 é == !=", "é" * 150, "class"]
+
+
+@pytest.fixture(scope="module", name="model")
+def trained_model(trained) -> Transformer:
+    return load_model(trained.artifact("train").path).eval()
 
 
 @pytest.fixture(scope="module")
