@@ -107,13 +107,13 @@ def test_another_engine_is_asked_what_our_model_is_asked(trained: Recipe) -> Non
         with torch.inference_mode():
             return model(torch.tensor([ids]))[0].numpy()
 
-    ours, theirs = answers(model, text, 50), answers_of(logits, text, 50)  # type: ignore[arg-type]
+    ours, theirs = answers(model, text, 50, stride=32), answers_of(logits, text, 50)  # type: ignore[arg-type]
     np.testing.assert_allclose(theirs.nats_D, ours.nats_D, rtol=1e-5)
     torch.testing.assert_close(theirs.logp_PV, ours.logp_PV, atol=1e-4, rtol=1e-4)
     cost = compare(ours, answers_of(lambda ids: 2 * logits(list(ids)), text, 50), text, seed=1)
     assert cost.mean_kl > 0.01
     one = HeldOut([np.arange(4, 8, dtype=np.int32)], np.array([9.0]), context=32)
-    assert answers_of(logits, one, 5).nats_D == pytest.approx(answers(model, one, 5).nats_D)  # type: ignore[arg-type]
+    assert answers_of(logits, one, 5).nats_D == pytest.approx(answers(model, one, 5, stride=32).nats_D)  # type: ignore[arg-type]
 
 
 def test_budgets_are_the_formats_own_unless_the_recipe_names_them() -> None:

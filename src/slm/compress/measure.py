@@ -5,7 +5,7 @@ interval (documents drawn anew, the same ones for both models, so what is common
 KL divergence from the float32 model, and how often both find the same token likeliest. KL is taken at positions
 spread evenly over the held-out text, the whole vocabulary each; the reference's log-probabilities of them are kept
 (512 positions of 32,768 ids: 67 MB), so that only one model is in memory at a time. Other engines are asked window by
-window (`answers_of`) and see what our model sees.
+window (`answers_of`), each token once.
 
 Shapes: D documents, T ids of a window, P positions, V vocabulary.
 """
@@ -28,7 +28,6 @@ from slm.core.artifact import Artifact
 from slm.corpus import read_documents
 from slm.evaluate.score import score
 from slm.evaluate.statistics.intervals import estimate
-from slm.evaluate.windows import lay_windows
 from slm.model.cache import KVCache, KVKind
 from slm.model.transformer import Transformer
 from slm.shards.encode import encode
@@ -104,10 +103,11 @@ def answers(
     positions: int,
     progress: Callable[[int], None] | None = None,
     kv_cache: KVKind = "float",
+    stride: int = 0,
 ) -> Answers:
-    """Score a model on the held-out text, read through a cache of this kind."""
+    """Score a model on the held-out text, read through a cache of this kind; windows begin every half context."""
     nats_D = score(
-        model, text.ids, context=text.context, stride=max(1, text.context // 2), batch_tokens=BATCH_TOKENS,
+        model, text.ids, context=text.context, stride=stride or max(1, text.context // 2), batch_tokens=BATCH_TOKENS,
         kv_cache=kv_cache, progress=progress,
     )  # fmt: skip
 
@@ -122,25 +122,20 @@ def answers(
 
 
 def answers_of(logits: Logits, text: HeldOut, positions: int, progress: Callable[[int], None] | None = None) -> Answers:
-    """Score another engine on the held-out text, in the same windows."""
-    nats_D = np.zeros(len(text.ids))
-    windows = lay_windows(
-        np.array([len(ids) - 1 for ids in text.ids], dtype=np.int64), text.context, max(1, text.context // 2)
-    )
-    for owner, begin, length, scored in zip(
-        windows.document_W, windows.begin_W, windows.length_W, windows.scored_W, strict=True
-    ):
-        ids = text.ids[owner][begin : begin + length + 1]
-        logits_TV = torch.from_numpy(logits(ids[:-1].tolist()))[scored:].double()
-        targets_T = torch.from_numpy(ids[scored + 1 :].astype(np.int64))
-        nats_D[owner] += float(functional.cross_entropy(logits_TV, targets_T, reduction="sum"))
-        if progress is not None:
-            progress(len(targets_T))
-
-    def at(window: NDArray[np.int32], places: Sequence[int]) -> Tensor:
-        return torch.from_numpy(logits(window.tolist()))[list(places)].float()
-
-    return Answers(nats_D, _log_probabilities(at, text, positions))
+    """Score another engine on the held-out text, in windows side by side: `answers` with the context as its stride."""
+    nats_D, found = np.zeros(len(text.ids)), []
+    for owner, places in enumerate(_places(text, positions)):
+        ids = text.ids[owner]
+        for first in range(0, len(ids) - 1, text.context):
+            window = ids[first : first + text.context + 1]
+            logits_TV = torch.from_numpy(logits(window[:-1].tolist()))
+            targets_T = torch.from_numpy(window[1:].astype(np.int64))
+            nats_D[owner] += float(functional.cross_entropy(logits_TV.double(), targets_T, reduction="sum"))
+            mine = [place - first for place in places if first <= place < first + len(targets_T)]
+            found.append(functional.log_softmax(logits_TV[mine].float(), dim=-1))
+            if progress is not None:
+                progress(len(targets_T))
+    return Answers(nats_D, torch.cat(found))
 
 
 def compare(reference: Answers, found: Answers, text: HeldOut, seed: int) -> Cost:
@@ -169,22 +164,27 @@ def compare(reference: Answers, found: Answers, text: HeldOut, seed: int) -> Cos
 
 def _log_probabilities(at: At, text: HeldOut, positions: int) -> Tensor:
     """Log-probabilities [P, V] of what follows each of so many positions, spread evenly over the text."""
+    parts = [
+        _of_document(at, ids, places, text.context)
+        for ids, places in zip(text.ids, _places(text, positions), strict=True)
+    ]
+    return torch.cat([part for found in parts for part in found])
+
+
+def _places(text: HeldOut, positions: int) -> list[list[int]]:
+    """Of each document the places in it, so many in all, spread evenly over the text."""
     counts_D = np.array([len(ids) - 1 for ids in text.ids])
     starts_D = np.cumsum(counts_D) - counts_D
     wanted = np.linspace(0, counts_D.sum() - 1, min(positions, int(counts_D.sum()))).astype(np.int64)
     owners = np.searchsorted(starts_D, wanted, side="right") - 1
-    parts = []
-    for owner in np.unique(owners).tolist():
-        inside = (wanted[owners == owner] - starts_D[owner]).tolist()
-        parts.append(_of_document(at, text.ids[owner], inside, text.context))
-    return torch.cat(parts)
+    return [(wanted[owners == owner] - starts_D[owner]).tolist() for owner in range(len(counts_D))]
 
 
-def _of_document(at: At, ids: NDArray[np.int32], places: Sequence[int], context: int) -> Tensor:
+def _of_document(at: At, ids: NDArray[np.int32], places: Sequence[int], context: int) -> list[Tensor]:
     found = []
     for first in range(0, len(ids), context):
         mine = [place - first for place in places if first <= place < first + context]
         if mine:
             logits_PV = at(ids[first : first + context], mine)
             found.append(functional.log_softmax(logits_PV, dim=-1))
-    return torch.cat(found)
+    return found

@@ -61,7 +61,8 @@ def judge(recipe: Recipe, corpus: Artifact, tokenizer: Artifact, checkpoint: Art
     tasks = plan_choices(recipe, corpus) if quality.tasks else None
     scorer = Scorer(model, subject.tokenizer, recipe.evaluate.batch_tokens, shown=False)
     answered = ask(tasks, scorer) if tasks else {}
-    return Judge(text, quality.positions, answers(model, text, quality.positions), subject, tasks, answered)
+    reference = answers(model, text, quality.positions, stride=context)
+    return Judge(text, quality.positions, reference, subject, tasks, answered)
 
 
 def require_budgets(quality: Quality, costs: Mapping[Format, Cost]) -> None:
