@@ -61,5 +61,5 @@ def test_safety_without_a_bound_is_open(run: Run) -> None:
 def test_broken_links_and_files_over_their_budget_are_told(run: Run) -> None:
     worse = {**run.parity["formats"]["gguf_f16"], "max_delta": 1.0}
     found = told(replace(run, broken_links=("gone",), parity={**run.parity, "formats": {"gguf_f16": worse}}))
-    assert found["lineage whole"][1:3] == (False, "1 links do not hold")
+    assert found["lineage whole"][1:3] == (False, "1 link does not hold")
     assert found["files say what the checkpoint says"][1:3] == (False, "0 of 1 proved")
