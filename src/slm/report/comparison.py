@@ -122,9 +122,8 @@ def parts(found: Comparison) -> Section:
         caption = f"{name}: difference B − A by part, with 95 % intervals"
         drawn = [(label, one.difference, 1.0) for label, one in rows[:ROWS_OF_A_CHART]]
         section.figures += _forest(f"parts-{len(section.figures)}", caption, "B − A", drawn)
-        section.tables.append(
-            Table(name, ("part", *COLUMNS[1:]), [(label, *_cells(one)[1:]) for label, one in rows])
-        )  # fmt: skip
+        columns, told = ("part", *COLUMNS[1:]), [(label, *_cells(one)[1:]) for label, one in rows]
+        section.tables.append(Table(f"{name} by part, in numbers", columns, told, folded=True))
     if not found.parts:
         section.lead = "The items fall into no parts that are large enough."
     return section

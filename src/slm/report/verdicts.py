@@ -78,7 +78,11 @@ def _files(run: Run) -> Iterator[Verdict]:
 
 def _lineage(run: Run) -> Verdict:
     wrong = len(run.broken_links) + len(run.stale)
-    words = f"{wrong} link{'s do' if wrong > 1 else ' does'} not hold" if wrong else f"{len(run.artifacts)} artifacts, back to the text"
+    words = (
+        f"{wrong} link{'s do' if wrong > 1 else ' does'} not hold"
+        if wrong
+        else f"{len(run.artifacts)} artifacts, back to the text"
+    )
     if "corpus" not in run.artifacts and not wrong:
         return Verdict("lineage whole", None, "the corpus is not at hand", "lineage")
     return Verdict("lineage whole", not wrong, words, "lineage")
