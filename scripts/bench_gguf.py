@@ -27,15 +27,13 @@ from slm.compress.assemble import assemble
 from slm.compress.calibration import calibration_rows
 from slm.compress.config import Variant
 from slm.compress.files import load_compressed
-from slm.compress.measure import Answers, HeldOut, answers, compare
+from slm.compress.measure import Answers, answers, compare, held_out
 from slm.compress.stream import StoredModel, compress_blocks
-from slm.corpus import read_documents
 from slm.export import gguf, importance
 from slm.export.subject import Subject
 from slm.model.load import load_model
 from slm.model.transformer import Transformer
 from slm.recipe import Recipe
-from slm.shards.encode import encode
 from slm.tokenizer.tokenizer import Tokenizer
 
 POSITIONS = 512
@@ -48,7 +46,8 @@ def main() -> None:
     recipe = load_recipe(*(word for word in sys.argv[1:] if word.partition("=")[0] not in own))
     formats = own.get("formats", "gguf_q4_k_m,gguf_q4_0").split(",")
     checkpoint, tokenizer = recipe.artifact("train"), Tokenizer.load(recipe.artifact("tokenizer").path)
-    text = held_out(recipe, tokenizer, int(own.get("documents", "8")))
+    context, most = int(recipe.artifact("shards").counts["seq_len"]), int(own.get("documents", "8"))
+    text = held_out(recipe.artifact("corpus"), recipe.artifact("tokenizer").path, context, most, 1)
     model = load_model(checkpoint.path, attention="sdpa").eval()
     reference = answers(model, text, POSITIONS)
     plain = Subject(recipe.run, model, tokenizer, checkpoint.fingerprint)
@@ -89,15 +88,6 @@ def opened(path: Path, like: Transformer) -> Transformer:
                gguf.dequantized(path, like.config).items()}  # fmt: skip
     model.load_state_dict(numbers, assign=True)
     return model.eval()
-
-
-def held_out(recipe: Recipe, tokenizer: Tokenizer, documents: int) -> HeldOut:
-    """Held-out documents at even distances."""
-    everything = list(read_documents(recipe.artifact("corpus"), "validation"))
-    chosen = [everything[at] for at in np.linspace(0, len(everything) - 1, min(documents, len(everything))).astype(int)]
-    sizes_D = np.array([len(document.text.encode()) for document in chosen], dtype=np.float64)
-    ids = [ids for _, ids in encode(iter(chosen), tokenizer, 1)]
-    return HeldOut(ids, sizes_D, int(recipe.artifact("shards").counts["seq_len"]))
 
 
 def show(name: str, how: str, cost: dict[str, Any]) -> None:
