@@ -35,6 +35,15 @@ def test_a_run_gives_its_own_errors(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert near == pytest.approx(unrelated * 0.1**0.5, rel=0.01)
 
 
+def test_where_all_items_fail_nobody_knows_what_could_be_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = [{**row, "value": 0.0} for row in item_rows(0.5, 1)]
+    publish(tmp_path / "one", publish_corpus(tmp_path / "corpus"), document_rows(0.0, 1), failed)
+    cli.dispatch(["power", str(tmp_path / "one")])
+    assert re.search(r"quiz: acc +200 +0( +unknown: all alike){3}", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -71,7 +71,10 @@ def _of_run(path: Path) -> None:
     for name, one in read_measurements(evaluation).items():
         sums_C2 = cluster_sums(one.numerators_N, one.denominators_N, one.clusters_N)
         error, clusters = standard_error(sums_C2), len(sums_C2)
-        smallest = (detectable(error * math.sqrt(2 * (1 - r)), clusters) for r in CORRELATIONS)
+        smallest = (
+            detectable(error * math.sqrt(2 * (1 - r)), clusters) if error else "unknown: all alike"
+            for r in CORRELATIONS
+        )
         rows.append((name, len(one.keys_N), error, *smallest))
     title = f"{evaluation.path}: smallest difference of another run that is found four times in five at 5 %"
     headings = tuple(f"at correlation {r:g}" for r in CORRELATIONS)
