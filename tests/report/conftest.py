@@ -231,7 +231,8 @@ def synthetic_run(recipe: Recipe, *stages: Stage) -> dict[str, Artifact]:
     )  # fmt: skip
     parents = {name: made[name] for name in ("shards", "tokenizer")}
     made["train"] = publish(
-        recipe, "train", parents, {"model-00001-of-00001.safetensors": "w" * 7_800},
+        recipe, "train", parents,
+        {"model-00001-of-00001.safetensors": "w" * 7_800, "optimizer-00001-of-00001.safetensors": "o" * 15_600},
         step=STEPS, tokens=STEPS * BATCH_TOKENS, finished=True, precision="bf16", threads=2, loss=2.15,
     )  # fmt: skip
     rows = "".join(json.dumps(row) + "\n" for row in metrics())

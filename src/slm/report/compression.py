@@ -50,6 +50,6 @@ def variants_of(run: Run) -> Mapping[str, Any]:
 
 
 def checkpoint_bytes(run: Run) -> int:
-    """Size of the checkpoint's weights."""
+    """Size of the checkpoint's weights, without what the optimizer remembers."""
     files = run.artifacts["train"].manifest["files"].items()
-    return sum(int(record["size_bytes"]) for name, record in files if name.endswith(".safetensors")) or 1
+    return sum(int(record["size_bytes"]) for name, record in files if name.startswith("model-")) or 1
