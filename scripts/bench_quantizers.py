@@ -188,7 +188,7 @@ def quality(args: argparse.Namespace) -> dict[str, Any]:
         found[name] = run_side(name, {**spec, "out": str(out)}, args.environments)
         models[name] = opened(name, out, model, tokenizer)
     texts = documents(recipe, args.text)
-    texts = texts[:: max(1, len(texts) // args.documents)] if args.documents else texts
+    texts = texts[:: max(1, len(texts) // args.documents)][: args.documents] if args.documents else texts
     said = score_all(models, texts, tokenizer, rows.tokens_NT.shape[1], place, json.dumps(spec))
     tokens_D = np.array([one["tokens"] for one in said])
     for name, one in found.items():
