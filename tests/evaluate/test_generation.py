@@ -8,6 +8,7 @@ import torch
 
 from slm.core.errors import DamagedError
 from slm.evaluate.generation import Prompt, generate, reachable, shared_prefix
+from slm.model.cache import KVCache
 from slm.model.config import ModelConfig
 from slm.model.transformer import build
 
@@ -52,6 +53,16 @@ def test_tokens_are_those_of_whole_forwards(windowed, tokenizer):
     for _ in range(one.max_tokens):
         ids.append(int(windowed(torch.tensor([ids]))[0, -1].argmax()))
     assert answers(windowed, tokenizer, [one]) == [tokenizer.decode(ids[len(one.ids) :])]
+
+
+@torch.no_grad()
+def test_an_int8_cache_answers_as_whole_forwards_through_one(windowed, tokenizer):
+    (one,) = prompts(20)[6:7]
+    ids = one.ids.tolist()
+    for _ in range(one.max_tokens):
+        cache = KVCache(windowed.config, 1, len(ids), torch.int8)
+        ids.append(int(windowed(torch.tensor([ids]), cache=cache)[0, -1].argmax()))
+    assert answers(windowed, tokenizer, [one], kv_cache="int8") == [tokenizer.decode(ids[len(one.ids) :])]
 
 
 def test_answers_stop_before_a_stop_string_and_at_an_end(model, tokenizer):

@@ -8,6 +8,7 @@ import torch
 
 from slm.evaluate.likelihood import ancestors, likelihoods
 from slm.evaluate.tree import Request, plan_families
+from slm.model.cache import KVCache
 from slm.model.config import ModelConfig
 from slm.model.transformer import Transformer, build
 
@@ -65,6 +66,21 @@ def test_half_precision_stays_near(model):
     rough = dict(pair for batch in likelihoods(model, asked, batch_tokens=512, precision="bf16") for pair in batch)
     differences = [abs(rough[number].logprob - exact[number].logprob) for number in exact]
     assert 0 < max(differences) < 0.5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("few_shot", [0, 60])
+def test_an_int8_cache_is_used_with_a_prefix_and_without(model, few_shot):
+    asked = requests(few_shot)
+    found = dict(pair for batch in likelihoods(model, asked, batch_tokens=512, kv_cache="int8") for pair in batch)
+    moved = 0.0
+    for number, one in enumerate(asked):
+        ids = torch.tensor(one.ids.astype(np.int64))
+        logprobs = model(ids[None, :-1], cache=KVCache(model.config, 1, len(ids), torch.int8))[0].log_softmax(-1)
+        expected = float(logprobs[one.first - 1 :].gather(1, ids[one.first :, None]).sum())
+        assert found[number].logprob == pytest.approx(expected, abs=3e-3)
+        moved = max(moved, abs(found[number].logprob - alone(model, one)[0]))
+    assert moved > 3e-3
 
 
 def test_a_place_sees_the_prefix_its_ancestors_and_itself():

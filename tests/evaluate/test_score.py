@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 from slm.evaluate import score as module
 from slm.evaluate.score import score
+from slm.model.cache import KVCache
 
 
 def texts(*lengths: int) -> list[np.ndarray]:
@@ -34,6 +37,19 @@ def test_nats_equal_those_of_one_token_at_a_time(model, context, stride):
     found = score(model, documents, context=context, stride=stride, batch_tokens=50)
     expected = [one_token_at_a_time(model, ids, context, stride) for ids in documents]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_an_int8_cache_is_read_as_decoding_token_by_token_would(model):
+    documents = texts(30, 2, 11)
+    found = score(model, documents, context=64, stride=32, batch_tokens=50, kv_cache="int8")
+    expected = np.zeros(3)
+    for number, ids in enumerate(documents):
+        cache = KVCache(model.config, 1, len(ids), torch.int8)
+        for token, target in itertools.pairwise(ids):
+            expected[number] -= float(model(torch.tensor([[token]]), cache=cache)[0, -1].log_softmax(-1)[target])
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert np.abs(found - score(model, documents, context=64, stride=32, batch_tokens=50)).max() > 1e-4
 
 
 def test_batching_and_company_do_not_change_a_score(model):
