@@ -69,7 +69,7 @@ def test_half_precision_stays_near(model):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("few_shot", [0, 60])
+@pytest.mark.parametrize("few_shot", [0, 20])
 def test_an_int8_cache_is_used_with_a_prefix_and_without(model, few_shot):
     asked = requests(few_shot)
     found = dict(pair for batch in likelihoods(model, asked, batch_tokens=512, kv_cache="int8") for pair in batch)

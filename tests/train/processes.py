@@ -28,8 +28,8 @@ from slm.train import checkpoint, evaluation, loop
 FORWARD_BACKWARD, OFFLOADS = loop.forward_backward, loop.offloads
 PLACES = {
     "stop-save": (checkpoint, "save_file"),
-    "stop-evaluation": (evaluation, "collate"),
-    "unread": (evaluation, "collate"),
+    "stop-evaluation": (evaluation, "read_batch"),
+    "unread": (evaluation, "read_batch"),
     "unheard": (evaluation.Evaluator, "_sums"),
     "speechless": (evaluation, "continuation"),
 }

@@ -82,10 +82,10 @@ def test_an_evaluation_that_fails_is_recorded_and_the_run_goes_on(
     make_recipe, unbroken, figures, hashes, monkeypatch, capsys, fail, reason
 ):
     recipe = make_recipe(f"evaluation-{reason[:5]}")
-    collate, forward_backward, held = evaluation.collate, loop.forward_backward, []
+    read_batch, forward_backward, held = evaluation.read_batch, loop.forward_backward, []
 
     def failing(*arguments):
-        batch = collate(*arguments)
+        batch = read_batch(*arguments)
         held.append(weakref.ref(batch.tokens_BT))
         return fail()
 
@@ -93,7 +93,7 @@ def test_an_evaluation_that_fails_is_recorded_and_the_run_goes_on(
         assert not [tensor for tensor in held if tensor() is not None], "the failed evaluation holds memory"
         return forward_backward(*arguments)
 
-    monkeypatch.setattr(evaluation, "collate", failing)
+    monkeypatch.setattr(evaluation, "read_batch", failing)
     monkeypatch.setattr(loop, "forward_backward", watching)
     slm.train.run(recipe)
     failures = [row for row in figures(recipe) if row["kind"] == "evaluate_failed"]

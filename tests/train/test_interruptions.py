@@ -51,7 +51,7 @@ def arrange(phase, count, name):
         loop.build_objective = lambda *a: signalled(build_objective(*a), count, name)
         stop.PATIENCE_SECONDS = -1.0
     elif phase == "evaluation":
-        evaluation.collate = signalled(evaluation.collate, count, name)
+        evaluation.read_batch = signalled(evaluation.read_batch, count, name)
     elif phase == "save":
         checkpoint.save_file = signalled(checkpoint.save_file, count, name)
 
