@@ -70,6 +70,11 @@ def test_answers_and_tests_are_taken_over():
     assert only("text", "Er schläft.").prompt == only("text", ROWS["text"]).prompt == "Er schläft."
 
 
+@pytest.mark.parametrize(("number", "taken"), [(10, 0), (11, 1), (510, 1), (511, 0)])
+def test_of_mbpp_the_test_split_is_taken(number, taken):
+    assert len(list(LAYOUTS["mbpp"]({**ROWS["mbpp"], "task_id": number}, "x:1", ""))) == taken
+
+
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "text"])
 def test_a_row_without_a_field_is_refused_with_its_place(layout):
     for name in ROWS[layout]:

@@ -137,9 +137,12 @@ def humaneval(row: Any, place: str, language: str) -> Iterator[Item]:
 
 
 def mbpp(row: Any, place: str, language: str) -> Iterator[Item]:
-    """`text` and `test_list`; the prompt is the task with its tests, as the paper's (arXiv 2108.07732)."""
+    """`text` and `test_list`; the prompt is the task with its tests, as the paper's (arXiv 2108.07732). Of the whole
+    set only the paper's test split is taken, `task_id` 11 to 510."""
     del language
     tests = listed(row, "test_list", place)
+    if row.get("task_id", MBPP_TEST.start) not in MBPP_TEST:
+        return
     prompt = (
         f"You are an expert Python programmer, and here is your task: {text(row, 'text', place)} "
         "Your code should pass these tests:\n\n" + "\n".join(tests) + "\n[BEGIN]\n"
@@ -160,6 +163,8 @@ def documents(row: Any, place: str, language: str) -> Iterator[Item]:
     del language
     yield Item(row, fields={}) if isinstance(row, str) else Item(text(row, "text", place), fields=row)
 
+
+MBPP_TEST = range(11, 511)
 
 LAYOUTS: dict[str, Reader] = {
     "query": query, "arc": arc, "hellaswag": hellaswag, "xnli": xnli, "gsm8k": gsm8k, "squad": squad,
