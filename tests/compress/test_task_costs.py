@@ -59,7 +59,9 @@ def test_another_engine_finds_the_same_likelihoods(asking: Callable[..., Recipe]
     for a, b in zip(ours["quiz", "acc"], theirs["quiz", "acc"], strict=True):
         np.testing.assert_allclose(b.choice_logprobs, a.choice_logprobs, atol=1e-4)
     row = differences(ours, theirs)[0]
-    assert (row["difference"], row["items"], row["interval_95"]) == (0, 8, [0, 0])
+    low, high = row["interval_95"]
+    assert (row["difference"], row["items"]) == (0, 8)
+    assert low <= 0 <= high  # eight equal items do not say that all would be
     with pytest.raises(UserError, match=r"evaluate\.tasks names no multiple-choice task"):
         plan_choices(asking(names=()), recipe.artifact("corpus"))
 
