@@ -52,7 +52,7 @@ def test_the_page_says_what_is_worth_over_seeds_and_how_it_was_found():
 
 def test_no_claim_is_made_that_seeds_do_not_bear_out():
     assert verdict(search()).startswith("1 of 1 finalists are better than the recipe as it is at 5 %")
-    assert verdict(search(0.2)).startswith("No finalist is told from the recipe as it is at 5 %: trial-")
+    assert verdict(search(0.2)).startswith("No finalist is better than the recipe as it is at 5 %: trial-")
     assert "nothing is claimed" in verdict(replace(search(), finalists=[], commands=[]))
 
 

@@ -71,7 +71,7 @@ def verdict(found: Search) -> str:
         "average: the lowest of many draws is partly luck (the winner's curse)."
     )
     if not told:
-        return f"No finalist is told from the recipe as it is at 5 %: {words} beside it. {luck}"
+        return f"No finalist is better than the recipe as it is at 5 %: {words} beside it. {luck}"
     return (
         f"{len(told)} of {len(found.finalists)} finalists are better than the recipe as it is at 5 %, corrected for "
         f"their number: {words} beside it. {luck}"
