@@ -107,8 +107,8 @@ def test_rules_between_sections_are_problems_like_any_other() -> None:
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["recipe=smok"], "recipe=smok: no such recipe; did you mean smoke? known are .*pretrain_300m.*smoke"),
-        (["recipe="], "recipe=: no such recipe; known are .*quickstart, smoke"),
+        (["recipe=smok"], "recipe=smok: no such recipe; did you mean smoke? known are .*pretrain_300m.*smoke.*"),
+        (["recipe="], "recipe=: no such recipe; known are .*quickstart, ship, smoke, wikitext2_15m"),
         (["model=400m"], "model=400m: no such model; did you mean 300m? known are .*"),
         (["to=shard"], "to=shard: no such stage; did you mean shards? known are corpus, .*release"),
         (["from=train", "to=shards"], "from=train comes after to=shards; the order is corpus -> .*"),
@@ -203,7 +203,7 @@ def test_help_lists_recipes_and_pieces(tmp_path: Path) -> None:
     done = call("--help", cwd=tmp_path)
     assert done.returncode == 0
     assert done.stdout.startswith("slm corpus: KEY=VALUE")
-    assert re.search(r"start from a recipe: .*pretrain_300m, quickstart, smoke", done.stdout)
+    assert re.search(r"start from a recipe: .*pretrain_300m, quickstart, ship, smoke, wikitext2_15m", done.stdout)
     assert "model=135m|15m|1b|300m" in done.stdout
 
 

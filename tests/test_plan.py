@@ -108,5 +108,6 @@ def test_a_share_above_all_that_the_machine_does_is_not_told(capsys, monkeypatch
 
 def test_a_row_of_a_deep_model_takes_longer_than_one_of_a_shallow_one():
     shallow, deep = (load_recipe("recipe=smoke", f"model.layers={count}") for count in (2, 12))
-    few, many = (plan.seconds_per_row(recipe, "cpu", "fp32") for recipe in (shallow, deep))
+    tries = [[plan.seconds_per_row(recipe, "cpu", "fp32") for recipe in (shallow, deep)] for _ in range(3)]
+    few, many = (sorted(found)[1] for found in zip(*tries, strict=True))
     assert few < many < 100 * few

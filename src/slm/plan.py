@@ -176,7 +176,7 @@ def seconds_per_row(recipe: Recipe, device: str, precision: Precision) -> float:
         set_recompute(model, recipe.train.activation_checkpointing)
         working = working_copy(model, precision).model
         passes = []
-        for _ in range(3):  # the first warms up
+        for _ in range(5):  # the first warms up
             began = time.perf_counter()
             with autocast(device, precision):
                 loss = objective(working, batch)

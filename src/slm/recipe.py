@@ -316,10 +316,10 @@ def _unknown(location: tuple[str, ...]) -> str:
     siblings = [key.removeprefix(f"{parent}.") for key in known_keys() if key.rpartition(".")[0] == parent]
     if not parent:
         siblings.insert(0, "recipe")  # no setting, but the word most often typed
-    near = difflib.get_close_matches(name, siblings, 1, 0.6)
-    if near:
-        return f"{dotted}: no such key; did you mean {near[0]}?"
     below = {key.rpartition(".")[2]: key for key in known_keys() if key.startswith(f"{location[0]}.")}
+    near = difflib.get_close_matches(name, siblings, 1, 0.6)
+    if near and name not in below:  # the very name deeper down is meant sooner than a like one here
+        return f"{dotted}: no such key; did you mean {near[0]}?"
     for keys in (below, {key.rpartition(".")[2]: key for key in known_keys()}):
         near = difflib.get_close_matches(name, list(keys), 1, 0.75)
         if near:

@@ -18,10 +18,10 @@ def test_a_model_of_conversations_gets_turns_and_another_one_text(parrot):
     engine = parrot(lambda asked: asked)
     reply(engine, "Be kind.", "Who are you?", SETTINGS)
     reply(engine, "", "Who are you?", SETTINGS)
-    assert engine._backend.asked == ["<system>Be kind.\n<user>Who are you?\n", "<user>Who are you?\n"]
+    assert engine.backend.asked == ["<system>Be kind.\n<user>Who are you?\n", "<user>Who are you?\n"]
     plain = parrot(lambda asked: asked, chat_tuned=False)
     assert reply(plain, "Be kind.", "Who are you?", SETTINGS) == "Be kind.\n"[:9]
-    assert plain._backend.asked == ["Be kind.\nWho are you?"]
+    assert plain.backend.asked == ["Be kind.\nWho are you?"]
 
 
 def test_prompts_without_room_for_an_answer_are_counted(parrot):

@@ -31,7 +31,7 @@ def judge(tmp_path: Path, parrot: Any, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(report.Engine, "open", lambda *_: engine)
         draft = Draft(tmp_path)
         measure(build_recipe({"safety": {**sets, **safety}}), "model-q8_0.gguf", {"corpus": corpus}, draft)
-        assert engine._backend.asked[-1] == "(closed)"
+        assert engine.backend.asked[-1] == "(closed)"
         results: dict[str, Any] = json.loads((tmp_path / "results.json").read_text())
         return {**results, "by_name": {one["name"]: one for one in results["measures"]}, "counts": draft.counts}
 

@@ -265,11 +265,11 @@ def _rows_or_auto(value: object) -> object:
 class TrainConfig(Config):
     """The one loop."""
 
+    tokens: int = Field(1_000_000, ge=1)
+    """Positions to train on in all (rows times row length); rounded up to whole steps."""
     initial: str = neutral("")
     """Checkpoint whose published weights the run begins with: a run's folder, its train folder or one step of it, or
     the folder of a variant in 32 bits; empty begins with fresh ones. The run is made from its fingerprint, not path."""
-    tokens: int = Field(1_000_000, ge=1)
-    """Positions to train on in all (rows times row length); rounded up to whole steps."""
     max_flops: float = Field(0.0, ge=0)
     """Floating-point operations that the training may take, by `slm.model.counting`; ends it at the last step that
     fits, learning rate brought down as at any end, where that is before `tokens`. 0 is no limit. Time is limited by

@@ -17,7 +17,7 @@ HUMANEVAL = [
      "test": f"def check(f):\n    assert f(1) == {n}\n"}
     for n in (1, 2)
 ]  # fmt: skip
-MBPP = [{"task_id": 5, "text": "Write one.", "test_list": ["assert one() == 1"]}]
+MBPP = [{"task_id": 15, "text": "Write one.", "test_list": ["assert one() == 1"]}]
 
 
 @pytest.fixture
