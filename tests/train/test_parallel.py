@@ -107,8 +107,18 @@ def averaged(make_recipe: Callable[..., Recipe]) -> dict[int, Recipe]:
 
 
 @pytest.fixture(scope="module")
+def low_bits(pruned: Path) -> dict[str, object]:
+    """Settings of a 2:4 sparse run that sees its weights in 4 bits."""
+    quantization = {"bits": 4, "group_size": 32, "symmetric": True}
+    return {**SHAPE, "initial": str(pruned), "sparsity": "2:4", "quantization": quantization, "ema_decay": 0.9}
+
+
+@pytest.fixture(scope="module")
 def two(
-    make_recipe: Callable[..., Recipe], averaged: dict[int, Recipe], tmp_path_factory: pytest.TempPathFactory
+    make_recipe: Callable[..., Recipe],
+    averaged: dict[int, Recipe],
+    low_bits: dict[str, object],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[dict[str, Recipe], str]:
     """Runs of two processes by name, and what was said; see processes.py for what happens in them."""
     sampled, muon = {**SHAPE, "sample_prompts": ["def "]}, {**SHAPE, "optimizer": {"kind": "muon"}}
@@ -126,6 +136,7 @@ def two(
         "unread": make_recipe("unread-2", **SHAPE, parallel="shard_grad_op", activation_checkpointing="selective"),
         "speechless": make_recipe("speechless-2", **sampled, ema_decay=0.9, parallel="full_shard"),
         "muon": make_recipe("muon-2", **muon, parallel="full_shard", activation_checkpointing="full"),
+        "low-bits": make_recipe("low-bits-2", **low_bits, parallel="full_shard"),
     }
     happens = {
         "broken": ["stop:1:1", "stop:0:2", ""],
@@ -143,7 +154,7 @@ def two(
 
 def test_two_processes_learn_what_one_learns_by_every_strategy(two, alone, averaged):
     recipes, said = two
-    assert said.count("train: finished 4 steps") == 11  # rank 0 alone speaks
+    assert said.count("train: finished 4 steps") == 12  # rank 0 alone speaks
     assert "ddp over 2 processes (gloo)" in said
     assert "shard_grad_op over 2 processes (gloo)" in said
     agree(recipes["ddp"], alone)
@@ -151,6 +162,15 @@ def test_two_processes_learn_what_one_learns_by_every_strategy(two, alone, avera
     agree(recipes["unbroken"], averaged[1])
     for name in ("ddp", "kept"):
         assert [row["step"] for row in figures(recipes[name]) if row["kind"] == "sample"] == [2, 4]
+
+
+def test_shards_are_rounded_and_kept_sparse_where_they_lie(two, make_recipe, low_bits, pruned):
+    alone = make_recipe("low-bits-alone", **low_bits)
+    slm.train.run(alone)
+    agree(two[0]["low-bits"], alone, 1e-3, 1e-3)
+    start, end = load_tensors(pruned), load_tensors(two[0]["low-bits"].artifact("train").path)
+    for name in (name for name in start if name.startswith("blocks.") and start[name].ndim == 2):
+        assert bool((end[name][start[name] == 0] == 0).all())
 
 
 def test_the_same_processes_go_on_bit_for_bit(two):
