@@ -92,6 +92,7 @@ EXTRA_TESTS = {
     "bad_input",
     "interruptions",
     "faults",
+    "one_renderer",
 }
 """Tests of the whole instead of a module."""
 

@@ -1,10 +1,11 @@
 """Chat messages to ids, with markers that only the template can write.
 
 `TEMPLATE` is ChatML in Jinja, rendered by the sandbox that transformers uses, with its settings and
-helpers, so that the text is the same there. In ids the two differ on purpose: Hugging Face tokenizes
-the rendered string and would take a marker typed by a user for a real one; here a sign is put into
-every control name inside a message before rendering and taken out again before encoding, so that
-what a person types stays text.
+helpers, so that the text is the same there. Hugging Face and llama.cpp's server tokenize the rendered
+string and would take a marker typed by a user for a real one. Here a sign is put into every control name
+inside a message before rendering and taken out again before encoding, so that what a person types stays
+text, to the letter. For the others the template itself puts a space into such a name: every conversation
+that spells none has the same ids everywhere, and one that does ends no turn anywhere.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from slm.core.errors import UserError
+from slm.tokenizer.training import CONTROL_TOKENS
 
+_HARMLESS = "".join(f" | replace('{name}', '{name[:-2]} |>')" for name in CONTROL_TOKENS)
 TEMPLATE = (
     "{{ bos_token }}"
     "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    f"{{{{ message['content']{_HARMLESS} }}}}"
+    "{{ '<|im_end|>' + '\\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
@@ -55,10 +60,7 @@ def render_ids(
     """The template's ids: control tokens where the template has them, plain text everywhere else."""
     sign, *_ = _unused_signs(messages)
     name = _any_of(control)
-    shielded = [
-        {key: _shield(value, name, sign) for key, value in message.items()} if isinstance(message, Mapping) else message
-        for message in messages
-    ]
+    shielded = _shielded(messages, name, sign)
     text = render_text(template, shielded, control, add_generation_prompt=add_generation_prompt)
     ids: list[int] = []
     for index, part in enumerate(name.split(text)):
@@ -81,16 +83,14 @@ def render_learned(
     """
     sign, begin, end = _unused_signs(messages)
     name = _any_of(control)
+    shielded = _shielded(messages, name, sign)
     marked = [
-        {
-            **{key: _shield(value, name, sign) for key, value in message.items()},
-            **({"content": begin + _shield(message["content"], name, sign) + end} if _is_answer(message) else {}),
-        }
-        for message in messages
+        {**message, "content": begin + message["content"] + end} if _is_answer(message) else message
+        for message in shielded
     ]
     text = render_text(template, marked, control, add_generation_prompt=False)
-    plain = render_text(template, messages, control, add_generation_prompt=False)
-    if re.sub(f"[{sign}{begin}{end}]", "", text) != plain:
+    plain = render_text(template, shielded, control, add_generation_prompt=False)
+    if re.sub(f"[{begin}{end}]", "", text) != plain:
         raise UserError(
             "the chat template changes what the messages say, so nobody can tell which tokens are the assistant's; "
             "take a template that writes message['content'] as it is"
@@ -131,10 +131,13 @@ def _any_of(control: Sequence[str]) -> re.Pattern[str]:
     return re.compile("(" + "|".join(map(re.escape, control)) + ")")
 
 
-def _shield(value: Any, name: re.Pattern[str], sign: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    return name.sub(lambda found: found.group()[0] + sign + found.group()[1:], value)
+def _shielded(messages: Messages, name: re.Pattern[str], sign: str) -> list[dict[str, Any]]:
+    """The messages with `sign` in every control name that they spell."""
+
+    def shield(value: Any) -> Any:
+        return name.sub(lambda found: found[0][0] + sign + found[0][1:], value) if isinstance(value, str) else value
+
+    return [{key: shield(value) for key, value in message.items()} for message in messages]
 
 
 def _unused_signs(messages: Messages) -> list[str]:
