@@ -24,7 +24,7 @@ def windowed(request):
 
 def answers(model, tokenizer, prompts, **more):
     settings = {"ends": frozenset({2}), "batch_tokens": 4096, **more}
-    found = dict(pair for batch in generate(model, tokenizer, prompts, **settings) for pair in batch)
+    found = {one.number: one.text for batch in generate(model, tokenizer, prompts, **settings) for one in batch}
     return [found[number] for number in range(len(prompts))]
 
 

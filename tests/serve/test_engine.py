@@ -172,7 +172,7 @@ def test_whether_a_model_was_trained_on_chat_comes_from_its_checkpoint(
     (lone.parent / "manifest.json").write_text('{"name": "of a browser extension"}')
     assert trained_on_chat(lone) is None
     manifest = json.loads((recipe.folder("train") / "step-00000002" / "manifest.json").read_text())
-    manifest["section"]["objective"]["kind"] = "sft"
+    manifest["counts"]["conversations"] = True
     reseal(lone.parent, manifest)
     assert trained_on_chat(lone) is True
     manifest["kind"] = "export"

@@ -38,6 +38,11 @@ class EvaluateConfig(Config):
     controls: tuple[Control, ...] = ()
     """Models that are asked the same items for comparison: random (the model's shape, fresh weights; costs what the
     model costs) and unigram (frequencies of tokens; costs little)."""
+    replies: int = Field(0, ge=0)
+    """Held-out conversations whose last question is answered greedily, to see whether answers keep to the chat
+    template; 0 asks none."""
+    reply_tokens: int = Field(128, ge=1)
+    """Longest of these answers: one that has not ended its turn by then has not kept to it."""
     harness: HarnessConfig = HarnessConfig()
     judge: JudgeConfig = JudgeConfig()
     sandbox: SandboxConfig = SandboxConfig()

@@ -1,7 +1,7 @@
 """Many prompts continued at once, greedily or drawn.
 
 In: prompts as ids, each with its longest answer, stop strings, temperature and seed. Out, as batches are done: the
-text of each answer, up to the end of text, the end of a turn, or the first stop string. Prompts of similar length
+text of each answer, up to one of the tokens that end it, or the first stop string. Prompts of similar length
 share a batch; what all of a batch begin with (examples, or one prompt drawn from many times) is computed once. Rows
 that have ended leave the batch when they are half of it. A drawn answer depends on its seed and the model alone, not
 on what else is in the batch: each is what its prompt alone would get (tested).
@@ -43,22 +43,25 @@ class Prompt:
 
 
 @dataclass(slots=True)
-class _Answer:
-    """One row while it is written."""
+class Answer:
+    """What one prompt is continued by; complete when it is handed out."""
 
     number: int
+    """Of the prompt."""
     prompt: Prompt
     stream: StopStream
     bytes: Utf8Stream = field(default_factory=Utf8Stream)
     text: str = ""
     tokens: int = 0
     ended: bool = False
+    end: int | None = None
+    """The token that ended it, if one did."""
 
     def take(self, token: int, tokenizer: Tokenizer, ends: frozenset[int]) -> None:
         """Add one token."""
         self.tokens += 1
         if token in ends:
-            self.ended = True
+            self.ended, self.end = True, token
         else:
             self.text += self.stream.push(self.bytes.push(tokenizer.token_bytes(token)))
             self.ended = self.stream.stopped or self.tokens >= self.prompt.max_tokens
@@ -76,8 +79,8 @@ def generate(
     batch_tokens: int,
     precision: Literal["fp32", "bf16"] = "fp32",
     kv_cache: KVKind = "float",
-) -> Iterator[list[tuple[int, str]]]:
-    """The number and answer of each prompt, a batch at a time, the longest first."""
+) -> Iterator[list[Answer]]:
+    """The answer to each prompt, a batch at a time, the longest first; any token of `ends` ends one."""
     float_type = torch.bfloat16 if precision == "bf16" else next(model.parameters()).dtype
     cache_type = dtype_of(kv_cache, float_type)
     order = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number].ids), prompts[number].ids.tobytes()))
@@ -89,8 +92,7 @@ def generate(
         batch = order[first : first + rows]
         first += rows
         with autocast(next(model.parameters()).device.type, precision):
-            answers = _answer(model, tokenizer, [(number, prompts[number]) for number in batch], ends, cache_type)
-        yield [(answer.number, answer.text) for answer in answers]
+            yield _answer(model, tokenizer, [(number, prompts[number]) for number in batch], ends, cache_type)
 
 
 def _answer(
@@ -99,9 +101,9 @@ def _answer(
     batch: Sequence[tuple[int, Prompt]],
     ends: frozenset[int],
     cache_type: torch.dtype,
-) -> list[_Answer]:
+) -> list[Answer]:
     device, window = next(model.parameters()).device, model.config.sliding_window
-    answers = [_Answer(number, prompt, StopStream(prompt.stops)) for number, prompt in batch]
+    answers = [Answer(number, prompt, StopStream(prompt.stops)) for number, prompt in batch]
     generators = {number: np.random.Generator(np.random.Philox(prompt.seed)) for number, prompt in batch}
     prefix = shared_prefix([prompt.ids for _, prompt in batch])
     lengths_B = torch.tensor([len(prompt.ids) for _, prompt in batch], device=device)

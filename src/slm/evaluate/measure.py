@@ -37,6 +37,7 @@ from slm.evaluate.scorer import Scorer
 from slm.evaluate.stage import ANSWERS, ITEMS
 from slm.evaluate.statistics.intervals import estimate
 from slm.evaluate.task_calibration import task_calibrations
+from slm.evaluate.tasks.replies import REPLIES, replies
 from slm.evaluate.tasks.run import plan_tasks, run_tasks
 from slm.evaluate.tasks.variation import robustness
 from slm.model.load import load_model
@@ -84,7 +85,9 @@ def measure(recipe: Recipe, parents: Mapping[str, Artifact], golden: Path | None
         )  # fmt: skip
         results, columns = _figures(recipe, parents, scorer, prompts, journal, train_V)
         others = controls(config.controls, scorer, train_V, recipe.seed, answers, asked)
-        results["tasks"] = run_tasks(tasks, scorer, others, draft.path, recipe.seed)
+        documents = _chosen(parents["corpus"], config.replies)
+        more = {REPLIES: replies(scorer, documents, config.reply_tokens)} if config.replies else {}
+        results["tasks"] = run_tasks(tasks, scorer, others, draft.path, recipe.seed, more)
         results["robustness"] = robustness(tasks, scorer, derive(recipe.seed, "robustness"))
     results["calibration"].update(task_calibrations(draft.path / ITEMS, derive(recipe.seed, "calibration")))
     _write(draft.path, results, columns)

@@ -25,6 +25,7 @@ from slm.evaluate.tree import Request, common
 from slm.model.cache import KVKind
 from slm.model.transformer import Transformer
 from slm.tokenizer.tokenizer import Tokenizer
+from slm.tokenizer.training import CONTROL_TOKENS
 
 BLOCK_REQUESTS = 8_192
 """Laid out together; a kill loses at most the batch in work."""
@@ -60,8 +61,7 @@ class Scorer:
     @property
     def ends(self) -> frozenset[int]:
         """Tokens that end an answer: the end of a text and of a turn."""
-        turn_end = next(index for index, (piece, _, _) in enumerate(self.tokenizer.pieces()) if piece == TURN_END)
-        return frozenset((self.tokenizer.eos_id, turn_end))
+        return frozenset((self.tokenizer.eos_id, CONTROL_TOKENS.index(TURN_END)))
 
     def pair(self, context: str, continuation: str) -> Request | None:
         """The ids of both, the continuation's to be scored; None where they exceed the model's context."""
@@ -119,9 +119,9 @@ class Scorer:
                 precision=self.precision,
                 kv_cache=self.kv_cache,
             ):
-                found.update((missing[number], text) for number, text in batch)
+                found.update((missing[one.number], one.text) for one in batch)
                 if self.journal:
-                    self.journal.put((keys[missing[number]], text) for number, text in batch)
+                    self.journal.put((keys[missing[one.number]], one.text) for one in batch)
                 advance(len(batch))
         return [found[number] for number in range(len(prompts))]
 

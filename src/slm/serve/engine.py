@@ -212,7 +212,7 @@ def _from_onnx(path: Path, recipe: Recipe) -> Engine:
 
 
 def trained_on_chat(path: Path) -> bool | None:
-    """Whether the checkpoint behind a model was trained on more than plain text; None if no manifest tells."""
+    """Whether the checkpoint behind a model was trained on conversations; None if no manifest tells."""
     path = path.absolute()
     folder = next((place for place in (path, *path.parents[:2]) if (place / MANIFEST).is_file()), path)
     visited: set[Path] = set()
@@ -221,7 +221,7 @@ def trained_on_chat(path: Path) -> bool | None:
         try:
             manifest = read_manifest(folder / MANIFEST)
             if manifest["kind"] == "train":
-                return bool(manifest["section"]["objective"]["kind"] != "next_token")
+                return bool(manifest["counts"].get("conversations"))
             folder = _parent_path(folder, manifest, "train")
         except (UserError, KeyError, TypeError):
             return None  # a manifest.json of some other program, or an artifact made from no checkpoint

@@ -125,7 +125,7 @@ def test_figures_over_clean_items_follow_the_table(task, scorer, tmp_path):
     from slm.evaluate.config import EvaluateConfig
 
     planned = plan_tasks(EvaluateConfig(**settings(task)), None)
-    found = run_tasks(planned, scorer, (), tmp_path, 0)
+    found = run_tasks(planned, scorer, (), tmp_path, 0, {})
     assert [one["metric"] for one in found["metrics"]] == ["acc", "acc_bytes"]
     assert found["skipped"] == {}
     assert summaries([], 0) == []
@@ -188,7 +188,7 @@ def test_a_judge_is_not_asked_about_controls(task, scorer, tmp_path, monkeypatch
         return [3.0] * len(talks)
 
     monkeypatch.setattr("slm.evaluate.tasks.judge.verdicts", rated)
-    found = run_tasks(plan_tasks(config, None), scorer, [("random", scorer)], tmp_path, 0)
+    found = run_tasks(plan_tasks(config, None), scorer, [("random", scorer)], tmp_path, 0, {})
     assert asked == [1]
     assert found["controls"] == []
     assert "verdicts on noise" in found["notes"]["open"]["controls"]

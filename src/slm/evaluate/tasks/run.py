@@ -9,7 +9,7 @@ lm-eval's names looked up, before any model is asked, so that a mistake in the l
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,10 +69,15 @@ def plan_tasks(config: EvaluateConfig, corpus: Artifact | None) -> Planned:
 
 
 def run_tasks(
-    tasks: Planned, scorer: Scorer, controls: Iterable[tuple[Control, Scorer]], folder: Path, seed: int
+    tasks: Planned,
+    scorer: Scorer,
+    controls: Iterable[tuple[Control, Scorer]],
+    folder: Path,
+    seed: int,
+    more: Mapping[str, Outcome],
 ) -> dict[str, Any]:
-    """Run the tasks and write their table into `folder`; what the results say of them."""
-    outcomes = _asked(tasks, scorer, seed)
+    """Run the tasks and write their table, and that of `more`, into `folder`; what the results say of them."""
+    outcomes = {**more, **_asked(tasks, scorer, seed)}
     results: list[Result] = [result for outcome in outcomes.values() for result in outcome.results]
     judged = {config.name for config, *_ in tasks.files if config.layout == "mt_bench"}
     unjudged = replace(tasks, files=[one for one in tasks.files if one[0].name not in judged])
