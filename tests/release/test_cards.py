@@ -44,6 +44,17 @@ def test_the_text_names_files_figures_licences_and_ways_to_check(card):
         assert words in text, words
 
 
+def test_a_model_in_parts_is_run_by_its_first(recipe_of, tmp_path):
+    recipe = recipe_of()
+    release = recipe.release.model_copy(update={"formats": ("gguf_f32",)})
+    evidence = replace(collect(recipe), recipe=recipe.model_copy(update={"release": release}))
+    whole = evidence.artifacts["export"]
+    (tmp_path / "model-f32-00001-of-00002.gguf").touch()
+    evidence.artifacts["export"] = replace(whole, path=tmp_path)
+    (code,) = use(evidence).codes
+    assert code.text == "llama-cli -m model-f32-00001-of-00002.gguf -p Once -n 32\n"
+
+
 def test_onnx_files_are_named_with_their_engine_and_their_data(recipe_of, tmp_path):
     recipe = recipe_of()
     release = recipe.release.model_copy(update={"formats": ("onnx", "onnx_int8")})

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from slm.core.artifact import Artifact
 from slm.core.console import quantity, size
+from slm.core.model_files import gguf_model
 from slm.model.config import ModelConfig
 from slm.model.counting import num_parameters
 from slm.recipe import Stage
@@ -107,7 +108,8 @@ def use(evidence: Evidence) -> Section:
         )
     ggufs = [name.partition("_")[2] for name in evidence.formats if name.startswith("gguf")]
     if ggufs:
-        section.codes.append(Code("With llama.cpp", f"llama-cli -m model-{ggufs[-1]}.gguf -p Once -n 32\n"))
+        file = gguf_model(evidence.artifacts["export"].path, ggufs[-1]).name
+        section.codes.append(Code("With llama.cpp", f"llama-cli -m {file} -p Once -n 32\n"))
     folders = [name for name in evidence.formats if name.startswith("onnx")]
     if folders:
         section.codes.append(
