@@ -189,6 +189,14 @@ def _rows_can_be_cut(recipe: Recipe) -> Iterator[str]:
             )
 
 
+def _answers_are_written_in_whole_rows(recipe: Recipe) -> Iterator[str]:
+    if recipe.objective.distill.on_policy and recipe.train.curriculum.lengths:
+        yield (
+            "objective.distill.on_policy writes answers into rows as they were packed, but train.curriculum.lengths "
+            f"({', '.join(map(str, recipe.train.curriculum.lengths))}) would cut them; leave one of them out"
+        )
+
+
 def _head_may_be_tied(recipe: Recipe) -> Iterator[str]:
     kind = recipe.train.optimizer.parametrization
     if recipe.model.tie_embeddings and kind != "standard":
@@ -250,6 +258,7 @@ RULES: tuple[tuple[frozenset[str], Callable[[Recipe], Iterator[str]]], ...] = (
     (frozenset({"tokenizer", "model"}), _vocabularies_agree),
     (frozenset({"train", "shards"}), _steps_are_whole),
     (frozenset({"train", "shards"}), _rows_can_be_cut),
+    (frozenset({"objective", "train"}), _answers_are_written_in_whole_rows),
     (frozenset({"train", "model"}), _head_may_be_tied),
     (frozenset({"corpus", "shards", "tokenizer"}), _shares_name_sources),
     (frozenset({"evaluate", "model", "shards"}), _context_fits),

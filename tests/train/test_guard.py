@@ -111,3 +111,14 @@ def test_a_guard_restored_at_any_step_judges_like_the_unbroken_one(values, stop)
 def test_a_warm_in_longer_than_the_window_is_refused():
     with pytest.raises(ValueError, match=r"warm_in \(64\) must not exceed window \(32\); lower it"):
         GuardConfig(window=32)
+
+
+def test_steps_on_the_students_own_words_are_judged_among_themselves():
+    guard = warmed()
+    for number in range(SMALL.warm_in):
+        assert guard.judge(1.0 + 0.1 * (number % 2), 0.1 + 0.01 * (number % 2), own=True) == ""
+    restored = Guard(SMALL)
+    restored.load_state_dict(json.loads(json.dumps(guard.state_dict())))
+    for each in (guard, restored):
+        assert each.judge(3.0, 1.0) == ""  # as the text's steps were, though far above the others
+        assert each.judge(3.0, 0.1, own=True) == "spike: loss 3 above 1.35"

@@ -20,6 +20,7 @@ from slm.core.artifact import open_artifact
 from slm.core.distributed import SOLO, World
 from slm.core.errors import UserError
 from slm.model.load import load_tensors
+from slm.objective.config import ObjectiveConfig
 from slm.recipe import Recipe
 from slm.train.checkpoint import step_folders
 from slm.train.parallel import Parallel, choose
@@ -114,8 +115,17 @@ def low_bits(pruned: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
+def make_own(make_recipe: Callable[..., Recipe], alone: Recipe) -> Callable[[str], Recipe]:
+    """A run that learns from `alone`, in half of its steps of what it writes itself."""
+    distill = {"teacher": str(alone.folder("train").parent), "on_policy": 0.5}
+    objective = ObjectiveConfig.model_validate({"kind": "distill", "distill": distill})
+    return lambda name: make_recipe(name, **SHAPE).model_copy(update={"objective": objective})
+
+
+@pytest.fixture(scope="module")
 def two(
     make_recipe: Callable[..., Recipe],
+    make_own: Callable[[str], Recipe],
     averaged: dict[int, Recipe],
     low_bits: dict[str, object],
     tmp_path_factory: pytest.TempPathFactory,
@@ -137,6 +147,7 @@ def two(
         "speechless": make_recipe("speechless-2", **sampled, ema_decay=0.9, parallel="full_shard"),
         "muon": make_recipe("muon-2", **muon, parallel="full_shard", activation_checkpointing="full"),
         "low-bits": make_recipe("low-bits-2", **low_bits, parallel="full_shard"),
+        "own": make_own("own-2"),
     }
     happens = {
         "broken": ["stop:1:1", "stop:0:2", ""],
@@ -154,7 +165,7 @@ def two(
 
 def test_two_processes_learn_what_one_learns_by_every_strategy(two, alone, averaged):
     recipes, said = two
-    assert said.count("train: finished 4 steps") == 12  # rank 0 alone speaks
+    assert said.count("train: finished 4 steps") == 13  # rank 0 alone speaks
     assert "ddp over 2 processes (gloo)" in said
     assert "shard_grad_op over 2 processes (gloo)" in said
     agree(recipes["ddp"], alone)
@@ -162,6 +173,13 @@ def test_two_processes_learn_what_one_learns_by_every_strategy(two, alone, avera
     agree(recipes["unbroken"], averaged[1])
     for name in ("ddp", "kept"):
         assert [row["step"] for row in figures(recipes[name]) if row["kind"] == "sample"] == [2, 4]
+
+
+def test_two_processes_write_and_learn_the_answers_that_one_does(two, make_own):
+    alone = make_own("own-alone")
+    slm.train.run(alone)
+    assert {row["on_policy"] for row in figures(alone) if row["kind"] == "train"} == {0, 1}
+    agree(two[0]["own"], alone)
 
 
 def test_shards_are_rounded_and_kept_sparse_where_they_lie(two, make_recipe, low_bits, pruned):

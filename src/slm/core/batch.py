@@ -35,6 +35,7 @@ class Batch:
     restarting at 0 in each document. `num_targets` counts targets that are not ignored. `dropout` is there
     in training only, and only in steps in which something is left out.
     `sources_B` int64, the number of each row's source, where there are two or more.
+    `own` where the targets are what the model that is trained has written itself.
     """
 
     tokens_BT: Tensor
@@ -44,6 +45,7 @@ class Batch:
     num_targets: int
     dropout: Dropout | None = None
     sources_B: Tensor | None = None
+    own: bool = False
 
     def to(self, device: str) -> Batch:
         """The same batch on `device`."""

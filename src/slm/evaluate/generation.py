@@ -1,7 +1,7 @@
 """Many prompts continued at once, greedily or drawn.
 
 In: prompts as ids, each with its longest answer, stop strings, temperature and seed. Out, as batches are done: the
-text of each answer, up to one of the tokens that end it, or the first stop string. Prompts of similar length
+text and the ids of each answer, up to one of the tokens that end it, or the first stop string. Prompts of similar length
 share a batch; what all of a batch begin with (examples, or one prompt drawn from many times) is computed once. Rows
 that have ended leave the batch when they are half of it. A drawn answer depends on its seed and the model alone, not
 on what else is in the batch: each is what its prompt alone would get (tested).
@@ -11,7 +11,7 @@ Shapes: B rows, N new tokens, K slots of the cache, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -52,19 +52,20 @@ class Answer:
     stream: StopStream
     bytes: Utf8Stream = field(default_factory=Utf8Stream)
     text: str = ""
-    tokens: int = 0
+    ids: list[int] = field(default_factory=list)
+    """With the token that ended it, if one did."""
     ended: bool = False
     end: int | None = None
     """The token that ended it, if one did."""
 
     def take(self, token: int, tokenizer: Tokenizer, ends: frozenset[int]) -> None:
         """Add one token."""
-        self.tokens += 1
+        self.ids.append(token)
         if token in ends:
             self.ended, self.end = True, token
         else:
             self.text += self.stream.push(self.bytes.push(tokenizer.token_bytes(token)))
-            self.ended = self.stream.stopped or self.tokens >= self.prompt.max_tokens
+            self.ended = self.stream.stopped or len(self.ids) >= self.prompt.max_tokens
         if self.ended and not self.stream.stopped:
             self.text += self.stream.push(self.bytes.finish()) + self.stream.finish()
 
@@ -119,11 +120,7 @@ def _answer(
     x_BD = x_BND[torch.arange(len(batch), device=device), lengths_B - prefix - 1]
     alive = list(answers)
     while True:
-        logits_BV = model.project(x_BD)
-        tokens = [
-            _picked(logits_V, answer.prompt.temperature, generators[answer.number])
-            for logits_V, answer in zip(logits_BV, alive, strict=True)
-        ]
+        tokens = _picked(model.project(x_BD), alive, generators)
         for answer, token in zip(alive, tokens, strict=True):
             if not answer.ended:
                 answer.take(token, tokenizer, ends)
@@ -160,10 +157,17 @@ def reachable(lengths_B: Tensor, widest: int, slots: int, window: int) -> Tensor
     return sees_BK.unsqueeze(1)
 
 
-def _picked(logits_V: Tensor, temperature: float, generator: np.random.Generator) -> int:
+def _picked(logits_BV: Tensor, answers: Sequence[Answer], generators: Mapping[int, np.random.Generator]) -> list[int]:
     """The likeliest token, or the one at which the running sum of probabilities passes a number drawn."""
-    if not temperature:
-        return int(greedy(logits_V))
-    greedy(logits_V)  # refuses what is not finite
-    summed_V = scale_temperature(logits_V.double().cpu(), temperature).softmax(-1).cumsum(-1)
-    return min(int(torch.searchsorted(summed_V, generator.random() * float(summed_V[-1]))), len(summed_V) - 1)
+    tokens = greedy(logits_BV).tolist()  # refuses what is not finite
+    drawn = [row for row, answer in enumerate(answers) if answer.prompt.temperature]
+    if drawn:
+        warm_DV = torch.stack(
+            [scale_temperature(logits_BV[row].double().cpu(), answers[row].prompt.temperature) for row in drawn]
+        )
+        summed_DV = warm_DV.softmax(-1).cumsum(-1)
+        numbers_D = torch.tensor([generators[answers[row].number].random() for row in drawn], dtype=torch.float64)
+        places_D1 = torch.searchsorted(summed_DV, numbers_D[:, None] * summed_DV[:, -1:])
+        for row, place in zip(drawn, places_D1[:, 0].tolist(), strict=True):
+            tokens[row] = min(place, logits_BV.shape[1] - 1)
+    return [int(token) for token in tokens]

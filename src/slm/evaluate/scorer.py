@@ -60,8 +60,8 @@ class Scorer:
 
     @property
     def ends(self) -> frozenset[int]:
-        """Tokens that end an answer: the end of a text and of a turn."""
-        return frozenset((self.tokenizer.eos_id, CONTROL_TOKENS.index(TURN_END)))
+        """Tokens that end an answer."""
+        return end_tokens(self.tokenizer)
 
     def pair(self, context: str, continuation: str) -> Request | None:
         """The ids of both, the continuation's to be scored; None where they exceed the model's context."""
@@ -133,3 +133,8 @@ class Scorer:
             return
         with Progress(f"evaluate: {self.label}{name}", total, unit) as progress:
             yield progress.advance
+
+
+def end_tokens(tokenizer: Tokenizer) -> frozenset[int]:
+    """Tokens that end an answer: the end of a text and of a turn."""
+    return frozenset((tokenizer.eos_id, CONTROL_TOKENS.index(TURN_END)))

@@ -24,11 +24,18 @@ class DistillConfig(Config):
     """Both logits are divided by it; the divergence counts its square times."""
     cross_entropy: float = Field(0.0, ge=0, lt=1)
     """The share of the text's own next token in the loss."""
+    on_policy: float = Field(0.0, ge=0, le=1)
+    """The chance (GKD's lambda) that in a step the student's own answers take the place of the text's; the share of the
+    cross-entropy is 0 on these. A text without answers is continued from its middle."""
+    on_policy_temperature: float = Field(1.0, gt=0)
+    """At which the student writes its answers."""
 
     @model_validator(mode="after")
     def _settings_take_effect(self) -> DistillConfig:
         if self.divergence != "jsd" and self.beta != type(self).model_fields["beta"].default:
             raise ValueError(f"beta ({self.beta:g}) has no effect on {self.divergence}; leave it out")
+        if not self.on_policy and self.on_policy_temperature != 1:
+            raise ValueError("on_policy_temperature has no effect where on_policy is 0; leave it out")
         return self
 
 
@@ -49,6 +56,7 @@ class ObjectiveConfig(Config):
             raise ValueError("kind distill needs a teacher; name a checkpoint with distill.teacher")
         if self.kind == "distill" and (self.label_smoothing or self.z_loss):
             raise ValueError("label_smoothing and z_loss have no effect on kind distill; leave them out")
-        if self.kind != "distill" and self.distill.teacher:
-            raise ValueError(f"distill.teacher has no effect on kind {self.kind}; set kind to distill")
+        for key in ("teacher", "on_policy"):
+            if self.kind != "distill" and getattr(self.distill, key):
+                raise ValueError(f"distill.{key} has no effect on kind {self.kind}; set kind to distill")
         return self

@@ -3,7 +3,8 @@
 In: a model and a `Batch`; the teacher is a checkpoint of ours with the same vocabulary, named by the recipe, whose
 forward runs beside the student's on the same device. Out: a `Loss` summed over the targets (see `divergence`); the
 reported loss is the student's cross-entropy, as in plain training, so that both can be compared. Where no gradient is
-wanted, in evaluations, the teacher is not asked.
+wanted, in evaluations, the teacher is not asked. Of what the student has written itself (`slm.train.on_policy`) it
+learns the teacher's distributions alone, and the reported loss is how sure it was of its own words.
 
 What it does not do: teachers of other vocabularies, which are refused before anything is read; stored distributions.
 """
@@ -45,9 +46,11 @@ def build(config: ObjectiveConfig) -> Objective:
             )
         sums = linear_divergence(
             hidden_BTD.flatten(0, 1), model.head_weight, theirs_BTE.flatten(0, 1), teacher.head_weight,
-            batch.targets_BT.flatten(), how,
+            batch.targets_BT.flatten(), how._replace(cross_entropy=0.0) if batch.own else how,
         )  # fmt: skip
         metrics = {"divergence": sums.divergence, "teacher_agreement": sums.agreed}
+        if settings.on_policy:
+            metrics["on_policy"] = torch.tensor(float(batch.num_targets * batch.own))
         return Loss(sums.total, sums.nats, batch.num_targets, metrics)
 
     return distill

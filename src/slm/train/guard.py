@@ -3,7 +3,8 @@
 In: loss and gradient norm of each step, equal on all processes. Out: a verdict. A value is a spike above
 mean + `sigma` standard deviations of the last `window` accepted steps (OLMo-core's SkipStepAdamW: 6 and
 128, judged from 64 on); what was skipped and what is not finite never enters the window, so one NaN cannot
-blind it. Verdicts are a function of the state alone, which the checkpoint holds as JSON: a resumed run
+blind it. Steps on what the student of a distillation wrote itself have a window of their own, since
+their losses are lower. Verdicts are a function of the state alone, which the checkpoint holds as JSON: a resumed run
 judges as the unbroken one. It costs 40 us a step. A clean run computes the same with it and without it.
 """
 
@@ -19,6 +20,8 @@ from slm.train.config import GuardConfig
 
 FLAT = 1e-3
 """Least standard deviation as a share of the mean: in a flat window rounding would be a spike."""
+WINDOWS = ("losses", "grad_norms", "own_losses", "own_grad_norms")
+"""Of steps on the text, and of steps on the student's own words."""
 
 
 class Guard:
@@ -26,8 +29,7 @@ class Guard:
 
     def __init__(self, config: GuardConfig) -> None:
         self._config = config
-        self._losses: deque[float] = deque(maxlen=config.window)
-        self._norms: deque[float] = deque(maxlen=config.window)
+        self._windows = {name: deque[float](maxlen=config.window) for name in WINDOWS}
         self.skips: list[dict[str, Any]] = []
         """The skipped steps since the last accepted one."""
         self.skipped = 0
@@ -35,8 +37,10 @@ class Guard:
         self.rewinds: list[int] = []
         """The steps that the run was rewound to."""
 
-    def judge(self, loss: float, grad_norm: float) -> str:
-        """Why this step must not change the weights; empty if it may, and then it joins the window."""
+    def judge(self, loss: float, grad_norm: float, own: bool = False) -> str:
+        """Why this step must not change the weights; empty if it may, and then it joins the window.
+
+        `own` where the student's own words were learned."""
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             if not self._config.enabled:
                 raise UserError(
@@ -47,12 +51,13 @@ class Guard:
             return f"not finite: loss {loss}, gradient norm {grad_norm}"
         if not self._config.enabled:
             return ""
-        for name, value, window in (("loss", loss, self._losses), ("gradient norm", grad_norm, self._norms)):
+        losses, norms = (self._windows[name] for name in (WINDOWS[2:] if own else WINDOWS[:2]))
+        for name, value, window in (("loss", loss, losses), ("gradient norm", grad_norm, norms)):
             limit = self._limit(window)
             if value > limit:
                 return f"spike: {name} {value:.4g} above {limit:.4g}"
-        self._losses.append(loss)
-        self._norms.append(grad_norm)
+        losses.append(loss)
+        norms.append(grad_norm)
         self.skips.clear()
         return ""
 
@@ -81,8 +86,7 @@ class Guard:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next verdict depends on, as JSON values."""
         return {
-            "losses": list(self._losses),
-            "grad_norms": list(self._norms),
+            **{name: list(window) for name, window in self._windows.items()},
             "skips": list(self.skips),
             "skipped": self.skipped,
             "rewinds": list(self.rewinds),
@@ -90,6 +94,5 @@ class Guard:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
-        self._losses = deque(state["losses"], maxlen=self._config.window)
-        self._norms = deque(state["grad_norms"], maxlen=self._config.window)
+        self._windows = {name: deque(state.get(name, ()), maxlen=self._config.window) for name in WINDOWS}
         self.skips, self.skipped, self.rewinds = list(state["skips"]), state["skipped"], list(state["rewinds"])

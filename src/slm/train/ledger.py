@@ -28,11 +28,12 @@ from slm.train.devices import UNKNOWN
 
 LEDGER = "ledger.jsonl"
 HEARTBEAT_SECONDS = 5.0
-PHASES = ("start", "compile", "data", "compute", "save", "evaluate", "sample", "replayed", "other")
+PHASES = ("start", "compile", "data", "generate", "compute", "save", "evaluate", "sample", "replayed", "other")
 MEANINGS = {
     "start": "reading shards and checkpoint, building, probing",
     "compile": "making code for this model and shape",
     "data": "waiting for rows",
+    "generate": "the student's own answers",
     "compute": "forward, backward, optimizer",
     "save": "writing checkpoints",
     "evaluate": "held-out loss",
@@ -111,8 +112,8 @@ class Ledger:
             self._behind[name] = round(self._behind.get(name, 0) + figure, 6)
 
     def working(self) -> float:
-        """Seconds spent on steps so far: rows and compute, first time or again."""
-        return self._booked["data"] + self._booked["compute"] + self._booked["replayed"]
+        """Seconds spent on steps so far: rows, answers and compute, first time or again."""
+        return sum(self._booked[name] for name in ("data", "generate", "compute", "replayed"))
 
     def joules(self) -> float | str:
         """Energy drawn since this was last asked, for the log; the word for unknown where it is."""

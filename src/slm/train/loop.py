@@ -44,6 +44,7 @@ from slm.train.ledger import Ledger, print_ledger, totals_of_run
 from slm.train.metrics import Metrics, NoMetrics, StepFigures
 from slm.train.micro_batch import choose_micro_batch
 from slm.train.noise_scale import NoiseScale
+from slm.train.on_policy import own_answers, refuse_shards, writes
 from slm.train.optim import Optimizer, offloads
 from slm.train.parallel import Parallel, choose
 from slm.train.plan import Plan, announce, plan
@@ -121,9 +122,11 @@ def train(recipe: Recipe, spec: Spec, began: float | None = None, world: World =
             share = lr_share(config.schedule, state.tokens + size / 2, facts.tokens)
             with ledger.phase("data", state.step + 1):
                 batches = next_batches(run, recipe, size)
+            own = writes(recipe, state.step)
+            batches = answered(run, recipe, batches) if own else batches
             with ledger.phase("compute", state.step + 1):
                 loss, grad_norm = forward_backward(run, batches, config.clip_norm)
-                refusal = state.guard.judge(loss, grad_norm)
+                refusal = state.guard.judge(loss, grad_norm, own)
                 run.noise.write(grad_norm, bool(refusal), metrics, state.step + 1, state.tokens + size)
                 if not refusal and due(state.step + 1, config.statistics_every_steps):
                     with layers_measured(run, batches, grad_norm, config.clip_norm) as sizes:
@@ -170,6 +173,7 @@ def prepare(recipe: Recipe, spec: Spec, ledger: Ledger | None = None, world: Wor
     """Build everything in order of dependency, restore the newest sound checkpoint, print the facts."""
     config, folder, facts = recipe.train, recipe.folder("train"), plan(recipe)
     parallel = choose(config, world)
+    refuse_shards(recipe, parallel)
     device, precision = prepare_device(config)
     torch.manual_seed(derive(recipe.seed, "train", *([world.rank] if world.rank else [])))
 
@@ -229,6 +233,18 @@ def next_batches(run: Run, recipe: Recipe, size: int) -> list[Batch]:
     thin(batches, recipe, state.step, state.tokens / run.facts.tokens, run.parallel.world)
     run.meter.add(batches)
     return [batch.to(run.device) for batch in batches]
+
+
+def answered(run: Run, recipe: Recipe, batches: list[Batch]) -> list[Batch]:
+    """The micro-batches of a step with the student's own answers."""
+    state, generator = run.state, torch.get_rng_state()
+    with run.ledger.phase("generate", state.step + 1), run.rounding.applied(state.model, state.tokens):
+        found: list[Batch] = []
+        for batch in own_answers(run, recipe, batches):
+            found.append(batch)
+            if run.stop.rest_is_long(len(found), len(batches)):
+                give_up_step(run, generator)
+    return found
 
 
 def follow_sources(run: Run, config: TrainConfig, refusal: str) -> dict[str, float]:
