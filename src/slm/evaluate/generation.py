@@ -1,10 +1,10 @@
 """Many prompts continued at once, greedily or drawn.
 
 In: prompts as ids, each with its longest answer, stop strings, temperature and seed. Out, as batches are done: the
-text and the ids of each answer, up to one of the tokens that end it, or the first stop string. Prompts of similar length
-share a batch; what all of a batch begin with (examples, or one prompt drawn from many times) is computed once. Rows
-that have ended leave the batch when they are half of it. A drawn answer depends on its seed and the model alone, not
-on what else is in the batch: each is what its prompt alone would get (tested).
+text and the ids of each answer, up to one of the tokens that end it, or the first stop string. Prompts of similar
+length share a batch; what all of a batch begin with (examples, or one prompt drawn from many times) is computed once.
+Rows that have ended leave the batch when they are half of it. A drawn answer depends on its seed and the model alone,
+not on what else is in the batch: each is what its prompt alone would get (tested).
 
 Shapes: B rows, N new tokens, K slots of the cache, V vocabulary.
 """
