@@ -43,6 +43,8 @@ came from.
 """
 FLAGS = frozenset({"-h", "--help", "-c", "--cfg", "-m", "--multirun", "-i", "--info", "--hydra-help", "--resolve"})
 """The flags of Hydra that mean something here; its others would search for configurations elsewhere."""
+_registered: list[tuple[Path, int, int]] = []
+"""The files, their times and sizes, that Hydra's ConfigStore holds: reading all of them is half of composing one."""
 
 
 def shipped_folder(name: str) -> Path:
@@ -218,21 +220,25 @@ def quoted(text: str) -> str:
 
 
 def register() -> None:
-    """Put defaults, recipes and options into Hydra's ConfigStore.
+    """Put defaults, recipes and options into Hydra's ConfigStore, anew where one of the files is another.
 
     A recipe that cannot be read is left out, so that it stands in nobody's way but its own.
     """
     from hydra.core.config_store import ConfigStore
 
-    store = ConfigStore.instance()
     recipes, options = recipe_files(), option_files()
+    files = [file for named in (recipes, *options.values()) for file in named.values()]
+    now = [(file, file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+    if now == _registered:
+        return
+    store = ConfigStore.instance()
     for name, file in recipes.items():
         with contextlib.suppress(UserError):
             store.store(group="recipe", name=name, node=read_yaml(file), package="_global_")
-    for section, files in options.items():
-        for name, file in files.items():
+    for section, pieces in options.items():
+        for name, file in pieces.items():
             store.store(group=section, name=name, node=read_yaml(file), package=section)
-    listed = ", ".join(f"{section}={'|'.join(files)}" for section, files in options.items())
+    listed = ", ".join(f"{section}={'|'.join(pieces)}" for section, pieces in options.items())
     store.store(
         name="slm",
         node={
@@ -252,6 +258,9 @@ def register() -> None:
             },
         },
     )
+
+
+    _registered[:] = now
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
