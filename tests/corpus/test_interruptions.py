@@ -17,7 +17,7 @@ from slm.core.artifact import open_artifact
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = 6_000
-KILLS = 12
+KILLS = 8
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_killed_at_random_instants_it_comes_to_the_same_bytes(
     done = subprocess.run(words(texts, tmp_path, *settings), check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert made(tmp_path) == made(whole[0])
-    assert landed >= 8
+    assert landed >= 5
     assert len(units_seen) >= 3, units_seen
     assert not list(tmp_path.rglob("*.tmp-*"))
 
