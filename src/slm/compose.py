@@ -259,7 +259,6 @@ def register() -> None:
         },
     )
 
-
     _registered[:] = now
 
 
