@@ -11,9 +11,8 @@ The error minimised is that of the linear's outputs over the calibration text, e
 group is judged alone, by its block of H, as the authors' code does. Power 0 is in the search, so no matrix becomes
 worse than by plain rounding on this measure.
 
-Cost: 40 roundings and products with H for each set of linears, over at most `SEARCHED_ROWS` rows of each (of a width of
-8,192 an eighth, at even distances: the sum over 1,024 rows of one kind tells scales apart as well as that over all),
-and 11 roundings for clipping.
+Cost: 40 roundings and products with H for each set of linears, over at most `SEARCHED_ROWS` rows of each, at even
+distances (a sum over 256 rows of one kind tells scales apart as that over all does), and 11 roundings for clipping.
 
 Shapes: O outputs, I inputs, G groups, S numbers of a group.
 """
@@ -33,7 +32,7 @@ POWERS = 20
 CLIP_STEPS = 20
 LEAST_CLIP = 0.5
 """No range is narrowed further: the paper's code shrinks by up to half, in twentieths of the whole range."""
-SEARCHED_ROWS = 1024
+SEARCHED_ROWS = 256
 """Rows of a matrix over which scales are compared."""
 ROWS_AT_ONCE = 1 << 22
 """Numbers of a matrix whose clipping is searched together."""
@@ -52,7 +51,7 @@ class Scaling:
 
 def output_error(difference_OI: Tensor, gram_II: Tensor) -> float:
     """Squared error of a linear's outputs over the text behind `gram_II`, if its weights differ so."""
-    return float(((difference_OI @ gram_II) * difference_OI).sum(dtype=torch.float64))
+    return float(torch.linalg.vecdot(difference_OI @ gram_II, difference_OI).sum(dtype=torch.float64))
 
 
 def search_scale(
@@ -68,7 +67,7 @@ def search_scale(
     plain = _error(weights, torch.ones_like(statistics.mean()), gram_II, grid)
     best = Scaling(torch.ones_like(statistics.mean()), plain, plain)
     activation_I = _pooled(statistics.mean(), shared_I).clamp(min=1e-8)
-    for power in torch.linspace(0, 1, POWERS + 1)[:-1].tolist():
+    for power in (step / POWERS for step in range(POWERS)):
         for against in (None, weight_I):
             if power == 0 and against is None:
                 continue
@@ -89,14 +88,14 @@ def search_clip(weight_OI: Tensor, gram_II: Tensor, grid: Grid) -> Tensor:
     groups = grid.groups(inputs)
     size = inputs // groups
     blocks_GSS = torch.stack([gram_II[at : at + size, at : at + size] for at in range(0, inputs, size)])
-    best_OG = torch.ones(outputs, groups)
+    best_OG = weight_OI.new_ones(outputs, groups)
     rows = max(1, ROWS_AT_ONCE // inputs)
     for start in range(0, outputs, rows):
         part_RI = weight_OI[start : start + rows]
-        least_RG = torch.full((len(part_RI), groups), float("inf"))
+        least_RG = part_RI.new_full((len(part_RI), groups), float("inf"))
         for step in range(CLIP_STEPS // 2 + 1):
             factor = 1 - step / CLIP_STEPS
-            clip_RG = torch.full((len(part_RI), groups), factor)
+            clip_RG = part_RI.new_full((len(part_RI), groups), factor)
             difference_RGS = grouped(quantize(part_RI, grid, clip_RG).dequantize() - part_RI, groups)
             through_RGS = torch.einsum("rgs,gst->rgt", difference_RGS, blocks_GSS)
             error_RG = (through_RGS * difference_RGS).sum(-1)
@@ -126,6 +125,6 @@ def _pooled(values_I: Tensor, shared_I: Tensor | None) -> Tensor:
     if shared_I is None:
         return values_I
     slots = int(shared_I.max()) + 1
-    sums = torch.zeros(slots).index_add_(0, shared_I, values_I)
-    counts = torch.zeros(slots).index_add_(0, shared_I, torch.ones_like(values_I))
+    sums = values_I.new_zeros(slots).index_add_(0, shared_I, values_I)
+    counts = values_I.new_zeros(slots).index_add_(0, shared_I, torch.ones_like(values_I))
     return (sums / counts.clamp(min=1))[shared_I]

@@ -25,6 +25,8 @@ class Calibration(Config):
     """How many tokens, cut into rows; more cost time in proportion and little memory."""
     row_tokens: int = Field(0, ge=0)
     """Length of a row of `text`; 0 takes the row length trained at. Rows of the shards have theirs."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Arithmetic of the blocks' products while they are observed; auto takes bf16 where the hardware multiplies it."""
     batch_rows: int = neutral(8, ge=1)
     """Rows that go through a block together."""
 
@@ -105,6 +107,8 @@ class CompressConfig(Config):
     """Ask every variant the choice tasks of evaluate.tasks too, and compare item by item."""
     timing: Timing = Timing()
     """How fast the variants answer in our own engine, which computes in float32 whatever is stored."""
+    device: Literal["auto", "cpu", "cuda"] = neutral("auto")
+    """Where blocks are observed and rounded; auto takes a GPU where there is one. The cost is measured on the CPU."""
     threads: int = neutral(0, ge=0)
     """CPU threads; 0 leaves torch's choice."""
 

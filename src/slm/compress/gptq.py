@@ -5,9 +5,9 @@ Columns are taken by falling diagonal of the Gram matrix (the paper's "act-order
 those of the plain groups, fixed beforehand, so no file needs an index of groups. Inputs that the text never had are
 rounded to the nearest (the authors' code sets them to 0, which a text that does have them would notice). Damping adds
 a hundredth of the mean diagonal, ten times more for as long as the Cholesky factorisation fails. Work is in blocks of
-128 columns; cost O(I^3) for the inverse and O(O I^2) for the updates.
+128 inputs; cost O(I^3) for the inverse and O(O I^2) for the updates.
 
-Shapes: O outputs, I inputs, G groups, B columns of a block.
+Shapes: O outputs, I inputs, G groups, B inputs of a block.
 """
 
 from __future__ import annotations
@@ -27,61 +27,56 @@ MOST_DAMPING = 10.0
 
 def quantize(weight_OI: Tensor, gram_II: Tensor, grid: Grid, clip_OG: Tensor | None = None) -> Integers:
     """The integers whose outputs over the text behind `gram_II` lie close to those of `weight_OI`."""
-    outputs, inputs = weight_OI.shape
-    weight_OI = weight_OI.detach().float().clone()
-    diagonal_I = gram_II.diagonal()
     scales_OG, zeros_OG = parameters(weight_OI, grid, clip_OG)
-    size = inputs // scales_OG.shape[1]
-    order_I = torch.argsort(diagonal_I, descending=True, stable=True)
-    weight_OI = weight_OI[:, order_I]
-    group_I = order_I // size
-    factor_II = inverse_factor(gram_II[order_I][:, order_I])
-    scale_OI, zero_OI = scales_OG.float()[:, group_I], zeros_OG.float()[:, group_I]
-    values_OI = torch.empty(outputs, inputs, dtype=torch.uint8)
+    order_I = torch.argsort(gram_II.diagonal(), descending=True, stable=True)
+    weight_IO = weight_OI.detach().float().T[order_I]
+    group_I = order_I // (len(order_I) // scales_OG.shape[1])
+    scale_IO, zero_IO = scales_OG.float().T[group_I], zeros_OG.float().T[group_I]
+    values_IO = torch.empty_like(weight_IO, dtype=torch.uint8)
 
     def nearest(column: int) -> Tensor:
-        scale_O, zero_O = scale_OI[:, column], zero_OI[:, column]
-        value_O = ((weight_OI[:, column] / scale_O).round() + zero_O).clamp(0, grid.largest)
-        values_OI[:, column] = value_O.to(torch.uint8)
+        scale_O, zero_O = scale_IO[column], zero_IO[column]
+        value_O = ((weight_IO[column] / scale_O).round_() + zero_O).clamp_(0, grid.largest)
+        values_IO[column] = value_O.to(torch.uint8)
         return (value_O - zero_O) * scale_O
 
-    sweep(weight_OI, factor_II, nearest)
-    plain_OI = torch.empty_like(values_OI)
-    plain_OI[:, order_I] = values_OI
-    return Integers(plain_OI, scales_OG, zeros_OG, grid)
+    sweep(weight_IO, inverse_factor(gram_II[order_I[:, None], order_I]), nearest)
+    return Integers(values_IO[torch.argsort(order_I)].T.contiguous(), scales_OG, zeros_OG, grid)
 
 
-def sweep(weight_OI: Tensor, factor_II: Tensor, replacement: Callable[[int], Tensor]) -> None:
-    """Go through the columns of `weight_OI`, changing in place those that are left to make up for each one's error.
+def sweep(weight_IO: Tensor, factor_II: Tensor, replacement: Callable[[int], Tensor]) -> None:
+    """Go through a matrix input by input, changing in place those that are left to make up for each one's error.
 
-    `replacement` is asked for what stands for a column [O] when its turn has come.
+    `replacement` is asked for what stands for an input's weights [O] when its turn has come.
     """
-    outputs, inputs = weight_OI.shape
+    inputs = len(weight_IO)
     for start in range(0, inputs, BLOCK):
         stop = min(start + BLOCK, inputs)
-        errors_OB = torch.empty(outputs, stop - start)
+        errors_BO = torch.empty_like(weight_IO[start:stop])
         for column in range(start, stop):
-            error_O = (weight_OI[:, column] - replacement(column)) / factor_II[column, column]
-            weight_OI[:, column + 1 : stop] -= torch.outer(error_O, factor_II[column, column + 1 : stop])
-            errors_OB[:, column - start] = error_O
-        weight_OI[:, stop:] -= errors_OB @ factor_II[start:stop, stop:]
+            error_O = (weight_IO[column] - replacement(column)) / factor_II[column, column]
+            weight_IO[column + 1 : stop].addr_(factor_II[column, column + 1 : stop], error_O, alpha=-1)
+            errors_BO[column - start] = error_O
+        weight_IO[stop:].addmm_(factor_II[start:stop, stop:].T, errors_BO, alpha=-1)
 
 
 def inverse_factor(gram_II: Tensor) -> Tensor:
-    """The upper Cholesky factor of the inverse of the damped Gram matrix."""
-    mean = float(gram_II.diagonal().mean())
+    """The upper Cholesky factor of the inverse of the damped Gram matrix.
+
+    It is the inverse of the lower factor of the matrix taken from its last input to its first, turned round.
+    """
+    mean, eye_II = float(gram_II.diagonal().mean()), torch.eye(len(gram_II), device=gram_II.device)
     if mean <= 0:
-        return torch.eye(len(gram_II))
+        return eye_II
     damping = DAMPING
     while damping <= MOST_DAMPING:
-        damped_II = gram_II.double() + damping * mean * torch.eye(len(gram_II), dtype=torch.float64)
+        damped_II = gram_II.flip(0, 1).double()
+        damped_II.diagonal().add_(damping * mean)
         lower_II, failed = torch.linalg.cholesky_ex(damped_II)
+        del damped_II
         if not failed:
-            inverse_II = torch.cholesky_inverse(lower_II)
-            upper_II, failed = torch.linalg.cholesky_ex(inverse_II, upper=True)
-            if not failed:
-                factor_II: Tensor = upper_II.float()
-                return factor_II
+            factor_II: Tensor = torch.linalg.solve_triangular(lower_II, eye_II.double(), upper=False)
+            return factor_II.flip(0, 1).float()
         damping *= 10
     raise UserError(
         "the calibration text does not tell enough about the inputs of a matrix for GPTQ (its Gram matrix cannot be "

@@ -13,7 +13,7 @@ Shapes: O outputs, I inputs of a matrix.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,29 +59,51 @@ def compress_block(
     if variant.method == "scale":
         return found, gains
     for first, names in INPUTS.items():
-        for name in names:
-            matrix = _matrix(block, name)
-            if variant.method == "sparse":
-                gram_II = seen[first].gram_II if variant.reads_text else None
-                matrix.weight.data = prune(matrix.weight, variant.prune_by, gram_II)
-            if variant.rounds:
-                found[name] = _rounded(matrix.weight, name, seen.get(first), variant, grids[name])
-                matrix.weight.data = found[name].dequantize()
-    return found, gains
+        matrices = [_matrix(block, name) for name in names]
+        rows = [len(matrix.weight) for matrix in matrices]
+        weight_OI = torch.cat([matrix.weight.detach() for matrix in matrices])
+        if variant.method == "sparse":
+            weight_OI = prune(weight_OI, variant.prune_by, seen[first].gram_II if variant.reads_text else None)
+        if variant.rounds:
+            integers = _rounded(weight_OI, dict(zip(names, rows, strict=True)), seen.get(first), variant, grids[first])
+            found |= zip(names, _split(integers, rows), strict=True)
+            weight_OI = integers.dequantize()
+        for matrix, part_OI in zip(matrices, torch.split(weight_OI, rows), strict=True):
+            matrix.weight.data = part_OI.clone()
+    return {name: found[name] for name in MATRICES if name in found}, gains
 
 
 def _rounded(
-    weight_OI: Tensor, name: str, statistics: InputStatistics | None, variant: Variant, grid: Grid
+    weight_OI: Tensor, rows: Mapping[str, int], statistics: InputStatistics | None, variant: Variant, grid: Grid
 ) -> Integers:
+    """The integers of matrices that read one input, `rows` of each, one below the other."""
     if variant.method in ("rtn", "sparse") or statistics is None:
         return quantize(weight_OI, grid)
+    gram_II = statistics.gram_II
     if variant.method == "gptq":
-        return gptq.quantize(weight_OI, statistics.gram_II, grid)
-    clipped = variant.clip and name not in NEVER_CLIPPED
-    clip_OG = search_clip(weight_OI.detach(), statistics.gram_II, grid) if clipped else None
+        return gptq.quantize(weight_OI, gram_II, grid)
+    clip_OG = None
+    if variant.clip:
+        parts = zip(rows, torch.split(weight_OI, list(rows.values())), strict=True)
+        groups = grid.groups(weight_OI.shape[1])
+        clip_OG = torch.cat(
+            [
+                part_OI.new_ones(len(part_OI), groups) if name in NEVER_CLIPPED else search_clip(part_OI, gram_II, grid)
+                for name, part_OI in parts
+            ]
+        )
     if variant.compensate:
-        return gptq.quantize(weight_OI, statistics.gram_II, grid, clip_OG)
+        return gptq.quantize(weight_OI, gram_II, grid, clip_OG)
     return quantize(weight_OI, grid, clip_OG)
+
+
+def _split(integers: Integers, rows: Sequence[int]) -> list[Integers]:
+    """Integers of matrices one below the other, apart."""
+    values, scales, zeros = (
+        torch.split(part, list(rows)) for part in (integers.values_OI, integers.scales_OG, integers.zeros_OG)
+    )
+    parts = zip(values, scales, zeros, strict=True)
+    return [Integers(value.clone(), scale.clone(), zero.clone(), integers.grid) for value, scale, zero in parts]
 
 
 def _scale(block: Block, first: str, names: tuple[str, ...], seen: dict[str, InputStatistics], grid: Grid) -> Gain:
@@ -100,7 +122,7 @@ def _scale(block: Block, first: str, names: tuple[str, ...], seen: dict[str, Inp
         block.ffn.up.weight.data = block.ffn.up.weight.data / best.scale_I.unsqueeze(1)
     else:
         assert shared_I is not None
-        of_value = torch.empty(block.attention.v.weight.shape[0])
+        of_value = best.scale_I.new_empty(block.attention.v.weight.shape[0])
         of_value[shared_I] = best.scale_I
         block.attention.v.weight.data = block.attention.v.weight.data / of_value.unsqueeze(1)
     return Gain(best.plain_error, best.error)
@@ -109,7 +131,7 @@ def _scale(block: Block, first: str, names: tuple[str, ...], seen: dict[str, Inp
 def _value_slots(block: Block) -> Tensor:
     """For each input of o the row of v that it comes from, [I]."""
     attention = block.attention
-    heads_I = torch.arange(attention.heads * attention.head_dim)
+    heads_I = torch.arange(attention.heads * attention.head_dim, device=attention.o.weight.device)
     head_I, inside_I = heads_I // attention.head_dim, heads_I % attention.head_dim
     return head_I // (attention.heads // attention.kv_heads) * attention.head_dim + inside_I
 

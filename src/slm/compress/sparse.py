@@ -44,25 +44,25 @@ def prune(weight_OI: Tensor, by: Pruning, gram_II: Tensor | None = None) -> Tens
 
 def best(score_OI: Tensor) -> Tensor:
     """True at the two highest scores of each four, the first of equals."""
-    score_OGF = score_OI.view(len(score_OI), -1, OF)
+    score_OGF = score_OI.reshape(len(score_OI), -1, OF)
     chosen_OGK = score_OGF.argsort(dim=-1, descending=True, stable=True)[..., :KEPT]
     kept_OI: Tensor = torch.zeros_like(score_OGF, dtype=torch.bool).scatter_(-1, chosen_OGK, True).flatten(1)
     return kept_OI
 
 
 def _sparsegpt(weight_OI: Tensor, gram_II: Tensor) -> Tensor:
-    weight_OI = weight_OI.clone()
+    weight_IO = weight_OI.T.clone(memory_format=torch.contiguous_format)
     factor_II = inverse_factor(gram_II)
-    diagonal_I, pruned_OI = factor_II.diagonal(), torch.empty_like(weight_OI)
-    kept_OF = torch.empty(0)
+    diagonal_I, pruned_IO = factor_II.diagonal(), torch.empty_like(weight_IO)
+    kept_OF = weight_IO
 
     def masked(column: int) -> Tensor:
         nonlocal kept_OF
         if column % OF == 0:
             four = slice(column, column + OF)
-            kept_OF = best((weight_OI[:, four] / diagonal_I[four]).square())
-        pruned_OI[:, column] = weight_OI[:, column] * kept_OF[:, column % OF]
-        return pruned_OI[:, column]
+            kept_OF = best((weight_IO[four].T / diagonal_I[four]).square())
+        pruned_IO[column] = weight_IO[column] * kept_OF[:, column % OF]
+        return pruned_IO[column]
 
-    sweep(weight_OI, factor_II, masked)
-    return pruned_OI
+    sweep(weight_IO, factor_II, masked)
+    return pruned_IO.T.contiguous()

@@ -22,13 +22,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from slm.compress.calibration import Rows
-from slm.compress.config import CompressConfig, Variant
+from slm.compress.config import Calibration, CompressConfig, Variant
 from slm.compress.files import write_block
 from slm.compress.layers import INPUTS, MATRICES, compress_block
 from slm.compress.statistics import InputStatistics
 from slm.core.artifact import placed, seal_file
-from slm.core.errors import DamagedError
+from slm.core.errors import DamagedError, UserError
 from slm.model.attention import plan
+from slm.model.backends import multiplies_bf16
 from slm.model.block import Block
 from slm.model.config import ModelConfig
 from slm.model.integers import Grid, grid_for
@@ -92,13 +93,13 @@ def compress_blocks(
 ) -> list[str]:
     """Make every block's file in `work`; returns notices. `done` is told each layer that is there."""
     grids = {name: _grid(model, name, variant, config) for name in MATRICES if variant.rounds}
-    layers = model.config.layers
+    layers, device = model.config.layers, device_for(config)
     made = next((layer for layer in range(layers) if not block_folder(work, layer).is_dir()), layers)
-    stream = _Stream(model, rows, config.calibration.batch_rows, made, work) if rows is not None else None
+    stream = _Stream(model, rows, config.calibration, made, work, device) if rows is not None else None
     for layer in range(made):
         done(layer)
     for layer in range(made, layers):
-        block = model.block(layer)
+        block = model.block(layer).to(device)
         statistics = stream.observe(block) if stream is not None else {}
         integers, gains = compress_block(block, statistics, variant, grids)
         with placed(block_folder(work, layer)) as folder:
@@ -116,6 +117,13 @@ def compress_blocks(
     ]
 
 
+def device_for(config: CompressConfig) -> str:
+    """Where `compress.device` says to compute."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("compress.device is cuda, but torch sees no GPU here; set compress.device=cpu or auto")
+    return "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
 def block_folder(work: Path, layer: int) -> Path:
     """Where a block's integers lie."""
     return work / f"block-{layer:05d}"
@@ -124,25 +132,30 @@ def block_folder(work: Path, layer: int) -> Path:
 class _Stream:
     """The residual stream [N, T, D] before one block."""
 
-    def __init__(self, model: StoredModel, rows: Rows, batch_rows: int, layer: int, work: Path) -> None:
-        self._config, self._rows, self._batch_rows = model.config, rows, batch_rows
+    def __init__(
+        self, model: StoredModel, rows: Rows, config: Calibration, layer: int, work: Path, device: str = "cpu"
+    ) -> None:
+        self._config, self._batch_rows, self._device = model.config, config.batch_rows, device
+        bf16 = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(device))
+        self._dtype = torch.bfloat16 if bf16 else torch.float32
+        self._documents_NT, self._positions_NT = rows.documents_NT.to(device), rows.positions_NT.to(device)
         self._tables = RotaryTables(model.config)
         if layer:
-            self._x_NTD = read_tensor(block_folder(work, layer - 1) / STREAM, "x")
+            x_NTD = read_tensor(block_folder(work, layer - 1) / STREAM, "x")
         else:
-            self._x_NTD = model.tensor("embedding.weight")[rows.tokens_NT]
+            x_NTD = model.tensor("embedding.weight")[rows.tokens_NT]
+        self._x_NTD = x_NTD.to(device)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def observe(self, block: Block) -> dict[str, InputStatistics]:
         """What the four inputs of the block before which the stream stands look like."""
-        found = {first: InputStatistics(_linear(block, first).in_features) for first in INPUTS}
+        found = {first: InputStatistics(_linear(block, first).in_features, device=self._device) for first in INPUTS}
         for rows in self._batches():
-            text_BT = self._rows.documents_NT[rows] >= 0
-            with _watched(block, found, text_BT):
+            with _watched(block, found, self._documents_NT[rows] >= 0):
                 self._through(block, rows)
         return found
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def advance(self, block: Block, folder: Path) -> None:
         """Replace the stream by what the block makes of it, and keep it in `folder`."""
         for rows in self._batches():
@@ -151,14 +164,15 @@ class _Stream:
         seal_file(folder / STREAM)
 
     def _batches(self) -> Iterator[slice]:
-        for start in range(0, len(self._rows.tokens_NT), self._batch_rows):
+        for start in range(0, len(self._x_NTD), self._batch_rows):
             yield slice(start, start + self._batch_rows)
 
     def _through(self, block: Block, rows: slice) -> Tensor:
-        x_BTD, documents_BT = self._x_NTD[rows], self._rows.documents_NT[rows]
-        how = plan(self._config, documents_BT.shape, x_BTD.dtype, x_BTD.device, documents_BT)
-        rotation = self._tables.at(self._rows.positions_NT[rows], self._config.max_seq_len, x_BTD.dtype)
-        out: Tensor = block(x_BTD, rotation, how)
+        x_BTD, documents_BT = self._x_NTD[rows], self._documents_NT[rows]
+        with torch.autocast(self._device, self._dtype, enabled=self._dtype != torch.float32):
+            how = plan(self._config, documents_BT.shape, self._dtype, x_BTD.device, documents_BT)
+            rotation = self._tables.at(self._positions_NT[rows], self._config.max_seq_len, self._dtype)
+            out: Tensor = block(x_BTD, rotation, how)
         return out
 
 

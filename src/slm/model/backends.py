@@ -126,3 +126,10 @@ REFUSALS: dict[str, Callable[[_Case], str]] = {
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def multiplies_bf16(device: str) -> bool:
+    """Whether the hardware has instructions for bf16 products."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -9,6 +9,7 @@ import torch
 
 from slm.core.allocator import keep_freed_memory
 from slm.core.errors import UserError
+from slm.model.backends import multiplies_bf16
 from slm.train.config import TrainConfig
 
 Precision = Literal["fp32", "bf16", "bf16_weights"]
@@ -44,13 +45,6 @@ def prepare_device(config: TrainConfig) -> tuple[str, Precision]:
     if device == "cpu":
         keep_freed_memory()
     return device, precision
-
-
-def multiplies_bf16(device: str) -> bool:
-    """Whether the hardware has instructions for bf16 products."""
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def matmul_dtype(precision: Precision) -> torch.dtype:
