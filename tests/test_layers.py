@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "shards": {"core", "corpus", "tokenizer"},
     "model": {"core"},
     "objective": {"core", "model"},
+    "distill": {"core", "tokenizer", "shards", "model", "train"},
     "train": {"core", "tokenizer", "shards", "model", "objective", "evaluate", "serve"},
     "evaluate": {"core", "corpus", "tokenizer", "shards", "model", "objective", "serve"},
     "compress": {"core", "corpus", "tokenizer", "shards", "model", "evaluate", "serve"},

@@ -30,16 +30,21 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_stages_run_in_order(ran, tmp_path, capsys):
-    asked = {"variants": [{"name": "int4"}]}
-    made = pipeline.run(build_recipe({"runs_dir": str(tmp_path), "compress": asked}))
+    asked = {
+        "compress": {"variants": [{"name": "int4"}]},
+        "objective": {"kind": "distill", "distill": {"source": "store"}},
+    }
+    made = pipeline.run(build_recipe({"runs_dir": str(tmp_path), **asked}))
     assert ran == list(CHAIN) == list(made)
     assert f"[1/{len(CHAIN)}] corpus" in capsys.readouterr().out
 
 
-def test_nothing_is_compressed_where_no_variant_is_asked_for(ran, tmp_path, capsys):
+def test_nothing_is_stored_or_compressed_where_it_is_not_asked_for(ran, tmp_path, capsys):
     made = pipeline.run(build_recipe({"runs_dir": str(tmp_path)}))
-    assert ran == list(made) == [stage for stage in CHAIN if stage != "compress"]
-    assert "compress: compress.variants is empty, nothing to make" in capsys.readouterr().out
+    assert ran == list(made) == [stage for stage in CHAIN if stage not in ("distill", "compress")]
+    printed = capsys.readouterr().out
+    assert "compress: compress.variants is empty, nothing to make" in printed
+    assert "distill: the objective reads no store of a teacher, nothing to make" in printed
 
 
 def test_from_and_to_choose_a_part(ran, tmp_path):

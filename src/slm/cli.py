@@ -22,6 +22,7 @@ RUNNABLE = {
     "corpus": "text to clean documents",
     "tokenizer": "documents to a frozen vocabulary",
     "shards": "documents to token-packed rows",
+    "distill": "what a teacher says of the rows, stored for any number of students",
     "train": "rows to a model, resumable to the token",
     "evaluate": "model to numbers beside their baselines",
     "compress": "model to low-bit integers, with what that cost",

@@ -98,7 +98,8 @@ def sweep(recipe: Recipe) -> Iterator[Point]:
     model = starting_model(recipe, spec).to(device)
     objective = build_objective(recipe.objective)
     micro = choose_micro_batch(recipe, facts.batch_rows, model, objective, device, precision, None, Parallel())
-    loader = Loader(spec.parents["shards"], batch_rows=facts.batch_rows, micro_batch_rows=micro, seed=recipe.seed)
+    sizes = {"batch_rows": facts.batch_rows, "micro_batch_rows": micro}
+    loader = Loader(spec.parents["shards"], seed=recipe.seed, store=spec.parents.get("distill"), **sizes)
     optimizer = Optimizer(model, config.optimizer, recipe.model)
     growth = (lr_range.highest / lr_range.lowest) ** (1 / (lr_range.steps - 1))
     made: list[Point] = []

@@ -32,7 +32,9 @@ def run(recipe: Recipe) -> dict[Stage, Artifact]:
             f"the pipeline was started as {processes} processes, which would all make the same files; give several "
             "processes to training alone (torchrun ... -m slm.train) and run the other stages with one"
         )
-    for stage, part in (("corpus", recipe.corpus.part), ("shards", recipe.shards.part)):
+    for stage, part in (
+        ("corpus", recipe.corpus.part), ("shards", recipe.shards.part), ("distill", recipe.distill.part),
+    ):  # fmt: skip
         if part:
             raise UserError(
                 f"{stage}.part ({part}) makes a part of the {stage} stage alone; run it as slm {stage}, and the "
@@ -47,6 +49,9 @@ def run(recipe: Recipe) -> dict[Stage, Artifact]:
         say(f"[{number}/{len(chosen)}] {stage}")
         if stage == "compress" and not recipe.compress.variants:
             say("compress: compress.variants is empty, nothing to make")
+            continue
+        if stage == "distill" and not recipe.objective.reads_store:
+            say("distill: the objective reads no store of a teacher, nothing to make")
             continue
         try:
             artifacts[stage] = importlib.import_module(f"slm.{stage}").run(recipe)

@@ -24,6 +24,7 @@ from slm.core.config import Config
 from slm.core.errors import ProblemsError, UserError
 from slm.core.lineage import lineage
 from slm.corpus.config import CorpusConfig
+from slm.distill.config import DistillConfig
 from slm.evaluate.config import CHOICE, EvaluateConfig
 from slm.export.config import ExportConfig
 from slm.model.config import ModelConfig
@@ -38,8 +39,9 @@ from slm.tokenizer.config import TokenizerConfig
 from slm.train.config import TrainConfig
 
 Stage = Literal[
-    "corpus", "tokenizer", "shards", "train", "evaluate", "compress", "export", "serve", "report", "safety", "release"
-]
+    "corpus", "tokenizer", "shards", "distill", "train", "evaluate", "compress", "export", "serve", "report", "safety",
+    "release",
+]  # fmt: skip
 STAGES: tuple[Stage, ...] = typing.get_args(Stage)
 CHAIN = STAGES[: STAGES.index("report") + 1]
 """What a pipeline runs unless it is told where to stop: nothing leaves the house by default."""
@@ -54,6 +56,8 @@ class ArtifactPaths(Config):
     """Folder of a tokenizer."""
     shards: str = ""
     """Folder of shards."""
+    distill: str = ""
+    """Folder of a teacher's stored distributions of these shards."""
     train: str = ""
     """Folder of a checkpoint, or of a train stage, whose newest checkpoint is taken; what it was made from, with it."""
 
@@ -79,6 +83,7 @@ class Recipe(Config):
     corpus: CorpusConfig = CorpusConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     shards: ShardsConfig = ShardsConfig()
+    distill: DistillConfig = DistillConfig()
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
@@ -237,6 +242,14 @@ def _tasks_while_training(recipe: Recipe) -> Iterator[str]:
             )
 
 
+def _store_is_read(recipe: Recipe) -> Iterator[str]:
+    if recipe.artifacts.distill and not recipe.objective.reads_store:
+        yield (
+            f"artifacts.distill ({recipe.artifacts.distill}) has no effect, since the objective reads no store; set "
+            "objective.kind=distill and objective.distill.source=store, or leave it out"
+        )
+
+
 def _sweeps_name_settings(recipe: Recipe) -> Iterator[str]:
     space = ((one.key, "space") for one in recipe.sweep.space)
     for key, where in (*space, *((key, "changes") for change in recipe.sweep.changes for key in change)):
@@ -263,6 +276,7 @@ RULES: tuple[tuple[frozenset[str], Callable[[Recipe], Iterator[str]]], ...] = (
     (frozenset({"corpus", "shards", "tokenizer"}), _shares_name_sources),
     (frozenset({"evaluate", "model", "shards"}), _context_fits),
     (frozenset({"evaluate", "train"}), _tasks_while_training),
+    (frozenset({"artifacts", "objective"}), _store_is_read),
     (frozenset({"sweep"}), _sweeps_name_settings),
     (frozenset({"start", "stop"}), _stages_in_order),
 )

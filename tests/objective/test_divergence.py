@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from slm.core.batch import IGNORED
 from slm.objective import divergence as module
-from slm.objective.divergence import Divergence, divergence, linear_divergence
+from slm.objective.divergence import Divergence, against_teacher, divergence, linear_divergence
 
 ROWS, WIDTH, TEACHER_WIDTH, VOCABULARY = 23, 12, 20, 41
 KINDS = [
@@ -60,7 +60,7 @@ def test_value_and_gradients_equal_autograds(monkeypatch: pytest.MonkeyPatch, ho
     hidden, weight, theirs, head, targets = tensors()
     ours = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
     mine = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
-    sums = linear_divergence(*ours, theirs, head, targets, how)
+    sums = linear_divergence(*ours, targets, against_teacher(theirs, head, how), how)
     student, teacher, kept = mine[0] @ mine[1].T, theirs @ head.T, targets != IGNORED
     distance = plainly(student, teacher, how)[kept].sum()
     nats = functional.cross_entropy(student, targets, ignore_index=IGNORED, reduction="sum")

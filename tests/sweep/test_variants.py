@@ -62,3 +62,13 @@ def test_what_is_there_is_not_made_again_unless_something_changed(recipe_of, mon
         assert len(begun) == 1
         made(variant(recipe_of("again"), "one", {"train.evaluate_every_steps": 8}), lock)
         assert len(begun) == 2
+
+
+def test_those_that_read_a_teachers_store_share_it(recipe_of):
+    recipe = recipe_of("taught")
+    store = {"objective.kind": "distill", "objective.distill.source": "store"}
+    reading = variant(recipe, "stored", store)
+    assert reading.folder("distill") == recipe.folder("distill")
+    asking = {"objective.distill.source": "teacher", "objective.distill.teacher": "runs/teacher"}
+    for changes in (asking, {"objective.kind": "next_token", "objective.distill.source": "teacher"}):
+        assert not variant(reading, "other", changes).artifacts.distill

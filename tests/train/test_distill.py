@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+import slm.distill
+import slm.shards
 import slm.train
 from slm.core.errors import UserError
+from slm.distill.config import DistillConfig
 from slm.model.config import ModelConfig
 from slm.objective import distill
 from slm.objective.config import ObjectiveConfig
@@ -28,6 +32,22 @@ def taught(make_recipe, name, teacher, width=8, **changes):
     distill = {"teacher": str(teacher.folder("train").parent), "divergence": "jsd", "cross_entropy": 0.2}
     objective = ObjectiveConfig.model_validate({"kind": "distill", "distill": distill})
     return recipe.model_copy(update={"model": smaller, "objective": objective})
+
+
+@pytest.fixture(scope="module")
+def store(make_recipe, teacher):
+    """The folder of a store of that teacher."""
+    recipe = reading(make_recipe, "store", teacher, "")
+    return str(slm.distill.run(recipe.model_copy(update={"distill": DistillConfig(threads=1, unit_tokens=900)})).path)
+
+
+def reading(make_recipe, name, teacher, store, distill=None, **changes):
+    """A student that reads a store."""
+    recipe = taught(make_recipe, name, teacher, **changes)
+    settings = {"source": "store", "teacher": str(teacher.folder("train")), "cross_entropy": 0.2, **(distill or {})}
+    objective = ObjectiveConfig.model_validate({"kind": "distill", "distill": settings})
+    artifacts = recipe.artifacts.model_copy(update={"distill": store})
+    return recipe.model_copy(update={"objective": objective, "artifacts": artifacts})
 
 
 def rows(recipe, kind="train"):
@@ -69,6 +89,112 @@ def test_it_goes_on_bit_for_bit_after_dying(make_recipe, teacher, train_dying_in
     assert figures(broken) == figures(recipe)
 
 
+def test_a_student_of_a_store_comes_nearer_to_the_teacher_that_it_never_meets(make_recipe, teacher, store, monkeypatch):
+    monkeypatch.delattr(distill, "load_model")
+    recipe = reading(make_recipe, "reader", teacher, store, {"teacher": ""}, tokens=32 * 256)
+    end = slm.train.run(recipe)
+    distances = [row["divergence"] for row in rows(recipe)]
+    assert sum(distances[-4:]) < 0.9 * sum(distances[:4])
+    assert all(0 <= row["teacher_agreement"] <= 1 for row in rows(recipe))
+    parents = end.manifest["parents"]
+    assert parents["distill"]["fingerprint"] == recipe.artifact("distill").fingerprint
+    assert "teacher" not in parents
+
+
+def test_of_all_tokens_a_store_teaches_what_the_teacher_does(make_recipe, teacher):
+    """With every token kept nothing is lost but half precision; step by step the same figures."""
+    every = reading(make_recipe, "every", teacher, "", {"divergence": "jsd"})
+    store = {"method": "top_k", "kept": 400, "threads": 1}
+    every = every.model_copy(update={"distill": DistillConfig.model_validate(store)})
+    slm.distill.run(every)
+    online = taught(make_recipe, "online", teacher)
+    for recipe in (every, online):
+        slm.train.run(recipe)
+    for stored, asked in zip(rows(every), rows(online), strict=True):
+        assert stored["loss"] == pytest.approx(asked["loss"], rel=1e-3)
+        assert stored["divergence"] == pytest.approx(asked["divergence"], rel=1e-2)
+        assert stored["teacher_agreement"] == asked["teacher_agreement"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"curriculum": {"lengths": [8], "shares": [0.5]}}], ids=["whole", "cut"])
+def test_a_student_of_a_store_goes_on_bit_for_bit(
+    make_recipe, teacher, store, train_dying_in, hashes, figures, changes
+):
+    name = "cut" if changes else "rows"
+    recipe, broken = (
+        reading(make_recipe, f"{name}-{end}", teacher, store, save_every_steps=2, **changes)
+        for end in ("unbroken", "dying")
+    )
+    slm.train.run(recipe)
+    train_dying_in(broken, 4)
+    assert hashes(broken) == hashes(recipe)
+    assert figures(broken) == figures(recipe)
+
+
+def test_micro_batches_and_cuts_take_the_stored_rows_with_their_own(make_recipe, teacher, store):
+    def seen(**changes):
+        recipe = reading(make_recipe, "looked-into", teacher, store, **changes)
+        run = loop.prepare(recipe, slm.train.specification(recipe))
+        batches = loop.next_batches(run, recipe, 256)
+        parts = [
+            (b.tokens_BT.flatten(), b.stored.ids_BTK.flatten(0, 1), b.stored.values_BTF.flatten()) for b in batches
+        ]
+        return [torch.cat(each) for each in zip(*parts, strict=True)]
+
+    whole, halves, cut = (
+        seen(**changes)
+        for changes in (
+            {"micro_batch_rows": 8},
+            {"micro_batch_rows": 2},
+            {"curriculum": {"lengths": [8], "shares": [0.5]}},
+        )
+    )
+    for other in (halves, cut):
+        assert all(torch.equal(*pair) for pair in zip(whole, other, strict=True))
+
+
+def test_a_poisoned_step_of_a_student_of_a_store_is_left_out(make_recipe, teacher, store, monkeypatch):
+    honest, steps = loop.forward_backward, iter(range(1, 99))
+
+    def sick(*arguments):
+        loss, norm = honest(*arguments)
+        return (float("nan"), norm) if next(steps) == 3 else (loss, norm)
+
+    monkeypatch.setattr(loop, "forward_backward", sick)
+    recipe = reading(make_recipe, "poisoned", teacher, store)
+    slm.train.run(recipe)
+    assert [row["step"] for row in rows(recipe, "skip")] == [3]
+    ledger = (recipe.folder("train") / "ledger.jsonl").read_text()
+    assert '"compute"' in ledger
+
+
+def test_a_store_that_does_not_fit_is_refused(make_recipe, teacher, store):
+    def refused(name, match, settings=None, place=store):
+        recipe = reading(make_recipe, name, teacher, place, settings)
+        with pytest.raises(UserError, match=match):
+            slm.train.run(recipe)
+
+    refused(
+        "warmer", r"distill\.temperature \(2\) must be that of the store in .* \(1\); set it so", {"temperature": 2.0}
+    )
+    refused("backward", r"divergence \(reverse_kl\) cannot be had from draws", {"divergence": "reverse_kl"})
+    refused("absent", r"there is no distill in nowhere; .* or name another by artifacts\.distill", place="nowhere")
+    stranger = make_recipe("stranger", **SHORT)
+    slm.train.run(stranger.model_copy(update={"seed": 9}))
+    other = str(stranger.folder("train"))
+    refused("untaught", r"\(distill\) was made from teacher \w+, but .*stranger.* is \w+", {"teacher": other})
+
+
+def test_a_store_of_other_rows_is_refused(make_recipe, teacher, store):
+    recipe = reading(make_recipe, "elsewhere", teacher, store)
+    longer = recipe.model_copy(update={"run": "longer", "shards": recipe.shards.model_copy(update={"seq_len": 64})})
+    own = {"artifacts": recipe.artifacts.model_copy(update={"shards": "", "distill": ""})}
+    slm.shards.run(longer.model_copy(update=own))
+    places = recipe.artifacts.model_copy(update={"shards": str(longer.folder("train").parent / "shards")})
+    with pytest.raises(UserError, match=r"\(distill\) was made from shards \w+, but .*longer/shards is \w+"):
+        slm.train.run(recipe.model_copy(update={"artifacts": places, "shards": longer.shards}))
+
+
 def test_a_teacher_that_is_not_there_is_refused(make_recipe, teacher):
     recipe = taught(make_recipe, "orphan", teacher)
     nobody = recipe.objective.distill.model_copy(update={"teacher": "nowhere"})
@@ -84,8 +210,10 @@ def test_a_teacher_that_is_not_there_is_refused(make_recipe, teacher):
         ({"distill": {"teacher": "x"}}, "has no effect on kind next_token"),
         ({"kind": "distill", "distill": {"teacher": "x"}, "z_loss": 1e-4}, "have no effect on kind distill"),
         ({"kind": "distill", "distill": {"teacher": "x", "beta": 0.2}}, "has no effect on forward_kl"),
+        ({"distill": {"source": "store"}}, "distill.source has no effect on kind next_token"),
+        ({"kind": "distill", "distill": {"source": "store", "on_policy": 0.5}}, "on_policy needs the teacher itself"),
     ],
-    ids=["no teacher", "no distillation", "penalties", "beta"],
+    ids=["no teacher", "no distillation", "penalties", "beta", "no store", "own words of a store"],
 )
 def test_settings_without_effect_are_refused(content, finding):
     with pytest.raises(ValueError, match=finding):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +27,23 @@ class Dropout:
     """One for each row of the batch."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a teacher was written down to say of the next token at each position, [B, T, ...].
+
+    `sampled`: `ids_BTK` int32 are its likeliest token and then draws of its distribution, and `values_BTF` float32 its
+    entropy in nats, [B, T, 1]. Else they are its likeliest tokens in order and the probability of each, [B, T, K].
+    """
+
+    ids_BTK: Tensor
+    values_BTF: Tensor
+    sampled: bool
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Stored:
+        """The same of changed tensors."""
+        return replace(self, ids_BTK=change(self.ids_BTK), values_BTF=change(self.values_BTF))
+
+
 @dataclass(slots=True)
 class Batch:
     """Packed rows. B rows of T tokens; several documents may share a row.
@@ -36,6 +54,7 @@ class Batch:
     in training only, and only in steps in which something is left out.
     `sources_B` int64, the number of each row's source, where there are two or more.
     `own` where the targets are what the model that is trained has written itself.
+    `stored` is what a teacher says of the rows, where a store of that is read.
     """
 
     tokens_BT: Tensor
@@ -46,12 +65,15 @@ class Batch:
     dropout: Dropout | None = None
     sources_B: Tensor | None = None
     own: bool = False
+    stored: Stored | None = None
 
     def to(self, device: str) -> Batch:
         """The same batch on `device`."""
-        there = {
+        there: dict[str, Any] = {
             name: getattr(self, name).to(device, non_blocking=True)
             for name in ("tokens_BT", "targets_BT", "documents_BT", "positions_BT", "sources_B")
             if getattr(self, name) is not None
         }
+        if self.stored is not None:
+            there["stored"] = self.stored.each(lambda tensor: tensor.to(device, non_blocking=True))
         return replace(self, **there)

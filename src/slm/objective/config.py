@@ -12,9 +12,12 @@ from slm.core.config import Config, neutral
 class DistillConfig(Config):
     """Learning from a teacher's distributions instead of, or beside, the text alone."""
 
+    source: Literal["teacher", "store"] = "teacher"
+    """Who is asked: the teacher, in memory beside the student; or what slm distill stored of it for these shards, which
+    lies in the run or is named by artifacts.distill."""
     teacher: str = neutral("")
     """Checkpoint of the teacher: a run's folder, its train folder or one step of it, with this run's tokenizer. The run
-    is made from its fingerprint, not its path."""
+    is made from its fingerprint, not its path. With a store that is there already it need not be named."""
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
     """From the student's distribution to the teacher's: KL(p | q), which covers all that the teacher says; KL(q | p),
     which keeps to what it says most; or between the two, by beta."""
@@ -36,6 +39,10 @@ class DistillConfig(Config):
             raise ValueError(f"beta ({self.beta:g}) has no effect on {self.divergence}; leave it out")
         if not self.on_policy and self.on_policy_temperature != 1:
             raise ValueError("on_policy_temperature has no effect where on_policy is 0; leave it out")
+        if self.on_policy and self.source == "store":
+            raise ValueError(
+                "on_policy needs the teacher itself, which knows what the student writes; set source=teacher"
+            )
         return self
 
 
@@ -50,13 +57,22 @@ class ObjectiveConfig(Config):
     z_loss: float = Field(0.0, ge=0)
     """Weight of log(Z)^2, which keeps logits from drifting (PaLM uses 1e-4)."""
 
+    @property
+    def reads_store(self) -> bool:
+        """Whether what is learned comes from a store that slm distill makes."""
+        return self.kind == "distill" and self.distill.source == "store"
+
     @model_validator(mode="after")
     def _kinds_have_their_settings(self) -> ObjectiveConfig:
-        if self.kind == "distill" and not self.distill.teacher:
+        if self.kind == "distill" and self.distill.source == "teacher" and not self.distill.teacher:
             raise ValueError("kind distill needs a teacher; name a checkpoint with distill.teacher")
         if self.kind == "distill" and (self.label_smoothing or self.z_loss):
             raise ValueError("label_smoothing and z_loss have no effect on kind distill; leave them out")
-        for key in ("teacher", "on_policy"):
-            if self.kind != "distill" and getattr(self.distill, key):
+        for key, given in (
+            ("teacher", self.distill.teacher),
+            ("source", self.distill.source == "store"),
+            ("on_policy", self.distill.on_policy),
+        ):
+            if self.kind != "distill" and given:
                 raise ValueError(f"distill.{key} has no effect on kind {self.kind}; set kind to distill")
         return self

@@ -1,8 +1,9 @@
-"""How far a student's next-token distribution is from a teacher's, in one step with the output heads, in chunks.
+"""How far a student's next-token distribution is from a teacher's, in one step with the output head, in chunks.
 
-In: hidden states and heads of both, target ids. Out: the sum over targets of a * cross-entropy + (1 - a) * tau^2 * D,
-differentiable by the student's hidden states and head, with D of the distributions at temperature tau (Hinton et al.
-2015, arXiv 1503.02531, whose tau^2 keeps gradients of one size):
+In: the student's hidden states and head, target ids, and what says D of a chunk of logits: a teacher's hidden states
+and head (`against_teacher`), or what was stored of its distributions (`slm.objective.stored`). Out: the sum over
+targets of a * cross-entropy + (1 - a) * tau^2 * D, differentiable by the student's hidden states and head, with D of
+the distributions at temperature tau (Hinton et al. 2015, arXiv 1503.02531, whose tau^2 keeps gradients of one size):
 
 - `forward_kl`  KL(p | q), p the teacher's and q the student's;
 - `reverse_kl`  KL(q | p);
@@ -41,6 +42,11 @@ class Divergence(NamedTuple):
     """The share a of the cross-entropy."""
 
 
+Against = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""Rows [C] and the student's logits there, float32 [C, V], to D of each row [C], its slopes by the logits [C, V], and
+the token that the teacher finds likeliest [C]."""
+
+
 class Sums(NamedTuple):
     """What the targets come to, float32 scalars."""
 
@@ -55,14 +61,23 @@ class Sums(NamedTuple):
 
 
 def linear_divergence(
-    hidden_ND: Tensor, weight_VD: Tensor, teacher_NE: Tensor, teacher_VE: Tensor, targets_N: Tensor, how: Divergence
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, against: Against, how: Divergence
 ) -> Sums:
     """The sums over the targets that are not `IGNORED`; under autocast the products run in its type."""
-    dtype = hidden_ND.dtype
-    if torch.is_autocast_enabled(hidden_ND.device.type):
-        dtype = torch.get_autocast_dtype(hidden_ND.device.type)
     apply = cast("Callable[..., tuple[Tensor, ...]]", _LinearDivergence.apply)
-    return Sums(*apply(hidden_ND, weight_VD, teacher_NE, teacher_VE, targets_N, how, dtype))
+    return Sums(*apply(hidden_ND, weight_VD, targets_N, against, how, _product_type(hidden_ND)))
+
+
+def against_teacher(teacher_NE: Tensor, teacher_VE: Tensor, how: Divergence) -> Against:
+    """D from a teacher's hidden states and head."""
+    dtype = _product_type(teacher_NE)
+    head = teacher_VE.to(dtype)
+
+    def against(rows_C: Tensor, student_CV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        teacher_CV = (teacher_NE[rows_C].to(dtype) @ head.T).float()
+        return *divergence(student_CV, teacher_CV, how), teacher_CV.argmax(-1)
+
+    return against
 
 
 def divergence(student_CV: Tensor, teacher_CV: Tensor, how: Divergence) -> tuple[Tensor, Tensor]:
@@ -85,11 +100,11 @@ def divergence(student_CV: Tensor, teacher_CV: Tensor, how: Divergence) -> tuple
 class _LinearDivergence(torch.autograd.Function):
     @staticmethod
     def forward(
-        context: Any, hidden_ND: Tensor, weight_VD: Tensor, teacher_NE: Tensor, teacher_VE: Tensor, targets_N: Tensor,
-        how: Divergence, dtype: torch.dtype,
+        context: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, against: Against, how: Divergence,
+        dtype: torch.dtype,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         kept_N = (targets_N != IGNORED).nonzero()[:, 0]  # the others have no logits at all
-        hidden, weight, head = hidden_ND[kept_N].to(dtype), weight_VD.to(dtype), teacher_VE.to(dtype)
+        hidden, weight = hidden_ND[kept_N].to(dtype), weight_VD.to(dtype)
         grad_hidden, grad_weight = torch.zeros_like(hidden_ND), torch.zeros_like(weight_VD, dtype=torch.float32)
         total, nats, distance, agreed = (torch.zeros((), dtype=torch.float32, device=hidden.device) for _ in range(4))
         scale = (1 - how.cross_entropy) * how.temperature**2
@@ -97,17 +112,16 @@ class _LinearDivergence(torch.autograd.Function):
             mine = slice(begin, begin + CHUNK_ROWS)
             rows = kept_N[mine]
             student_CV = (hidden[mine] @ weight.T).float()
-            teacher_CV = (teacher_NE[rows].to(dtype) @ head.T).float()
-            found_C, slope_CV = divergence(student_CV, teacher_CV, how)
-            log_q = student_CV.log_softmax(-1)
+            found_C, slope_CV, likeliest_C = against(rows, student_CV)
+            normaliser_C1 = student_CV.logsumexp(-1, keepdim=True)
             targets_C1 = targets_N[rows, None]
-            nats_C = -log_q.gather(1, targets_C1)[:, 0]
-            agreed += (student_CV.argmax(-1) == teacher_CV.argmax(-1)).sum()
+            nats_C = (normaliser_C1 - student_CV.gather(1, targets_C1))[:, 0]
+            agreed += (student_CV.argmax(-1) == likeliest_C).sum()
             nats, distance = nats + nats_C.sum(), distance + found_C.sum()
             total = total + how.cross_entropy * nats_C.sum() + scale * found_C.sum()
             slope_CV *= scale
             if how.cross_entropy:
-                slope_CV += how.cross_entropy * log_q.exp()
+                slope_CV += how.cross_entropy * (student_CV - normaliser_C1).exp_()
                 slope_CV.scatter_add_(
                     1, targets_C1, torch.full_like(targets_C1, -how.cross_entropy, dtype=slope_CV.dtype)
                 )
@@ -121,4 +135,9 @@ class _LinearDivergence(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = context.saved_tensors
-        return grad_hidden * grads[0], grad_weight * grads[0], None, None, None, None, None
+        return grad_hidden * grads[0], grad_weight * grads[0], None, None, None, None
+
+
+def _product_type(hidden_ND: Tensor) -> torch.dtype:
+    kind = hidden_ND.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden_ND.dtype

@@ -68,9 +68,10 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         prefetch_steps: int = 1,
+        store: Artifact | None = None,
     ) -> None:
         check_division(batch_rows, micro_batch_rows, world_size)
-        self.reader = ShardReader(artifact, "train")
+        self.reader = ShardReader(artifact, "train", store)
         if not self.reader.num_rows:
             raise UserError(f"{artifact.path} holds no train rows; make the shards again from a corpus with text")
         parts = plan_parts(artifact, seed)
@@ -183,8 +184,7 @@ class Loader:
         batches: list[Batch] = []
         for first in range(0, len(mine), at_once):
             asked = mine[first : first + at_once]
-            tokens_NT, lengths = self.reader.rows(asked)
-            batches += collate_parts(tokens_NT, lengths, self.reader.pad_id, micro, self.reader.learned(asked))
+            batches += read_batches(self.reader, asked, micro)
         if len(self._source_starts) > 1:
             sources = torch.from_numpy(np.searchsorted(self._source_starts, mine, side="right") - 1)
             for batch, sources_B in zip(batches, torch.split(sources, micro), strict=True):
@@ -201,8 +201,19 @@ class Loader:
 
 def read_batch(reader: ShardReader, rows: Sequence[int]) -> Batch:
     """Rows of the shards as one `Batch`."""
+    return read_batches(reader, rows, len(rows))[0]
+
+
+def read_batches(reader: ShardReader, rows: Sequence[int] | Indices, part_rows: int) -> list[Batch]:
+    """Rows of the shards as a `Batch` of each `part_rows`, which divide them, with what a teacher said where stored."""
     tokens_NT, lengths = reader.rows(rows)
-    return collate_parts(tokens_NT, lengths, reader.pad_id, len(tokens_NT), reader.learned(rows))[0]
+    batches = collate_parts(tokens_NT, lengths, reader.pad_id, part_rows, reader.learned(rows))
+    if reader.stored is not None:
+        whole = reader.stored.rows(rows)
+        for number, batch in enumerate(batches):
+            mine = slice(number * part_rows, (number + 1) * part_rows)
+            batch.stored = whole.each(lambda tensor, mine=mine: tensor[mine])  # type: ignore[misc]
+    return batches
 
 
 def collate(tokens_BT: NDArray[Any], lengths: Sequence[NDArray[np.int32]], pad_id: int) -> Batch:

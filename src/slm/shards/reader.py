@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from slm.core.artifact import Artifact
 from slm.core.errors import DamagedError, UserError
+from slm.shards.store import StoreReader
 
 Split = Literal["train", "validation"]
 WAY_OUT = "delete the folder of the shards and make them again"
@@ -30,8 +31,10 @@ WAY_OUT = "delete the folder of the shards and make them again"
 class ShardReader:
     """The rows of one split, numbered over its files; train rows lie source by source."""
 
-    def __init__(self, artifact: Artifact, split: Split) -> None:
+    def __init__(self, artifact: Artifact, split: Split, store: Artifact | None = None) -> None:
         counts = artifact.counts
+        self.stored = None if store is None else StoreReader(store)
+        """What a teacher said of the rows, where a store of that is given."""
         self.seq_len = int(counts["seq_len"])
         self.vocab_size = int(counts["vocab_size"])
         self.pad_id = int(counts["pad_id"])

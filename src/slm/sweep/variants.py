@@ -28,8 +28,8 @@ Settings = Mapping[str, Any]
 
 
 def make_shared(recipe: Recipe) -> None:
-    """Text, vocabulary and rows that all variants train on, unless they are there."""
-    for stage in SHARED:
+    """Text, vocabulary, rows and the teacher's store, where one is read, of all variants, unless they are there."""
+    for stage in (*SHARED, *(["distill"] if recipe.objective.reads_store else [])):
         if not getattr(recipe.artifacts, stage):
             importlib.import_module(f"slm.{stage}").run(recipe)
 
@@ -38,6 +38,7 @@ def variant(recipe: Recipe, name: str, settings: Settings) -> Recipe:
     """The recipe with other settings, as run `name` below its own; `ProblemsError` where they do not fit together."""
     values = recipe.resolved()
     shared = {f"artifacts.{stage}": str(recipe.folder(stage)) for stage in SHARED}
+    values["artifacts"]["distill"] = ""  # until it is known whether the variant reads the store
     for key, value in {**shared, "run": f"{recipe.run}/{name}", **settings}.items():
         *sections, last = key.split(".")
         place = values
@@ -45,7 +46,11 @@ def variant(recipe: Recipe, name: str, settings: Settings) -> Recipe:
             place[section] = place[section] or {}  # a section that is absent
             place = place[section]
         place[last] = value
-    return build_recipe(values)
+    made = build_recipe(values)
+    if not made.objective.reads_store:
+        return made
+    places = made.artifacts.model_copy(update={"distill": str(recipe.folder("distill"))})
+    return made.model_copy(update={"artifacts": places})
 
 
 def evaluated(recipe: Recipe, kind: str, changes: Mapping[str, Settings]) -> dict[str, list[Artifact]]:

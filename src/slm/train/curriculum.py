@@ -54,4 +54,5 @@ def cut(batch: Batch, length: int) -> Batch:
         documents_BT=documents_NL,
         positions_BT=positions_NL,
         sources_B=None if batch.sources_B is None else batch.sources_B.repeat_interleave(pieces),
+        stored=batch.stored and batch.stored.each(lambda tensor: tensor.view(-1, length, tensor.shape[-1])),
     )

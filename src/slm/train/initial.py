@@ -11,6 +11,7 @@ Muon, AdamW and the parametrization's learning rates apply as ever; the sizes th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,26 @@ def teacher_of(recipe: Recipe, tokenizer: Artifact) -> Artifact:
         raise UserError(
             f"objective.distill.teacher ({where}) reads {longest:,} tokens, but rows have {recipe.shards.seq_len:,}; "
             "lower shards.seq_len or take a teacher for longer texts"
+        )
+    return found
+
+
+def store_of(recipe: Recipe, parents: Mapping[str, Artifact]) -> Artifact:
+    """The teacher's stored distributions; refused unless of these very rows, this teacher and these settings."""
+    found, settings = recipe.artifact("distill"), recipe.objective.distill
+    for name in ("shards", "tokenizer"):
+        require_parent(found, name, parents[name])
+    if settings.teacher:
+        require_parent(found, "teacher", teacher_of(recipe, parents["tokenizer"]))
+    if settings.temperature != found.counts["temperature"]:
+        raise UserError(
+            f"objective.distill.temperature ({settings.temperature:g}) must be that of the store in {found.path} "
+            f"({found.counts['temperature']:g}); set it so, or make another store"
+        )
+    if settings.divergence != "forward_kl" and found.counts["method"] == "samples":
+        raise UserError(
+            f"objective.distill.divergence ({settings.divergence}) cannot be had from draws, which {found.path} holds; "
+            "set it to forward_kl, make a store with distill.method=top_k, or set objective.distill.source=teacher"
         )
     return found
 

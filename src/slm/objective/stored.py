@@ -1,0 +1,63 @@
+"""The divergence from what was stored of a teacher's distributions, without the teacher.
+
+In: a chunk of the student's logits and, for each row, ids and values of a store (see `Stored`). Out: D of each row, its
+slopes by the logits, and the token that the teacher finds likeliest.
+
+- Draws: KL(p | q) is, but for the teacher's entropy, the mean of -log q over draws from p, and its slope q minus the
+  share of each token among the draws. Both are linear in those shares, whose expectation is p, so loss and gradient are
+  right in expectation whatever the number of draws (arXiv 2503.16870). Reverse KL and JSD are not linear in p, so they
+  cannot be had from draws.
+- The likeliest tokens: all others count as one more outcome, for teacher and student alike, so the divergence is that
+  of the two coarser distributions; never above that of the whole ones, and equal to it where all tokens are kept. Any
+  divergence can be had so, but what the teacher says among the others is lost, which biases the student.
+
+Distributions are those at the temperature; slopes follow `divergence`. Shapes: C rows, V vocabulary, K ids of a row,
+S draws.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from slm.core.batch import Stored
+from slm.objective.divergence import Against, Divergence, divergence
+
+
+def against_stored(stored: Stored, how: Divergence) -> Against:
+    """D from the rows of a store."""
+    ids_NK, values_NF = (tensor.flatten(0, 1) for tensor in (stored.ids_BTK, stored.values_BTF))
+    compare = from_draws if stored.sampled else from_likeliest
+
+    def against(rows_C: Tensor, student_CV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ids_CK = ids_NK[rows_C].long()
+        return *compare(student_CV, ids_CK, values_NF[rows_C], how), ids_CK[:, 0]
+
+    return against
+
+
+def from_draws(student_CV: Tensor, ids_CK: Tensor, entropy_C1: Tensor, how: Divergence) -> tuple[Tensor, Tensor]:
+    """An unbiased estimate of KL(p | q) and of its slopes; the first of the ids is the likeliest and no draw."""
+    log_q_CV = (student_CV / how.temperature).log_softmax(-1)
+    draws_CS = ids_CK[:, 1:]
+    found_C = -log_q_CV.gather(1, draws_CS).mean(1) - entropy_C1[:, 0]
+    slope_CV = log_q_CV.exp_()
+    share = slope_CV.new_full((), -1 / draws_CS.shape[1]).expand(draws_CS.shape)
+    return found_C, slope_CV.scatter_add_(1, draws_CS, share).div_(how.temperature)
+
+
+def from_likeliest(student_CV: Tensor, ids_CK: Tensor, p_CK: Tensor, how: Divergence) -> tuple[Tensor, Tensor]:
+    """D of the distributions over the kept tokens and all others as one, and its slopes by all logits."""
+    tail_C1 = (1 - p_CK.sum(-1, keepdim=True)).clamp_min(0)
+    log_p = torch.cat([p_CK, tail_C1], -1).clamp_min(torch.finfo(torch.float32).tiny).log()
+    log_q_CV = (student_CV / how.temperature).log_softmax(-1)
+    others_CV = log_q_CV.scatter(1, ids_CK, -torch.inf)
+    others_C1 = others_CV.logsumexp(-1, keepdim=True).clamp_min(NEVER)  # of none, where all tokens are kept
+    coarse = torch.cat([log_q_CV.gather(1, ids_CK), others_C1], -1)
+    found_C, slope = divergence(coarse * how.temperature, log_p * how.temperature, how)
+    slope_CV = (others_CV - others_C1).exp_().mul_(slope[:, -1:])  # the slope of others_C1, by softmax among them
+    return found_C, slope_CV.scatter_(1, ids_CK, slope[:, :-1])
+
+
+NEVER = -100.0
+"""The logarithm of a probability of nothing in float32."""
