@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch
 
 from slm.core.errors import DamagedError, UserError
 from slm.model.config import LoraConfig, ModelConfig
+from slm.model.four_bits import FourBits
 from slm.model.hugging_face import save_pretrained
 from slm.model.lora import Adapter, adapter_of, attach, detach, fresh, load_adapter, merge, save_adapter
 from slm.model.transformer import Transformer, build
@@ -67,6 +69,29 @@ def test_merging_keeps_the_outputs(base: Transformer, kind: str) -> None:
     merge(base)
     torch.testing.assert_close(logits(base), beside, atol=1e-5, rtol=0)
     assert set(base.state_dict()) == set(build(base.config, seed=0).state_dict())
+
+
+@pytest.mark.parametrize("kind", ["int4", "nf4"])
+def test_beside_a_base_in_4_bits_adapters_learn_and_merge_into_what_the_codes_stand_for(
+    shape: Callable[..., ModelConfig], kind: str
+) -> None:
+    base = build(shape(width=64, ffn_width=128, head_dim=32), seed=1)
+    rounded = copy.deepcopy(base)
+    for name, matrix in rounded.named_modules():
+        if name.startswith("blocks.") and isinstance(matrix, torch.nn.Linear):
+            matrix.weight.data = FourBits(matrix.weight, kind, name).dense()
+    attach(base, fresh(base, LoraConfig(rank=4, base=kind), seed=2))
+    torch.testing.assert_close(logits(base), logits(rounded), atol=1e-5, rtol=0)
+    held = {name for name in base.state_dict() if name.startswith("blocks.") and "norm" not in name}
+    assert {name.rpartition(".")[2] for name in held} == {"a", "b"}
+    base(TOKENS_BT).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in base.parameters() if p.requires_grad)
+    detach(base)
+    attach(base, trained(base, base=kind))
+    beside = logits(base)
+    merge(base)
+    torch.testing.assert_close(logits(base), beside, atol=1e-5, rtol=0)
+    assert base.state_dict().keys() == build(base.config, seed=0).state_dict().keys()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,6 +7,7 @@ import torch
 
 import slm.train
 from slm.model.config import LoraConfig
+from slm.model.four_bits import FourBits
 from slm.model.load import load_model, load_tensors
 from slm.train.config import TrainConfig
 
@@ -57,6 +58,20 @@ def test_it_goes_on_bit_for_bit_after_dying(make_recipe, base, train_dying_in, h
     assert figures(broken) == figures(recipe)
 
 
+def test_beside_a_base_in_4_bits_it_goes_on_bit_for_bit_too(make_recipe, base, train_dying_in, hashes, figures):
+    settings = {"save_every_steps": 2, "lora": {"rank": 4, "alpha": 8, "base": "nf4", "targets": ["ffn.down"]}}
+    recipe, broken = (begun(make_recipe, f"{name}-nf4", base, **settings) for name in ("whole", "broken"))
+    slm.train.run(recipe)
+    train_dying_in(broken, 4)
+    assert hashes(broken) == hashes(recipe)
+    assert figures(broken) == figures(recipe)
+    before, after = load_tensors(base.artifact("train").path), load_tensors(recipe.artifact("train").path)
+    name = "blocks.0.ffn.down"
+    adapter = load_tensors(recipe.artifact("train").path, stem="adapter")
+    wanted = FourBits(before[f"{name}.weight"], "nf4", name).dense() + 2 * adapter[f"{name}.b"] @ adapter[f"{name}.a"]
+    torch.testing.assert_close(after[f"{name}.weight"], wanted, atol=1e-6, rtol=0)
+
+
 def test_a_run_may_begin_with_what_adapters_made_of_another(make_recipe, base):
     first = begun(make_recipe, "first", base)
     slm.train.run(first)
@@ -73,8 +88,12 @@ def test_a_run_may_begin_with_what_adapters_made_of_another(make_recipe, base):
         ({"ema_decay": 0.9}, "cannot be combined with ema_decay"),
         ({"precision": "bf16_weights"}, "cannot be combined with precision=bf16_weights"),
         ({"lora": {"targets": ["attention.q", "attention.q"]}}, "names a matrix twice"),
+        (
+            {"lora": {"base": "nf4"}, "parallel": "full_shard"},
+            r"lora cannot be combined with parallel=full_shard \(lora.base is nf4\)",
+        ),
     ],
-    ids=["nothing beside it", "muon", "average", "bf16 weights", "twice"],
+    ids=["nothing beside it", "muon", "average", "bf16 weights", "twice", "4 bits in shards"],
 )
 def test_what_cannot_be_is_refused(change, finding):
     with pytest.raises(ValueError, match=finding):

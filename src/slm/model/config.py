@@ -59,6 +59,10 @@ class LoraConfig(Config):
     """Train the length of each row apart from its direction (DoRA, arXiv 2402.09353)."""
     rslora: bool = False
     """Scale by sqrt(rank), so that higher ranks learn as fast (arXiv 2312.03732)."""
+    base: Literal["float", "int4", "nf4"] = "float"
+    """How the frozen matrices are held while adapters are trained: as they are, or in 4 bits a weight (QLoRA, arXiv
+    2305.14314), on the grid of `compress` or the quantiles of a normal distribution. Checkpoints then hold what these
+    stand for, with the adapter merged."""
 
     @property
     def scale(self) -> float:

@@ -9,6 +9,8 @@ take turns on one base; `merge` writes W' into the matrices. Files are peft's: `
 `adapter_model.safetensors` with peft's names, so peft opens ours and we open peft's (tested, outputs equal). The
 base's fingerprint stands in the safetensors header, where peft leaves it alone.
 
+With `base` int4 or nf4 the frozen matrices are held in 4 bits (`four_bits`), and W stands for what these mean.
+
 What it does not do: dropout on an adapter's input (`train.dropout` leaves out parts of the stream instead), adapters of
 embeddings, head or norms, biases, ranks that differ by layer; peft folders that have any of these are refused by name.
 
@@ -18,7 +20,7 @@ Shapes: O rows and I columns of a matrix, R rank.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -30,7 +32,9 @@ from torch.nn import functional
 
 from slm.core.errors import DamagedError, UserError
 from slm.core.seeds import derive
+from slm.model import four_bits
 from slm.model.config import MATRICES, LoraConfig, Matrix
+from slm.model.four_bits import FourBits
 from slm.model.hugging_face import from_hf_name, to_hf_name
 from slm.model.load import read_json, read_safetensors
 from slm.model.transformer import Transformer
@@ -64,23 +68,29 @@ class LoraLinear(nn.Linear):
     a: nn.Parameter
     b: nn.Parameter
     magnitude: nn.Parameter | None
+    codes: FourBits | None
+    """The matrix where it is held in 4 bits; `weight` is None then."""
 
     @staticmethod
-    def around(linear: nn.Linear, config: LoraConfig, tensors: dict[str, Tensor]) -> LoraLinear:
-        """`linear`, its weight shared and frozen, with an adapter beside it."""
+    def around(linear: nn.Linear, lora: LoraConfig, tensors: dict[str, Tensor], name: str) -> LoraLinear:
+        """`linear`, its weight shared (or held in 4 bits) and frozen, with an adapter beside it."""
         with torch.device("meta"):
             made = LoraLinear(linear.in_features, linear.out_features, bias=False)
-        made.weight = nn.Parameter(linear.weight.detach(), requires_grad=False)
+        made.codes = None if lora.base == "float" else FourBits(linear.weight, lora.base, name)
+        if made.codes is None:
+            made.weight = nn.Parameter(linear.weight.detach(), requires_grad=False)
+        else:
+            made.register_parameter("weight", None)
         own = {name: nn.Parameter(tensor.to(linear.weight.device, torch.float32)) for name, tensor in tensors.items()}
         made.a, made.b, made.magnitude = own["a"], own["b"], own.get("magnitude")
-        made.scale = config.scale
+        made.scale = lora.scale
         return made
 
     scale: float
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., I] to [..., O]."""
-        out = functional.linear(x, self.weight)
+        out = functional.linear(x, self.weight) if self.codes is None else four_bits.linear(x, self.codes)
         added = functional.linear(functional.linear(x, self.a), self.b) * self.scale
         if self.magnitude is None:
             return out + added
@@ -93,10 +103,20 @@ class LoraLinear(nn.Linear):
         whole = self._sum(torch.float64)
         if self.magnitude is not None:
             whole *= (self.magnitude.double() / whole.norm(dim=1))[:, None]
-        return whole.to(self.weight.dtype)
+        return whole.to(self.frozen().dtype)
+
+    def frozen(self) -> Tensor:
+        """W [O, I]; where it is held in 4 bits, what the codes stand for."""
+        return self.weight if self.codes is None else self.codes.dense().to(self.codes.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LoraLinear:
+        if self.codes is not None:
+            self.codes.to(fn(torch.empty(0, device=self.codes.packed.device)).device)
+        made: LoraLinear = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return made
 
     def _sum(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        return self.weight.to(dtype) + self.scale * (self.b.detach().to(dtype) @ self.a.detach().to(dtype))
+        return self.frozen().to(dtype) + self.scale * (self.b.detach().to(dtype) @ self.a.detach().to(dtype))
 
 
 def fresh(model: Transformer, config: LoraConfig, seed: int) -> Adapter:
@@ -119,13 +139,13 @@ def attach(model: Transformer, adapter: Adapter) -> None:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for name, linear in list(_matrices(model, adapter.config.targets)):
-        _put(model, name, LoraLinear.around(linear, adapter.config, adapter.tensors[name]))
+        _put(model, name, LoraLinear.around(linear, adapter.config, adapter.tensors[name], name))
 
 
 def detach(model: Transformer) -> None:
     """The model as it was before `attach`, all its weights trainable."""
     for name, module in list(_attached(model)):
-        _put(model, name, _plain(module, module.weight))
+        _put(model, name, _plain(module, module.frozen()))
     for parameter in model.parameters():
         parameter.requires_grad_(True)
 

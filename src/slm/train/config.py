@@ -405,6 +405,8 @@ class TrainConfig(Config):
             "sparsity": self.sparsity != "none",
             "quantization": bool(self.quantization.bits),
             "precision=bf16_weights": self.precision == "bf16_weights",
+            f"parallel={self.parallel} (lora.base is {self.lora.base})": self.lora.base != "float"
+            and self.parallel not in ("auto", "single", "ddp"),
         }
         if found := [name for name, given in against.items() if given]:
             raise ValueError(f"lora cannot be combined with {', '.join(found)}; leave one of them out")
