@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 
 from slm.core.config import Config, neutral
 from slm.evaluate.tasks.config import CHOICE as CHOICE
-from slm.evaluate.tasks.config import HarnessConfig, JudgeConfig, SandboxConfig
+from slm.evaluate.tasks.config import HarnessConfig, SandboxConfig
 from slm.evaluate.tasks.config import TaskConfig as TaskConfig
+from slm.serve.config import ServerConfig
 
 Control = Literal["random", "unigram"]
 
@@ -44,7 +45,8 @@ class EvaluateConfig(Config):
     reply_tokens: int = Field(128, ge=1)
     """Longest of these answers: one that has not ended its turn by then has not kept to it."""
     harness: HarnessConfig = HarnessConfig()
-    judge: JudgeConfig = JudgeConfig()
+    judge: ServerConfig = ServerConfig()
+    """Who judges answers to open questions."""
     sandbox: SandboxConfig = SandboxConfig()
     batch_tokens: int = neutral(4_096, ge=1)
     """Positions scored in one forward pass; on a CPU larger is slower, on a GPU faster."""

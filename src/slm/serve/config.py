@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from slm.core.config import Config, neutral
 
@@ -18,6 +18,28 @@ class Timing(Config):
     """Length of the prompt whose reading is timed, at most half of the model's length."""
     answer_tokens: int = Field(64, ge=2)
     """Tokens whose generation is timed."""
+
+
+class ServerConfig(Config):
+    """A model behind a server that speaks OpenAI's chat protocol, such as vLLM's or llama.cpp's."""
+
+    url: str = ""
+    """Address up to /v1, such as http://localhost:8000/v1; empty leaves out what needs the server, with that reason."""
+    model: str = ""
+    """The model that is asked for; needed with url."""
+    key_variable: str = neutral("OPENAI_API_KEY")
+    """The environment variable that holds the key; a server without keys needs none."""
+    timeout_seconds: float = neutral(120.0, gt=0)
+    """Longest wait for an answer, of each attempt."""
+    attempts: int = neutral(3, ge=1)
+    """How often a question is asked before the server counts as stopped; the wait doubles from a second on, or is
+    what the server asks for (Retry-After), at most a minute."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> ServerConfig:
+        if bool(self.url) != bool(self.model):
+            raise ValueError("url and model go together: where the server is, and which model is asked for")
+        return self
 
 
 class ServeConfig(Config):

@@ -2,58 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import numpy as np
 import pytest
 
 from slm.core.errors import UserError
 from slm.evaluate.journal import Journal
 from slm.evaluate.scorer import Scorer
-from slm.evaluate.tasks import judge as module
-from slm.evaluate.tasks.config import JudgeConfig
 from slm.evaluate.tasks.items import read
 from slm.evaluate.tasks.judge import run_open_questions
+from slm.serve import openai_client
+from slm.serve.config import ServerConfig
+from tests.chat_server import ChatServer, Failure
 
 ROWS = [{"question_id": n, "turns": [f"a{n}", "b"]} for n in range(3)]
 
 
-class Judge:
+class Judge(ChatServer):
     """A server that gives what it is told to: words, or a status."""
 
     def __init__(self) -> None:
-        self.script: list[str | int] = []
-        self.asked: list[dict] = []
-        self.keys: list[str | None] = []
-        judge = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                judge.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                judge.keys.append(self.headers.get("Authorization"))
-                said = judge.script.pop(0) if judge.script else "Good. [[7]]"
-                self.send_response(said if isinstance(said, int) else 200)
-                self.end_headers()
-                body = {"choices": [{"message": {"content": said}}]} if isinstance(said, str) else {"error": "no"}
-                self.wfile.write(json.dumps(body if said != "odd" else {"odd": 1}).encode())
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        self.config = JudgeConfig(url=f"http://127.0.0.1:{self.server.server_port}/v1", model="some-judge")
+        super().__init__(lambda _: "Good. [[7]]")
+        self.config = ServerConfig(url=self.url, model="some-judge")
 
 
 @pytest.fixture
 def judge(monkeypatch):
-    monkeypatch.setattr(module, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(openai_client, "FIRST_WAIT_SECONDS", 0.01)
     made = Judge()
     yield made
-    made.server.shutdown()
-    made.server.server_close()
+    made.close()
 
 
 @pytest.fixture
@@ -89,7 +66,7 @@ def test_verdicts_without_a_rating_are_asked_for_again_and_then_counted(task, wi
 
 def test_a_judge_that_stops_loses_nothing(task, wide, judge, tmp_path):
     config = task("mt_bench", ROWS, max_tokens=4)
-    judge.script = ["[[4]]", "[[4]]", 503, 503, 503]
+    judge.script = ["[[4]]", "[[4]]", *[Failure(status=503)] * 3]
     sentence = (
         r"evaluate.judge.url \(http://127.*\) gave 2 of 6 verdicts and then none \(HTTPStatusError: .*503.*same com"
     )
@@ -105,7 +82,10 @@ def test_a_judge_that_stops_loses_nothing(task, wide, judge, tmp_path):
     assert sorted(one.value for one in outcome.results) == [4, 4, 7, 7, 7, 7]
 
 
-@pytest.mark.parametrize(("said", "requests", "reason"), [(401, 1, "401"), ("odd", 1, "no chat completion")])
+@pytest.mark.parametrize(
+    ("said", "requests", "reason"),
+    [(Failure(status=401), 1, "401"), (Failure(body=b'{"odd": 1}'), 1, "no chat completion")],
+)
 def test_what_will_not_pass_is_not_tried_again(task, wide, judge, said, requests, reason):
     judge.script = [said]
     config = task("mt_bench", ROWS[:1], max_tokens=4)
@@ -115,7 +95,7 @@ def test_what_will_not_pass_is_not_tried_again(task, wide, judge, said, requests
 
 
 def test_what_may_pass_is_tried_again(task, wide, judge):
-    judge.script = [429, 503, "[[5]]"]
+    judge.script = [Failure(status=429), Failure(status=503), "[[5]]"]
     config = task("mt_bench", ROWS[:1], max_tokens=4)
     outcome = run_open_questions(wide, config, read(config, None), "", judge=judge.config)
     assert [one.value for one in outcome.results] == [5.0, 7.0]
@@ -123,7 +103,7 @@ def test_what_may_pass_is_tried_again(task, wide, judge):
 
 def test_without_a_judge_the_task_is_left_out_with_the_reason(task, wide):
     config = task("mt_bench", ROWS)
-    outcome = run_open_questions(wide, config, read(config, None), "", judge=JudgeConfig())
+    outcome = run_open_questions(wide, config, read(config, None), "", judge=ServerConfig())
     assert outcome.skipped == {"no judge (evaluate.judge.url is empty)": 3}
 
 

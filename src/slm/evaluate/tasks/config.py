@@ -75,25 +75,6 @@ class HarnessConfig(Config):
     """Examples in front of each item; -1 takes what the task says."""
 
 
-class JudgeConfig(Config):
-    """Who judges answers to open questions: any server that speaks OpenAI's chat protocol."""
-
-    url: str = ""
-    """Address up to /v1, such as http://localhost:8000/v1; empty leaves out what needs a judge, with that reason."""
-    model: str = ""
-    """The model that is asked for; needed with url."""
-    key_variable: str = neutral("OPENAI_API_KEY")
-    """The environment variable that holds the key; a server without keys needs none."""
-    timeout_seconds: float = neutral(120.0, gt=0)
-    """Longest wait for a verdict, of three attempts."""
-
-    @model_validator(mode="after")
-    def _is_whole(self) -> JudgeConfig:
-        if bool(self.url) != bool(self.model):
-            raise ValueError("url and model go together: where the judge is, and which model is asked for")
-        return self
-
-
 class SandboxConfig(Config):
     """What a program that the model wrote may take; beyond it the program is ended and has failed."""
 

@@ -11,12 +11,9 @@ Ratings by a model favour long answers and those of its own kind; only ratings b
 
 from __future__ import annotations
 
-import os
 import re
-import time
 from collections.abc import Sequence
 
-import httpx
 import numpy as np
 
 from slm.core.console import Progress
@@ -24,14 +21,14 @@ from slm.core.errors import UserError
 from slm.evaluate.generation import Prompt
 from slm.evaluate.journal import key_of
 from slm.evaluate.scorer import Scorer
-from slm.evaluate.tasks.config import JudgeConfig, TaskConfig
+from slm.evaluate.tasks.config import TaskConfig
 from slm.evaluate.tasks.items import Numbered
 from slm.evaluate.tasks.items_table import Result
 from slm.evaluate.tasks.outcome import Outcome
+from slm.serve.config import ServerConfig
+from slm.serve.openai_client import ChatClient, NoAnswerError
 
 LONGEST = 256
-ATTEMPTS = 3
-FIRST_WAIT_SECONDS = 1.0
 RATING = re.compile(r"\[\[(10|[1-9])(?:\.0+)?\]\]")
 INSTRUCTION = (
     "You are an impartial judge of an assistant's answers. Read the conversation and rate the assistant's last answer "
@@ -44,7 +41,7 @@ Messages = list[dict[str, str]]
 
 
 def run_open_questions(
-    scorer: Scorer, config: TaskConfig, items: Sequence[Numbered], _examples: str, *, judge: JudgeConfig
+    scorer: Scorer, config: TaskConfig, items: Sequence[Numbered], _examples: str, *, judge: ServerConfig
 ) -> Outcome:
     """Let every turn be answered, and the answers be judged."""
     outcome = Outcome()
@@ -98,12 +95,13 @@ def conversations(
     return talks
 
 
-def verdicts(scorer: Scorer, talks: Sequence[Messages], judge: JudgeConfig, name: str) -> list[float | None]:
+def verdicts(scorer: Scorer, talks: Sequence[Messages], judge: ServerConfig, name: str) -> list[float | None]:
     """The rating of each conversation's last answer; `UserError` where the judge stops answering."""
     ratings: list[float | None] = []
-    headers = {"Authorization": f"Bearer {key}"} if (key := os.environ.get(judge.key_variable)) else {}
     with (
-        httpx.Client(timeout=judge.timeout_seconds, headers=headers) as client,
+        ChatClient(
+            judge.url, judge.model, judge.key_variable, timeout_seconds=judge.timeout_seconds, attempts=judge.attempts
+        ) as client,
         Progress(f"evaluate: {name}", len(talks), "verdicts") as progress,
     ):
         for number, talk in enumerate(talks):
@@ -111,12 +109,11 @@ def verdicts(scorer: Scorer, talks: Sequence[Messages], judge: JudgeConfig, name
             known = scorer.journal.get(key) if scorer.journal else None
             if known is None:
                 try:
-                    known = [_rating(client, judge, talk)]
-                except (httpx.HTTPError, ValueError) as error:
-                    reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+                    known = [_rating(client, talk)]
+                except NoAnswerError as error:
                     raise UserError(
                         f"evaluate.judge.url ({judge.url}) gave {number:,} of {len(talks):,} verdicts and then none "
-                        f"({reason}); what it gave is kept: start it again and run the same command, or leave "
+                        f"({error}); what it gave is kept: start it again and run the same command, or leave "
                         "evaluate.judge.url and model empty"
                     ) from error
                 if scorer.journal:
@@ -126,35 +123,13 @@ def verdicts(scorer: Scorer, talks: Sequence[Messages], judge: JudgeConfig, name
     return ratings
 
 
-def _rating(client: httpx.Client, judge: JudgeConfig, talk: Messages) -> float | None:
+def _rating(client: ChatClient, talk: Messages) -> float | None:
+    words = "\n\n".join(f"{one['role']}: {one['content']}" for one in talk)
     for _ in range(2):
-        found = RATING.findall(_said(client, judge, talk))
+        found = RATING.findall(client.ask([{"role": "user", "content": f"{INSTRUCTION}{words}"}]).text)
         if found:
             return float(found[-1])
     return None
-
-
-def _said(client: httpx.Client, judge: JudgeConfig, talk: Messages) -> str:
-    """The judge's words; what may pass (no connection, overload) is tried again."""
-    words = "\n\n".join(f"{one['role']}: {one['content']}" for one in talk)
-    body = {
-        "model": judge.model, "temperature": 0, "messages": [{"role": "user", "content": f"{INSTRUCTION}{words}"}]
-    }  # fmt: skip
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            answer = client.post(f"{judge.url.rstrip('/')}/chat/completions", json=body)
-            answer.raise_for_status()
-            content = answer.json()["choices"][0]["message"]["content"]
-        except (httpx.TransportError, httpx.HTTPStatusError) as error:
-            status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
-            if attempt == ATTEMPTS or (400 <= status < 500 and status not in (408, 429)):
-                raise
-            time.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
-        except (KeyError, IndexError, TypeError) as error:
-            raise ValueError(f"its answer is no chat completion: {answer.text[:100]}") from error
-        else:
-            return str(content)
-    raise AssertionError("the last attempt returns or raises")
 
 
 def _ids(scorer: Scorer, talk: Messages) -> list[int]:
