@@ -99,7 +99,8 @@ def sweep(recipe: Recipe) -> Iterator[Point]:
     objective = build_objective(recipe.objective)
     micro = choose_micro_batch(recipe, facts.batch_rows, model, objective, device, precision, None, Parallel())
     sizes = {"batch_rows": facts.batch_rows, "micro_batch_rows": micro}
-    loader = Loader(spec.parents["shards"], seed=recipe.seed, store=spec.parents.get("distill"), **sizes)
+    shards, store = spec.parents["shards"], spec.parents.get("distill")
+    loader = Loader(shards, seed=recipe.seed, store=store, sources=config.sources, **sizes)
     optimizer = Optimizer(model, config.optimizer, recipe.model)
     growth = (lr_range.highest / lr_range.lowest) ** (1 / (lr_range.steps - 1))
     made: list[Point] = []

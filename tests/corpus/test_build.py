@@ -284,3 +284,23 @@ def test_synthetic_text_says_what_wrote_it(corpus_of: Corpus, tmp_path: Path) ->
     expected = {"synthetic_generator": "a model", "synthetic_version": "3", "synthetic_filter": "none"}
     assert all(expected.items() <= d.metadata.items() for d in read_documents(corpus, "train"))
     assert corpus.counts["sources"]["jsonl"]["synthetic"] == made
+
+
+def test_texts_about_one_thing_are_held_out_together(corpus_of: Corpus, tmp_path: Path) -> None:
+    sources = []
+    for name in ("questions", "reasons"):
+        path = tmp_path / f"{name}.jsonl"
+        rows = [{"id": f"{name}{n}", "about": f"thing {n}", "text": f"{name} on {n}"} for n in range(80)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        more = {"id_column": "id", "split_column": "about", "licence": "CC0-1.0"}
+        sources.append({"kind": "jsonl", "name": name, "path": str(path), **more})
+    corpus = corpus_of(*sources)
+    held_out = [document.text.split(" on ") for document in read_documents(corpus, "validation")]
+    numbers = {name: {n for who, n in held_out if who == name} for name in ("questions", "reasons")}
+    assert numbers["questions"] == numbers["reasons"] != set()
+    assert len(numbers["reasons"]) < 80
+
+
+def test_a_column_to_split_by_must_be_there(corpus_of: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no column about; name one of text with split_column"):
+        corpus_of({**lines(tmp_path / "a.jsonl", "x", "y"), "split_column": "about"})

@@ -199,3 +199,17 @@ def test_calibration_of_the_next_token_is_in_the_results(results):
 def test_one_document_has_no_calibration(on_trained):
     made = slm.evaluate.run(on_trained("single", evaluate={"max_documents": 1}))
     assert json.loads(made.file("results.json").read_text())["calibration"] == {}
+
+
+def test_the_held_out_documents_of_one_source_are_scored_alone(on_trained, results):
+    made = slm.evaluate.run(on_trained("prose", evaluate={"sources": ("prose",)}))
+    found = json.loads(made.file("results.json").read_text())
+    assert found["validation"]["documents"] == results["sources"]["prose"]["documents"]
+    assert found["validation"]["bits_per_byte"] == pytest.approx(results["sources"]["prose"]["bits_per_byte"])
+    few = slm.evaluate.run(on_trained("some", evaluate={"sources": ("prose",), "max_documents": 3}))
+    assert few.counts["documents"] == 3
+
+
+def test_a_source_that_the_corpus_does_not_have_cannot_be_scored(on_trained):
+    with pytest.raises(UserError, match=r"evaluate.sources \(verse\) must name sources of .* \(code, prose\)"):
+        slm.evaluate.run(on_trained("verse", evaluate={"sources": ("verse",)}))

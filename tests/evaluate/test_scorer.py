@@ -67,3 +67,12 @@ def test_the_share_of_rare_tokens_is_that_of_the_texts_own_ids(scorer):
     assert counting.rare_token_rate("def return self") == pytest.approx(ids.count(ids[0]) / len(ids))
     assert counting.rare_token_rate("") is None
     assert scorer.rare_token_rate("def return self") is None
+
+
+def test_in_a_chat_a_continuation_is_the_assistants_turn_with_its_end(scorer):
+    talk = [{"role": "user", "content": "def"}, {"role": "assistant", "content": "self"}]
+    whole, learned = scorer.tokenizer.encode_chat(talk)
+    pair = scorer.pair("def", " self", chat=True)
+    assert pair.ids[pair.first :].tolist() == whole[learned].tolist()
+    assert pair.ids[: pair.first].tolist() == scorer.prompt_ids("def", chat=True).tolist()
+    assert pair.ids[-1] in scorer.ends

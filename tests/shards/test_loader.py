@@ -459,3 +459,15 @@ def test_damage_found_while_prefetching_reaches_the_caller(make_shards, document
     loader = Loader(shards, **SETTINGS)
     with pytest.raises(DamagedError, match="ends at 9"):
         loader.step()
+
+
+def test_sources_may_be_left_out_over_the_same_shards_and_a_cursor_belongs_to_its_sources(shards):
+    loader = Loader(shards, sources=("b",), **SETTINGS)
+    steps = [rows_of(loader.step()) for _ in range(3)]
+    assert loader.cursor.sources == {"a": 0, "b": 72}
+    resumed = Loader(shards, sources=("b",), **SETTINGS)
+    resumed.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+    assert rows_of(resumed.step()) == rows_of(loader.step())
+    assert rows_of(Loader(shards, **SETTINGS).step()) != steps[0]
+    with pytest.raises(UserError, match="sources"):
+        Loader(shards, **SETTINGS).load_state_dict(loader.state_dict())

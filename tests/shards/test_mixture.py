@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from slm.core.errors import UserError
 from slm.core.seeds import derive
 from slm.shards.config import MixtureStage
-from slm.shards.mixture import BLOCK_ROWS, apportion, describe, mix, mix_stages, resolve, taken_at
+from slm.shards.mixture import BLOCK_ROWS, apportion, describe, mix, mix_stages, only, resolve, taken_at
 from slm.shards.order import permute
 
 RANGES = {"code": range(700), "prose": range(700, 1000), "tiny": range(1000, 1007)}
@@ -160,3 +160,40 @@ def test_epochs_become_shares_by_the_rows_of_a_source():
 
 def test_counting_sources_covers_every_row():
     assert mix(RANGES, {}, 0).count_sources(np.arange(1007)) == {"code": 700, "prose": 300, "tiny": 7}
+
+
+def a_stage(name: str, **weights: float) -> MixtureStage:
+    return MixtureStage.model_validate(
+        {"name": name, "sources": [{"source": n, "weight": w} for n, w in weights.items()]}
+    )
+
+
+def test_sources_that_are_not_asked_for_leave_their_shares_to_the_others():
+    stages = (a_stage("main", a=1, b=2, c=3), a_stage("end", b=1, c=1))
+    found = only(stages, ("b", "c"), "abc")
+    assert [[(entry.source, entry.weight) for entry in one.sources] for one in found] == [
+        [("b", 2), ("c", 3)], [("b", 1), ("c", 1)],
+    ]  # fmt: skip
+    assert only(stages, (), "abc") == stages
+
+
+def test_without_a_mixture_the_rows_of_the_sources_asked_for_are_all_read():
+    names = list(RANGES)[:2]
+    mixture = mix_stages(RANGES, only((), names, RANGES), 16, 3)
+    total = sum(len(RANGES[name]) for name in names)
+    counts = mixture.count_sources(mixture.rows(0, 20 * total))
+    assert sum(counts[name] for name in names) == 20 * total
+    assert counts[names[0]] / (20 * total) == pytest.approx(len(RANGES[names[0]]) / total, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("sources", "sentence"),
+    [
+        (("a", "d"), r"train.sources \(d\) must name sources of the shards \(a, b, c\); correct it"),
+        (("a",), r"train.sources \(a\) leaves stage end of shards.mixture nothing to read \(it has b, c\)"),
+    ],
+    ids=["unknown", "nothing left"],
+)
+def test_sources_that_cannot_be_read_alone_are_refused(sources, sentence):
+    with pytest.raises(UserError, match=sentence):
+        only((a_stage("main", a=1, b=1), a_stage("end", b=1, c=1)), sources, ["a", "b", "c"])

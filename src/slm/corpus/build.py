@@ -5,8 +5,8 @@ In: the finished units of a plan. Out: `train-00000.parquet`, `validation-00000.
 personal data included), and the counts for the manifest. The order is the plan's, so the files are the same bytes
 whoever made the units.
 
-A document is held out if the sha256 of its id falls below `validation_fraction`: adding a source or reading
-in another order never moves a document from one side to the other. Memory holds one row group of 8 MB per split and
+A document is held out if the sha256 of its id, or of its `split_column`, falls below `validation_fraction`: adding a
+source or reading in another order never moves a document from one side to the other. Memory holds one row group of 8 MB per split and
 what `duplicates.find` needs, whatever the corpus.
 """
 
@@ -32,7 +32,7 @@ from slm.corpus.buckets import Repeats, read_digests, repeats
 from slm.corpus.config import CorpusConfig
 from slm.corpus.decontamination.check import read_index
 from slm.corpus.decontamination.report import Findings, write_report
-from slm.corpus.document import SPLITS, Document, Drop, Split, UnitFolder
+from slm.corpus.document import SPLIT_BY, SPLITS, Document, Drop, Split, UnitFolder
 from slm.corpus.duplicates.find import InUnitOrder, Repeated, find
 from slm.corpus.duplicates.paragraphs import without_paragraphs
 from slm.corpus.samples import Samples
@@ -55,9 +55,9 @@ def tidy(config: CorpusConfig, root: Path) -> None:
     keep_only(root, {unit.key for unit in plan(config)} if config.keep_units else set())
 
 
-def split_of(document_id: str, validation_fraction: float) -> Split:
-    """The side that a document falls on: a function of its id alone."""
-    draw = int.from_bytes(hashlib.sha256(document_id.encode()).digest()[:8], "big") / 2**64
+def split_of(name: str, validation_fraction: float) -> Split:
+    """The side that a document falls on: a function of its id alone, or of its value of `split_column`."""
+    draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
     return "validation" if draw < validation_fraction else "train"
 
 
@@ -158,7 +158,8 @@ def merge(config: CorpusConfig, units: Sequence[Unit], folder: Path, root: Path)
                     if row in copies:
                         document = _renumbered(config, document, copies[row], unit)
                         tally.renumbered += 1
-                    writer = writers[split_of(document.id, config.validation_fraction)]
+                    name = document.metadata.get(SPLIT_BY, document.id)
+                    writer = writers[split_of(name, config.validation_fraction)]
                     tally.bytes[document.source] += writer.write(document)
                     tally.kept[document.source] += 1
     finally:

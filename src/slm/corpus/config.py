@@ -14,7 +14,7 @@ from slm.corpus.decontamination.config import DecontaminationConfig
 from slm.corpus.duplicates.config import DuplicatesConfig
 
 FILE_KEYS = frozenset({"path"})
-COLUMN_KEYS = frozenset({"path", "text_columns", "id_column", "metadata_columns", "conversations"})
+COLUMN_KEYS = frozenset({"path", "text_columns", "id_column", "split_column", "metadata_columns", "conversations"})
 KEYS_OF_KIND: dict[str, frozenset[str]] = {
     "stdlib": frozenset(),
     "text": FILE_KEYS | {"separator", "encoding", "begins_after", "ends_before"},
@@ -114,6 +114,9 @@ class SourceConfig(Config):
     text_columns names the columns where they are called something else."""
     id_column: str = ""
     """The column that identifies a document; empty takes its row in its file, or the byte at which its line begins."""
+    split_column: str = ""
+    """The column whose value decides, in place of the id, on which side of the split a document falls: texts about one
+    thing, in whatever sources, are then held out together."""
     metadata_columns: tuple[str, ...] = ()
     """Further columns that are kept with a document, such as url, or generator and filter of synthetic text."""
     licence: str = ""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from slm.corpus.config import SourceConfig
 
 Split = Literal["train", "validation"]
+SPLIT_BY = "split_by"
+"""The metadata that decides on which side of the split a document falls, where that is not its id."""
 SPLITS: tuple[Split, ...] = ("train", "validation")
 KEPT_PLACES = 10
 CONVERT = "convert the text to UTF-8 (iconv -f ENCODING -t UTF-8)"
@@ -57,8 +59,8 @@ def joined(parts: Iterable[str | None]) -> str:
 
 def column_names(config: SourceConfig) -> list[tuple[str, str]]:
     """The columns that every row must have, each with the setting that names it."""
-    identity = [(config.id_column, "id_column")] if config.id_column else []
-    return [*((name, "text_columns") for name in config.columns), *identity]
+    named = [(getattr(config, key), key) for key in ("id_column", "split_column") if getattr(config, key)]
+    return [*((name, "text_columns") for name in config.columns), *named]
 
 
 class Drop(NamedTuple):

@@ -22,6 +22,8 @@ class EvaluateConfig(Config):
     """Window for scoring held-out documents; 0 takes the row length trained at."""
     stride_tokens: int = Field(0, ge=0)
     """Step of the window; 0 takes half of it, so each token sees at least half a window."""
+    sources: tuple[str, ...] = ()
+    """Sources whose held-out documents are scored; empty scores those of all."""
     max_documents: int = Field(0, ge=0)
     """Held-out documents to score, taken at even distances; 0 scores all."""
     precision: Literal["fp32", "bf16"] = "fp32"

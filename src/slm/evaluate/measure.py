@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -109,14 +109,15 @@ def _figures(
     """Held-out documents, baselines and golden prompts: the results, and a line of figures per document."""
     config, corpus, model, tokenizer = recipe.evaluate, parents["corpus"], scorer.model, scorer.tokenizer
     context, stride = _window(config, parents["shards"], model)
-    same_documents = not (config.max_documents or recipe.artifacts.corpus)
+    same_documents = not (config.max_documents or config.sources or recipe.artifacts.corpus)
     total = parents["shards"].counts["validation"]["targets"] if same_documents else None
-    documents = _chosen(corpus, config.max_documents)
+    documents = _chosen(corpus, config.max_documents, config.sources)
     columns, held_out_V, xz = _score(
         model, tokenizer, documents, total, (context, stride), recipe, train_V < RARE_BELOW, journal
     )
     if not columns["id"]:
-        raise UserError(f"{corpus.path} holds no held-out documents; raise corpus.validation_fraction")
+        which = f" of {', '.join(config.sources)} (evaluate.sources)" if config.sources else ""
+        raise UserError(f"{corpus.path} holds no held-out documents{which}; raise corpus.validation_fraction")
     validation = _summary(columns, recipe.seed)
     validation.update(context_tokens=context, stride_tokens=stride)
     validation.update(precision=config.precision, kv_cache=config.kv_cache)
@@ -185,10 +186,19 @@ def _window(config: EvaluateConfig, shards: Artifact, model: Transformer) -> tup
     return context, stride
 
 
-def _chosen(corpus: Artifact, most: int) -> Iterator[Document]:
-    """All held-out documents, or `most` of them at even distances."""
-    total = int(corpus.counts["validation"]["documents"])
-    for number, document in enumerate(read_documents(corpus, "validation")):
+def _chosen(corpus: Artifact, most: int, sources: Collection[str]) -> Iterator[Document]:
+    """All held-out documents of these sources, or of any, or `most` of them at even distances."""
+
+    def asked() -> Iterator[Document]:
+        return (one for one in read_documents(corpus, "validation") if not sources or one.source in sources)
+
+    if unknown := [name for name in sources if name not in corpus.counts["sources"]]:
+        raise UserError(
+            f"evaluate.sources ({', '.join(unknown)}) must name sources of {corpus.path} "
+            f"({', '.join(corpus.counts['sources'])}); correct it"
+        )
+    total = sum(1 for _ in asked()) if sources else int(corpus.counts["validation"]["documents"])
+    for number, document in enumerate(asked()):
         if not most or (number + 1) * most // total > number * most // total or most >= total:
             yield document
 
@@ -261,7 +271,7 @@ def _calibration(
     """Of next-token predictions on a sample of the documents; empty where there is one document only."""
     config = recipe.evaluate
     most = min(config.max_documents or CALIBRATION_DOCUMENTS, CALIBRATION_DOCUMENTS)
-    encoded = [ids.ids_T for _, ids in encode(_chosen(corpus, most), tokenizer, recipe.shards.threads)]
+    encoded = [ids.ids_T for _, ids in encode(_chosen(corpus, most, config.sources), tokenizer, recipe.shards.threads)]
     if len(encoded) < 2:
         return {}
     found = next_token_calibration(

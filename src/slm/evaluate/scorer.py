@@ -63,16 +63,26 @@ class Scorer:
         """Tokens that end an answer."""
         return end_tokens(self.tokenizer)
 
-    def pair(self, context: str, continuation: str) -> Request | None:
-        """The ids of both, the continuation's to be scored; None where they exceed the model's context."""
-        before = np.array(self.tokenizer.encode(context, bos=True), dtype=np.int32)
-        ids = np.array(self.tokenizer.encode(context + continuation, bos=True), dtype=np.int32)
+    def pair(self, context: str, continuation: str, *, chat: bool = False) -> Request | None:
+        """The ids of both, the continuation's to be scored; None where they exceed the model's context.
+
+        In a chat the continuation is the assistant's turn, up to the token that ends it.
+        """
+        before = self.prompt_ids(context, chat=chat)
+        if chat:
+            talk = [{"role": "user", "content": context}, {"role": "assistant", "content": continuation.strip()}]
+            whole, learned = self.tokenizer.encode_chat(talk)
+            ids = whole[: np.flatnonzero(learned)[-1] + 1]
+        else:
+            ids = self.prompt_ids(context + continuation)
         if len(ids) - 1 > self.context_tokens:
             return None
         return Request(ids, min(common(before, ids), len(ids) - 1))
 
-    def prompt_ids(self, text: str) -> np.ndarray[Any, np.dtype[np.int32]]:
-        """The ids of a prompt, with the start token."""
+    def prompt_ids(self, text: str, *, chat: bool = False) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """The ids of a prompt, with the start token; in a chat as the user's turn, up to where the answer begins."""
+        if chat:
+            return np.array(self.tokenizer.render_chat([{"role": "user", "content": text}]), dtype=np.int32)
         return np.array(self.tokenizer.encode(text, bos=True), dtype=np.int32)
 
     def likelihoods(self, requests: Sequence[Request], name: str) -> list[Likelihood]:

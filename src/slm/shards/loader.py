@@ -38,7 +38,7 @@ from slm.core.artifact import Artifact
 from slm.core.batch import IGNORED, Batch
 from slm.core.errors import UserError
 from slm.shards.cursor import Cursor
-from slm.shards.mixture import BLOCK_ROWS, Mixture, Staged, apportion, mix, mix_stages, stages_of
+from slm.shards.mixture import BLOCK_ROWS, Mixture, Staged, apportion, mix, mix_stages, only, stages_of
 from slm.shards.order import Indices
 from slm.shards.reader import ShardReader
 
@@ -69,16 +69,18 @@ class Loader:
         world_size: int = 1,
         prefetch_steps: int = 1,
         store: Artifact | None = None,
+        sources: Sequence[str] = (),
     ) -> None:
         check_division(batch_rows, micro_batch_rows, world_size)
         self.reader = ShardReader(artifact, "train", store)
         if not self.reader.num_rows:
             raise UserError(f"{artifact.path} holds no train rows; make the shards again from a corpus with text")
-        parts = plan_parts(artifact, seed)
+        stages = only(stages_of(artifact), sources, self.reader.ranges)
+        parts = {**plan_parts(artifact, seed), **({"sources": list(sources)} if sources else {})}
         self.cursor = Cursor(_digest(parts), parts, sources=dict.fromkeys(self.reader.ranges, 0))
         self._source_starts = [rows.start for rows in self.reader.ranges.values()]
         self._seed = seed
-        self._recipe_mixture = mix_stages(self.reader.ranges, stages_of(artifact), self.reader.seq_len, seed)
+        self._recipe_mixture = mix_stages(self.reader.ranges, stages, self.reader.seq_len, seed)
         self._mixture = self._recipe_mixture
         self._segments: list[Segment] = []
         self._order: tuple[Mixture | Staged, int, Indices] | None = None

@@ -16,7 +16,7 @@ its rows, too, are computed directly at any position.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from slm.core.artifact import Artifact
 from slm.core.errors import UserError
 from slm.core.seeds import derive
-from slm.shards.config import MixtureStage
+from slm.shards.config import MixtureSource, MixtureStage
 from slm.shards.order import Indices, permute_many
 
 BLOCK_ROWS = 1_024
@@ -136,6 +136,27 @@ def mix_stages(
 def stages_of(shards: Artifact) -> tuple[MixtureStage, ...]:
     """The stages that shards were made with."""
     return tuple(MixtureStage.model_validate(stage) for stage in shards.section["mixture"])
+
+
+def only(stages: Sequence[MixtureStage], sources: Collection[str], known: Collection[str]) -> tuple[MixtureStage, ...]:
+    """The stages without any but these sources; without stages, each row of these once an epoch."""
+    if not sources:
+        return tuple(stages)
+    if unknown := [name for name in sources if name not in known]:
+        raise UserError(
+            f"train.sources ({', '.join(unknown)}) must name sources of the shards ({', '.join(known)}); correct it"
+        )
+    whole = MixtureStage(sources=tuple(MixtureSource(source=name, epochs=1) for name in known))
+    found = []
+    for stage in stages or (whole,):
+        kept = tuple(entry for entry in stage.sources if entry.source in sources)
+        if not kept:
+            raise UserError(
+                f"train.sources ({', '.join(sources)}) leaves stage {stage.name} of shards.mixture nothing to read "
+                f"(it has {', '.join(entry.source for entry in stage.sources)}); name one of its sources too"
+            )
+        found.append(stage.model_copy(update={"sources": kept}))
+    return tuple(found)
 
 
 def describe(stages: Sequence[MixtureStage], rows: Mapping[str, int], seq_len: int) -> list[dict[str, Any]]:

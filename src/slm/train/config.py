@@ -282,6 +282,9 @@ class TrainConfig(Config):
     schedule: ScheduleConfig = ScheduleConfig()
     batch_ramp: BatchRampConfig = BatchRampConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
+    sources: tuple[str, ...] = ()
+    """Sources of the shards that are read, in the shares that the others leave them; empty reads all. What a source is
+    worth is seen by leaving it out, over the same rows."""
     source_sampling: SourceSamplingConfig = SourceSamplingConfig()
     clip_norm: float = Field(1.0, ge=0)
     """Longest gradient; 0 leaves it alone."""
@@ -370,6 +373,11 @@ class TrainConfig(Config):
             raise ValueError(
                 "offload_optimizer (true) must go with optimizer.kind adamw, since Muon's matrix products are slow on "
                 "a CPU; leave it out, or set optimizer.kind=adamw"
+            )
+        if self.sources and self.source_sampling.every_steps:
+            raise ValueError(
+                f"sources ({', '.join(self.sources)}) and source_sampling.every_steps "
+                f"({self.source_sampling.every_steps}) would both set the shares; leave one of them out"
             )
         if self.shard_processes and self.parallel != "hybrid_shard":
             raise ValueError(

@@ -191,7 +191,9 @@ def prepare(recipe: Recipe, spec: Spec, ledger: Ledger | None = None, world: Wor
     store = spec.parents.get("distill")
     if config.batch_ramp.start_tokens:
         check_division(facts.first_rows, micro, world.size, "train.batch_ramp.start_tokens")
-    loader = Loader(shards, seed=recipe.seed, rank=world.rank, world_size=world.size, store=store, **sizes)
+    loader = Loader(
+        shards, seed=recipe.seed, rank=world.rank, world_size=world.size, store=store, sources=config.sources, **sizes
+    )
     average = parallel.distribute(average_of(model)) if config.ema_decay else None
     optimizer = Optimizer(parallel.distribute(model), config.optimizer, recipe.model, offload=offloads(config, device))
     mask = mask_of(model) if config.sparsity != "none" else Mask()

@@ -53,3 +53,15 @@ def test_real_answers_are_written_and_too_long_prompts_counted(task, scorer):
     outcome = run_answer(scorer, config, read(config, None), "")
     assert outcome.skipped == {"longer than the context": 1} or len(outcome.results) == 2
     assert {one.metric for one in outcome.results} <= {"exact_match", "f1"}
+
+
+def test_questions_are_asked_in_a_chat_if_the_task_says_so(task, scorer, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Scorer, "context_tokens", 400)
+    monkeypatch.setattr(Scorer, "answers", lambda _, prompts, _name: asked.extend(prompts) or ["72"])
+    rows = [{"question": "Which?", "answer": "That.\n#### 72"}]
+    config = task("gsm8k", rows, chat=True, prefix="[label] ", max_tokens=4)
+    outcome = run_answer(scorer, config, read(config, None), "")
+    talk = [{"role": "user", "content": "[label] Question: Which?\nAnswer:"}]
+    assert asked[0].ids.tolist() == scorer.tokenizer.render_chat(talk)
+    assert [one.value for one in outcome.results] == [1.0]

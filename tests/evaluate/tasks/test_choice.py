@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from slm.evaluate.golden import logprob_per_token
+from slm.evaluate.scorer import Scorer
 from slm.evaluate.tasks.choice import judged, run_choice
 from slm.evaluate.tasks.items import Numbered, few_shot, read
 from slm.evaluate.tasks.layouts import Item
@@ -61,3 +62,13 @@ def _config():
     from slm.evaluate.tasks.config import TaskConfig
 
     return TaskConfig(name="made", layout="query", path="x.jsonl")
+
+
+def test_choices_are_answers_in_a_chat_if_asked_with_the_word_that_names_the_task(task, scorer, monkeypatch):
+    monkeypatch.setattr(Scorer, "context_tokens", 400)
+    config = task("query", ROWS, chat=True, prefix="[label] ")
+    found = run_choice(scorer, config, read(config, None), "").results[0]
+    assert found.prompt == "[label] def return"
+    pairs = [scorer.pair("[label] def return", choice, chat=True) for choice in found.choices]
+    expected = [one.logprob for one in scorer.likelihoods(pairs, "test")]
+    assert found.choice_logprobs == pytest.approx(expected)

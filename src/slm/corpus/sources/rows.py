@@ -7,7 +7,7 @@ from typing import Any
 
 from slm.corpus.config import SourceConfig
 from slm.corpus.conversations import MalformedError, read_messages, with_messages
-from slm.corpus.document import Document, Rejects, column_names, joined
+from slm.corpus.document import SPLIT_BY, Document, Rejects, column_names, joined
 
 
 def document_of(
@@ -18,6 +18,7 @@ def document_of(
         return None
     identity = str(row[config.id_column]) if config.id_column else name
     more = {key: str(row[key]) for key in config.metadata_columns if row.get(key) is not None}
+    more |= {SPLIT_BY: str(row[config.split_column])} if config.split_column else {}
     document = Document.of(config, identity, "", **more, **metadata)
     if config.conversations:
         return conversation_of(config, document, row, place, rejects)

@@ -33,7 +33,7 @@ def run_answer(scorer: Scorer, config: TaskConfig, items: Sequence[Numbered], ex
     outcome, most = Outcome(), config.max_tokens or min(LONGEST[config.layout], scorer.context_tokens // 2)
     asked: list[tuple[Numbered, Prompt]] = []
     for one in items:
-        ids = scorer.prompt_ids(examples + one.item.prompt)
+        ids = scorer.prompt_ids(examples + one.item.prompt, chat=config.chat)
         if len(ids) + most > scorer.context_tokens:
             outcome.skip("longer than the context")
         else:

@@ -26,7 +26,7 @@ def run_choice(scorer: Scorer, config: TaskConfig, items: Sequence[Numbered], ex
     requests: list[Request] = []
     asked: list[Numbered] = []
     for one in items:
-        pairs = [scorer.pair(examples + one.item.prompt, choice) for choice in one.item.choices]
+        pairs = [scorer.pair(examples + one.item.prompt, choice, chat=config.chat) for choice in one.item.choices]
         whole = [pair for pair in pairs if pair is not None]
         if len(whole) < len(pairs):
             outcome.skip("longer than the context")

@@ -15,6 +15,8 @@ ANSWER: tuple[Layout, ...] = ("gsm8k", "squad")
 TAKEN_BY: dict[str, tuple[Layout, ...]] = {
     "few_shot": (*CHOICE, *ANSWER),
     "examples": (*CHOICE, *ANSWER),
+    "prefix": (*CHOICE, *ANSWER),
+    "chat": (*CHOICE, *ANSWER),
     "max_tokens": (*ANSWER, *CODE, "mt_bench"),
     "samples": CODE,
     "temperature": CODE,
@@ -42,6 +44,11 @@ class TaskConfig(Config):
     """Solved examples in front of each item, the same for all."""
     examples: str = ""
     """The file, of the same layout, whose first items are these examples; never the evaluated file."""
+    prefix: str = ""
+    """Text in front of each prompt, such as the word that names the task to a model trained on several."""
+    chat: bool = False
+    """Ask as a user's turn in the chat template, as models trained on conversations expect; of a choice the end of the
+    turn counts too."""
     max_tokens: int = Field(0, ge=0)
     """Longest answer; 0 takes 256, for code 512 and for squad 32, but at most half the model's context."""
     samples: int = Field(1, ge=1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slm.core.artifact import Artifact
@@ -95,7 +95,11 @@ def _items(config: TaskConfig, which: str) -> Sequence[tuple[int, Item]]:
     path = Path(getattr(config, which)).expanduser()
     rows = read_rows(path, f"{KEY}: {config.name}", LISTS.get(config.layout, ""))
     read_row = LAYOUTS[config.layout]
-    found = [(number, item) for place, number, row in rows for item in read_row(row, place, config.language)]
+    found = [
+        (number, replace(item, prompt=config.prefix + item.prompt) if config.prefix else item)
+        for place, number, row in rows
+        for item in read_row(row, place, config.language)
+    ]
     if config.layout in LISTS:  # a row holds several items, and they are what is counted
         return [(number, item) for number, (_, item) in enumerate(found, 1)]
     return found
