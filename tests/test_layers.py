@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compress": {"core", "corpus", "tokenizer", "shards", "model", "evaluate", "serve"},
     "export": {"core", "corpus", "tokenizer", "shards", "model", "evaluate", "compress", "serve"},
     "serve": {"core", "tokenizer", "model", "export"},
+    "rationales": {"core", "tokenizer", "evaluate", "serve"},
     "safety": {"core", "corpus", "tokenizer", "model", "evaluate", "serve"},
     "release": {"core", "corpus", "tokenizer", "model", "evaluate", "export", "report", "safety"},
     "report": {"core", "corpus", "tokenizer", "shards", "model", "evaluate", "train"},

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 SOURCE, TESTS = ROOT / "src" / "slm", ROOT / "tests"
 PACKAGES = sorted(folder.name for folder in SOURCE.iterdir() if (folder / "__init__.py").is_file())
 MODULES = sorted(SOURCE.rglob("*.py"))
-LIBRARIES = {"core", "model", "objective", "sweep"}
-"""Packages that are no stage; sweep runs stages."""
+LIBRARIES = {"core", "model", "objective", "rationales", "sweep"}
+"""Packages that are no stage; rationales are made before the first, sweep runs stages."""
 TESTED_ELSEWHERE = {
     "__init__": "what a package exports is tested where it is used",
     "__main__": "one line, the same in each stage; run by tests/test_end_to_end.py",

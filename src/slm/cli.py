@@ -19,6 +19,7 @@ from slm.recipe import STAGES
 
 RUNNABLE = {
     "pipeline": "run a recipe's stages in order",
+    "rationales": "a teacher's short reasons for known answers, kept where its own answer is right",
     "corpus": "text to clean documents",
     "tokenizer": "documents to a frozen vocabulary",
     "shards": "documents to token-packed rows",
@@ -97,7 +98,7 @@ def dispatch(arguments: list[str]) -> None:
         getattr(importlib.import_module(name), function)(arguments[len(words_of(line)) :])
     elif word in RUNNABLE:
         sys.argv = [f"slm {word}", *rest]
-        module = f"slm.{word}.__main__" if word in (*STAGES, "sweep") else f"slm.{word}"
+        module = f"slm.{word}.__main__" if word in (*STAGES, "sweep", "rationales") else f"slm.{word}"
         importlib.import_module(module).main()
     elif word == "explain":
         say(explain(rest))

@@ -29,6 +29,7 @@ from slm.evaluate.config import CHOICE, EvaluateConfig
 from slm.export.config import ExportConfig
 from slm.model.config import ModelConfig
 from slm.objective.config import ObjectiveConfig
+from slm.rationales.config import RationalesConfig
 from slm.release.config import ReleaseConfig
 from slm.report.config import ReportConfig
 from slm.safety.config import SafetyConfig
@@ -80,6 +81,7 @@ class Recipe(Config):
     stop: Stage = "report"
     """Last stage of a pipeline (`to=` on the command line); a release is made only where it is named here."""
     artifacts: ArtifactPaths = ArtifactPaths()
+    rationales: RationalesConfig = RationalesConfig()
     corpus: CorpusConfig = CorpusConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     shards: ShardsConfig = ShardsConfig()

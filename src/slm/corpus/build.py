@@ -6,8 +6,8 @@ personal data included), and the counts for the manifest. The order is the plan'
 whoever made the units.
 
 A document is held out if the sha256 of its id, or of its `split_column`, falls below `validation_fraction`: adding a
-source or reading in another order never moves a document from one side to the other. Memory holds one row group of 8 MB per split and
-what `duplicates.find` needs, whatever the corpus.
+source or reading in another order never moves a document from one side to the other. Memory holds one row group of 8
+MB per split and what `duplicates.find` needs, whatever the corpus.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def measure(recipe: Recipe, parents: Mapping[str, Artifact], golden: Path | None
         )  # fmt: skip
         results, columns = _figures(recipe, parents, scorer, prompts, journal, train_V)
         others = controls(config.controls, scorer, train_V, recipe.seed, answers, asked)
-        documents = _chosen(parents["corpus"], config.replies)
+        documents = _chosen(parents["corpus"], config.replies, config.sources)
         more = {REPLIES: replies(scorer, documents, config.reply_tokens)} if config.replies else {}
         results["tasks"] = run_tasks(tasks, scorer, others, draft.path, recipe.seed, more)
         results["robustness"] = robustness(tasks, scorer, derive(recipe.seed, "robustness"))

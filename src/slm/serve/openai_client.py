@@ -26,8 +26,16 @@ MAY_PASS = (408, 409, 425, 429)
 """Statuses below 500 after which the same request may succeed: OpenAI's own client repeats these."""
 
 
+REFUSED = (400, 413, 422)
+"""Statuses that are about the question and not about the server."""
+
+
 class NoAnswerError(Exception):
     """The server gave no answer; `str(error)` says why, on one line."""
+
+
+class RefusedError(NoAnswerError):
+    """The server will not answer this question, for its length or its content; others it may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +75,10 @@ class ChatClient:
                     wait = max(wait, _asked_wait(error.response))
             if attempt < self._attempts:
                 time.sleep(min(wait, MOST_WAIT_SECONDS))
-        raise NoAnswerError(f"{type(last).__name__}: {last}".splitlines()[0][:200]) from last
+        kind = NoAnswerError
+        if isinstance(last, httpx.HTTPStatusError) and last.response.status_code in REFUSED:
+            kind = RefusedError
+        raise kind(f"{type(last).__name__}: {last}".splitlines()[0][:200]) from last
 
     def __enter__(self) -> ChatClient:
         return self
