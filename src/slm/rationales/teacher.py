@@ -106,7 +106,7 @@ def _in_batches(engine: Engine, backend: TorchBackend, config: RationalesConfig,
     yield [(n, NOTHING) for n in sorted(set(range(len(asked))) - set(fitting))]
     ends, tokenizer = backend.vocabulary.end_ids, backend.vocabulary.tokenizer
     for batch in generate(backend.model, tokenizer, prompts, ends=ends, batch_tokens=config.batch_tokens):
-        yield [(fitting[one.number], Reply(one.text, len(one.prompt.ids), one.tokens)) for one in batch]
+        yield [(fitting[one.number], Reply(one.text, len(one.prompt.ids), len(one.ids))) for one in batch]
 
 
 def _prompt(engine: Engine, one: Asked) -> str | list[dict[str, str]]:
