@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from slm.core.config import Config, neutral
-from slm.evaluate.config import TaskConfig
 from slm.serve.config import ServerConfig
 
-LAYOUTS = ("query", "arc", "gsm8k")
-"""Layouts whose answers can be checked."""
+
+class ItemsConfig(Config):
+    """A file of questions with their answers, as evaluate.task_files describes one."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    """What its items are called in ids."""
+    layout: Literal["query", "arc", "gsm8k"]
+    """What the file's items look like; these are the layouts whose answers can be checked."""
+    path: str = Field(min_length=1)
+    """A file: .jsonl, .json, .csv or .tsv, plain or .gz; of a training split, never an evaluation's."""
+    id_field: str = ""
+    """The field that identifies an item; empty takes a hash of the prompt."""
+    max_items: int = Field(0, ge=0)
+    """Items to take, at even distances; 0 takes all."""
 
 
 class RationalesConfig(Config):
     """A teacher's reasons for answers that are known."""
 
-    items: tuple[TaskConfig, ...] = ()
-    """Files of questions with their answers, of layout gsm8k, query or arc: training splits, never an evaluation's."""
+    items: tuple[ItemsConfig, ...] = ()
+    """What is asked."""
     teacher: str = neutral("")
     """A model that answers here: a run, a checkpoint, a Hugging Face folder or a .gguf; empty asks the server."""
     server: ServerConfig = ServerConfig()
@@ -47,11 +60,6 @@ class RationalesConfig(Config):
     def _can_be_checked(self) -> RationalesConfig:
         names = [one.name for one in self.items]
         for one in self.items:
-            if one.layout not in LAYOUTS:
-                raise ValueError(
-                    f"items: {one.name} has layout {one.layout}, whose answers cannot be checked; the layouts that "
-                    f"can are {', '.join(LAYOUTS)}"
-                )
             if names.count(one.name) > 1:
                 raise ValueError(f"items: {one.name} stands there twice; give each a name of its own")
         if "{question}" not in self.prompt:

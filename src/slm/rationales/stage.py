@@ -22,11 +22,12 @@ from slm.core.artifact import MANIFEST, Artifact, Draft, Spec, file_sha256, make
 from slm.core.console import Progress, quantity, say, table
 from slm.core.errors import UserError
 from slm.core.seeds import derive
+from slm.evaluate.config import TaskConfig
 from slm.rationales.check import label_of, question_of, rationale_of
 
 if TYPE_CHECKING:
     from slm.evaluate.tasks.items import Numbered
-    from slm.rationales.config import RationalesConfig
+    from slm.rationales.config import ItemsConfig, RationalesConfig
     from slm.rationales.teacher import Asked, Replies
     from slm.recipe import Recipe
     from slm.tokenizer.tokenizer import Tokenizer
@@ -107,6 +108,13 @@ def _teacher_of(recipe: Recipe) -> tuple[str, dict[str, Artifact]]:
     return " ".join(f"{one.name}:{file_sha256(one)}" for one in files), {}
 
 
+def _task_of(file: ItemsConfig) -> TaskConfig:
+    """The file as the evaluation's tasks read one."""
+    return TaskConfig(
+        name=file.name, layout=file.layout, path=file.path, id_field=file.id_field, max_items=file.max_items
+    )
+
+
 def _hash(name: str, path: Path) -> str:
     if not path.is_file():
         raise UserError(f"rationales.items: {name} has path {path}, but no such file (looked from {Path.cwd()})")
@@ -121,7 +129,7 @@ def _build(recipe: Recipe, identity: str, tokenizer_artifact: Artifact, answers:
     from slm.tokenizer.tokenizer import Tokenizer
 
     config, tokenizer = recipe.rationales, Tokenizer.load(tokenizer_artifact.path)
-    work = Work({f"{task.name}/{one.id}": one for task in config.items for one in read(task, None)})
+    work = Work({f"{file.name}/{one.id}": one for file in config.items for one in read(_task_of(file), None)})
     with Journal(answers / "answers.jsonl") as journal:
         if journal.resumed:
             say(f"rationales: {journal.resumed:,} answers are there from before")
