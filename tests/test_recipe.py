@@ -79,7 +79,7 @@ def test_an_unknown_key_names_the_nearest_anywhere_or_lists_its_neighbours() -> 
     assert problems({"train": {"seq_len": 1}}) == ["train.seq_len: no such key; did you mean shards.seq_len?"]
     assert problems({"vocab_size": 1}) == ["vocab_size: no such key; did you mean model.vocab_size?"]
     assert problems({"objective": {"qqqq": 1}}) == [
-        "objective.qqqq: no such key; here are kind, distill, label_smoothing, z_loss"
+        "objective.qqqq: no such key; here are kind, distill, preference, label_smoothing, z_loss"
     ]
     assert problems({"corpus": {"sources": [{"kind": "stdlib", "licens": "x"}]}}) == [
         "corpus.sources.0.licens: no such key; did you mean licence?"

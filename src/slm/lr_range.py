@@ -122,7 +122,7 @@ def gradients(
     model: Transformer, objective: Objective, batches: list[Batch], device: str, precision: Precision
 ) -> float:
     """Leave the gradients of the mean loss over a step in the model; returns that loss in nats per token."""
-    tokens, nats = sum(batch.num_targets for batch in batches), 0.0
+    tokens, nats = sum(batch.divisor for batch in batches), 0.0
     for batch in batches:
         with autocast(device, precision):
             loss = objective(model, batch)

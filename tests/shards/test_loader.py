@@ -385,7 +385,7 @@ class VirtualReader:
     ranges: ClassVar = {"a": range(3 * 10**9), "b": range(3 * 10**9, 5 * 10**9)}
     num_rows = 5 * 10**9
 
-    stored = None
+    stored, preferences = None, ""
 
     def __init__(self, *_: object) -> None:
         self.asked = 0

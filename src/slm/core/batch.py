@@ -55,6 +55,8 @@ class Batch:
     `sources_B` int64, the number of each row's source, where there are two or more.
     `own` where the targets are what the model that is trained has written itself.
     `stored` is what a teacher says of the rows, where a store of that is read.
+    In batches of preferences rows 2k and 2k + 1 belong together, `num_preferences` counts the pairs of answers (or the
+    answers with a label), and `rows_B` int64 says which row of its split each row is.
     """
 
     tokens_BT: Tensor
@@ -66,12 +68,19 @@ class Batch:
     sources_B: Tensor | None = None
     own: bool = False
     stored: Stored | None = None
+    num_preferences: int = 0
+    rows_B: Tensor | None = None
+
+    @property
+    def divisor(self) -> int:
+        """What a sum of losses over the batch is divided by: preferences where there are some, else targets."""
+        return self.num_preferences or self.num_targets
 
     def to(self, device: str) -> Batch:
         """The same batch on `device`."""
         there: dict[str, Any] = {
             name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("tokens_BT", "targets_BT", "documents_BT", "positions_BT", "sources_B")
+            for name in ("tokens_BT", "targets_BT", "documents_BT", "positions_BT", "sources_B", "rows_B")
             if getattr(self, name) is not None
         }
         if self.stored is not None:

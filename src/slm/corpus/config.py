@@ -28,9 +28,15 @@ KEYS_OF_KIND: dict[str, frozenset[str]] = {
 
 CONVERSATION_COLUMNS = {
     "openai": ("messages",), "sharegpt": ("conversations",), "alpaca": ("instruction", "input", "output"),
-    "prompt_completion": ("prompt", "completion"),
+    "prompt_completion": ("prompt", "completion"), "pairs": ("prompt", "chosen", "rejected"),
+    "transcripts": ("chosen", "rejected"), "labelled": ("prompt", "completion", "label"),
 }  # fmt: skip
 """Layouts of conversations and the columns that each has by default."""
+Preferences = Literal["", "pairs", "labels"]
+PREFERENCES: dict[str, Preferences] = {"pairs": "pairs", "transcripts": "pairs", "labelled": "labels"}
+"""Layouts that say which answers are preferred: of two to the same question, or by a label on each."""
+LISTED = ("openai", "sharegpt", *PREFERENCES)
+"""Layouts whose columns may hold lists."""
 PARTS_OF_TEXTS = ("c4", "line_feeds")
 """Steps that take lines out of a text, which conversations cannot have: a message would say something else."""
 
@@ -108,10 +114,14 @@ class SourceConfig(Config):
     text_columns: tuple[str, ...] = Field(("text",), min_length=1)
     """The columns or fields that hold the text (jsonl, parquet, hub); several, such as [instruction, context,
     response], are put together with an empty line between those that are not empty."""
-    conversations: Literal["", "openai", "sharegpt", "alpaca", "prompt_completion"] = ""
+    conversations: Literal[
+        "", "openai", "sharegpt", "alpaca", "prompt_completion", "pairs", "transcripts", "labelled"
+    ] = ""
     """The layout of rows that hold conversations (jsonl, parquet, hub), of which a model then learns the assistant's
     words alone: a list of {role, content}, a list of {from, value}, or columns of which the last is the answer;
-    text_columns names the columns where they are called something else."""
+    text_columns names the columns where they are called something else. Preferences: `pairs` are prompt, chosen and
+    rejected (texts or lists of {role, content}), `transcripts` two whole conversations (as lists, or as text with
+    Human: and Assistant:, as in hh-rlhf), `labelled` prompt, completion and whether it is wanted."""
     id_column: str = ""
     """The column that identifies a document; empty takes its row in its file, or the byte at which its line begins."""
     split_column: str = ""
@@ -134,6 +144,11 @@ class SourceConfig(Config):
     def label(self) -> str:
         """The name under which the source is counted."""
         return self.name or self.kind
+
+    @property
+    def preferences(self) -> Preferences:
+        """Whether its documents are pairs of answers, answers with a label, or neither."""
+        return PREFERENCES.get(self.conversations, "")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -168,6 +183,9 @@ class SourceConfig(Config):
             )
         if self.conversations in ("openai", "sharegpt") and len(self.columns) != 1:
             raise ValueError(f"conversations ({self.conversations}) lie in one column; text_columns names several")
+        if self.preferences and len(self.columns) != len(CONVERSATION_COLUMNS[self.conversations]):
+            wanted = ", ".join(CONVERSATION_COLUMNS[self.conversations])
+            raise ValueError(f"conversations ({self.conversations}) need text_columns in the place of {wanted}")
         if self.conversations in ("alpaca", "prompt_completion") and len(self.columns) < 2:
             raise ValueError(
                 f"conversations ({self.conversations}) need a question and an answer; text_columns names one column"
@@ -220,6 +238,21 @@ class CorpusConfig(Config):
     keep_units: bool = neutral(True)
     """Keep finished units beside the corpus, so that after a change only what it touches is made again; they take as
     much disk as the corpus."""
+
+    @property
+    def preferences(self) -> Preferences:
+        """What all its sources hold."""
+        return self.sources[0].preferences
+
+    @model_validator(mode="after")
+    def _preferences_stay_among_themselves(self) -> CorpusConfig:
+        kinds = {source.preferences or "neither" for source in self.sources}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"sources: {' and '.join(sorted(kinds))} cannot lie in the same rows (pairs of answers, answers with a "
+                "label, other text); make a corpus of each kind in a recipe of its own"
+            )
+        return self
 
     @model_validator(mode="after")
     def _conversations_stay_whole(self) -> CorpusConfig:

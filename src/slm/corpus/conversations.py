@@ -22,8 +22,10 @@ from typing import Any, NamedTuple
 from slm.corpus.config import SourceConfig
 from slm.corpus.document import Document, joined
 
-MESSAGES = "messages"
-"""The metadata under which a document's messages lie."""
+MESSAGES, REJECTED, LABEL = "messages", "rejected_answer", "answer_label"
+"""The metadata under which a document's messages lie; of a pair also the answer that was rejected, which stands in the
+place of the last message; of an answer with a label, whether it is `wanted` or `unwanted`."""
+WANTED = {True: "wanted", False: "unwanted"}
 _ROLES = {
     "system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant",
     "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
@@ -77,17 +79,46 @@ def checked(messages: list[Message]) -> list[Message]:
     return trimmed
 
 
-def with_messages(document: Document, messages: list[Message]) -> Document:
-    """The document that holds this conversation."""
+def with_messages(document: Document, messages: list[Message], rejected: str = "") -> Document:
+    """The document that holds this conversation, and in a pair the answer that was rejected."""
     told = json.dumps([message._asdict() for message in messages], ensure_ascii=False)
-    text = joined(message.content for message in messages)
-    return replace(document, text=text, metadata={**document.metadata, MESSAGES: told})
+    text = joined([*(message.content for message in messages), rejected])
+    more = {MESSAGES: told, **({REJECTED: rejected} if rejected else {})}
+    return replace(document, text=text, metadata={**document.metadata, **more})
 
 
 def messages_of(document: Document) -> list[Message]:
-    """The conversation in a document; none in an ordinary one."""
+    """The conversation in a document, in a pair with the chosen answer; none in an ordinary one."""
     told = document.metadata.get(MESSAGES)
     return [Message(**message) for message in json.loads(told)] if told else []
+
+
+def rejected_of(document: Document) -> list[Message]:
+    """The conversation with the answer that was rejected; none in a document that is no pair."""
+    answer = document.metadata.get(REJECTED)
+    return [*messages_of(document)[:-1], Message("assistant", answer)] if answer else []
+
+
+def spoken_in(document: Document) -> list[Message]:
+    """All that is said in a document: its conversation, and of a pair the rejected answer as one message more."""
+    return [*messages_of(document), *rejected_of(document)[-1:]]
+
+
+def with_spoken(document: Document, spoken: list[Message]) -> Document:
+    """The document in which this is said instead, in the order of `spoken_in`; raises `MalformedError`."""
+    if not document.metadata.get(REJECTED):
+        return with_messages(document, checked(spoken))
+    return with_messages(document, *different(spoken[:-1], spoken[-1].content))
+
+
+def different(chosen: list[Message], rejected: str) -> tuple[list[Message], str]:
+    """Both answers of a pair without white space around them; raises `MalformedError` if they are empty or equal."""
+    messages, answer = checked(chosen), rejected.strip()
+    if not answer:
+        raise MalformedError("empty answer", "the rejected answer is empty")
+    if answer == messages[-1].content:
+        raise MalformedError("equal answers", "chosen and rejected answers are equal, so there is nothing to prefer")
+    return messages, answer
 
 
 def _listed(entries: Any, column: str, role_key: str, content_key: str) -> list[Message]:
@@ -108,3 +139,8 @@ def _listed(entries: Any, column: str, role_key: str, content_key: str) -> list[
             raise MalformedError("malformed turns", f"{column}[{number}].{content_key} is {content!r}, not text")
         found.append(Message(_ROLES[role], content))
     return found
+
+
+def listed_messages(entries: Any, column: str) -> list[Message]:
+    """The entries of a list in the layout of OpenAI, unchecked as a conversation; raises `MalformedError`."""
+    return _listed(entries, column, *_LISTS["openai"])

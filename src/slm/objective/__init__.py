@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 OBJECTIVES = {
     "next_token": "slm.objective.next_token",
     "distill": "slm.objective.distill",
+    "preference": "slm.objective.preference",
 }
 """Kind of objective to the module whose `build(config)` makes it; imported when asked for, since it needs torch."""
 

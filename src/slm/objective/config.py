@@ -46,12 +46,49 @@ class DistillConfig(Config):
         return self
 
 
+COMPARING = ("dpo", "ipo", "kto")
+"""Losses that compare the model with a reference."""
+SETTINGS_OF_LOSSES = {"label_smoothing": ("dpo", "simpo"), "gamma": ("simpo",), "wanted_weight": ("kto",),
+                      "unwanted_weight": ("kto",), "reference": COMPARING}  # fmt: skip
+
+
+class PreferenceConfig(Config):
+    """Learning which of two answers is preferred, or which answers are wanted."""
+
+    loss: Literal["dpo", "ipo", "orpo", "simpo", "kto"] = "dpo"
+    """dpo (Rafailov et al. 2023, arXiv 2305.18290), ipo (Azar et al. 2023, 2310.12036), orpo (Hong et al. 2024,
+    2403.07691), simpo (Meng et al. 2024, 2405.14734), kto (Ethayarajh et al. 2024, 2402.01306); orpo and simpo need no
+    reference, kto takes answers with a label as well as pairs."""
+    beta: float = Field(0.1, gt=0)
+    """Times the log-ratios (dpo, kto), the mean log-probabilities (simpo: 2 to 10) or the log-odds (orpo); half the
+    inverse of the margin aimed at (ipo)."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """dpo, simpo: the chance that a pair's answers were taken for one another (cDPO)."""
+    gamma: float = Field(0.5, ge=0)
+    """simpo: the margin that chosen answers should have, after beta."""
+    wanted_weight: float = Field(1.0, ge=0)
+    """kto: weight of answers that are wanted, or chosen."""
+    unwanted_weight: float = Field(1.0, ge=0)
+    """kto: weight of answers that are unwanted, or rejected."""
+    reference: str = neutral("")
+    """dpo, ipo, kto: checkpoint of the reference, with this run's tokenizer; empty takes train.initial. The run is made
+    from its fingerprint, not its path."""
+
+    @model_validator(mode="after")
+    def _settings_take_effect(self) -> PreferenceConfig:
+        for name, losses in SETTINGS_OF_LOSSES.items():
+            if self.loss not in losses and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} ({getattr(self, name)}) has no effect on {self.loss}; leave it out")
+        return self
+
+
 class ObjectiveConfig(Config):
     """(model, batch) to loss."""
 
-    kind: Literal["next_token", "distill"] = "next_token"
-    """Cross-entropy of the next token of the same document, or a teacher's distribution of it."""
+    kind: Literal["next_token", "distill", "preference"] = "next_token"
+    """Cross-entropy of the next token of the same document, a teacher's distribution of it, or preferred answers."""
     distill: DistillConfig = DistillConfig()
+    preference: PreferenceConfig = PreferenceConfig()
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of each target that is spread evenly over the vocabulary; the loss that is reported stays without."""
     z_loss: float = Field(0.0, ge=0)
@@ -62,12 +99,18 @@ class ObjectiveConfig(Config):
         """Whether what is learned comes from a store that slm distill makes."""
         return self.kind == "distill" and self.distill.source == "store"
 
+    def stand_in(self) -> ObjectiveConfig:
+        """What costs about as much and can be computed on any batch, for forecasts: preferences need real pairs."""
+        return ObjectiveConfig() if self.kind == "preference" else self
+
     @model_validator(mode="after")
     def _kinds_have_their_settings(self) -> ObjectiveConfig:
         if self.kind == "distill" and self.distill.source == "teacher" and not self.distill.teacher:
             raise ValueError("kind distill needs a teacher; name a checkpoint with distill.teacher")
-        if self.kind == "distill" and (self.label_smoothing or self.z_loss):
-            raise ValueError("label_smoothing and z_loss have no effect on kind distill; leave them out")
+        if self.kind != "next_token" and (self.label_smoothing or self.z_loss):
+            raise ValueError(f"label_smoothing and z_loss have no effect on kind {self.kind}; leave them out")
+        if self.kind != "preference" and self.preference != PreferenceConfig():
+            raise ValueError(f"preference has no effect on kind {self.kind}; set kind to preference")
         for key, given in (
             ("teacher", self.distill.teacher),
             ("source", self.distill.source == "store"),

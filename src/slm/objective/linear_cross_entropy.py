@@ -79,7 +79,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             rows = slice(begin, begin + CHUNK_ROWS)
             targets_C = targets_N[rows]
             logits_CV = torch.mm(hidden[rows], weight.T, out=buffer_CV[: len(targets_C)])
-            nats_C, picked_C = _to_slopes(logits_CV, targets_C, z_loss, label_smoothing)
+            nats_C, picked_C = to_slopes(logits_CV, targets_C, z_loss, label_smoothing)
             kept_C = targets_C != IGNORED
             nats += nats_C.sum()
             if nats_N is not None:
@@ -115,7 +115,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return grad_hidden, grad_weight, None, None, None, None, None, None
 
 
-def _to_slopes(logits_CV: Tensor, targets_C: Tensor, z_loss: float, label_smoothing: float) -> tuple[Tensor, Tensor]:
+def to_slopes(
+    logits_CV: Tensor, targets_C: Tensor, z_loss: float = 0.0, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Each row's cross-entropy and the logit of its target, fp32; logits become the slopes of the loss by them.
 
     A slope is softmax * (1 + 2 z logsumexp) - (1 - s) onehot, zero on rows whose target is ignored; what smoothing

@@ -24,6 +24,8 @@ class Loss:
     cross_entropy_sum: Tensor
     tokens: int
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, Tensor] = field(default_factory=dict)
+    """What a metric is a sum over, by its name, where that is not the targets."""
 
 
 Objective = Callable[[Transformer, Batch], Loss]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from slm.corpus.conversations import messages_of
+from slm.corpus.conversations import LABEL, REJECTED, WANTED, Message, messages_of, rejected_of
 
 if TYPE_CHECKING:
     from slm.corpus.document import Document
@@ -40,9 +40,25 @@ def encode(documents: Iterable[Document], tokenizer: Tokenizer, threads: int) ->
         for document in block:
             messages = messages_of(document)
             if messages:
-                yield document, Ids(*tokenizer.encode_chat([message._asdict() for message in messages]))
+                yield document, _said(messages, tokenizer, last=bool({REJECTED, LABEL} & document.metadata.keys()))
             else:
                 yield document, Ids(np.concatenate([bos, next(encoded), eos]))
+
+
+def sides_of(document: Document, ids: Ids, tokenizer: Tokenizer) -> list[tuple[int, Ids]]:
+    """What `encode` gave, and of a pair the ids with its rejected answer; before each 1 if its answer is not wanted."""
+    sides = [(int(document.metadata.get(LABEL) == WANTED[False]), ids)]
+    if rejected := rejected_of(document):
+        sides.append((1, _said(rejected, tokenizer, last=True)))
+    return sides
+
+
+def _said(messages: list[Message], tokenizer: Tokenizer, *, last: bool) -> Ids:
+    """A conversation's ids; with `last` only its last answer is learned, as preferences are about that alone."""
+    ids_T, learned_T = tokenizer.encode_chat([message._asdict() for message in messages])
+    if last and learned_T.any():
+        learned_T[: int(np.flatnonzero(learned_T & ~np.roll(learned_T, 1))[-1])] = False
+    return Ids(ids_T, learned_T)
 
 
 def _blocks(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -10,6 +10,9 @@ rows are copied out of mapped files and one core makes 80 million tokens a secon
 at 2,048. The thread computes the same function of the cursor, and what it built is thrown away when the cursor
 was moved, so it cannot change the data.
 
+Where neighbouring rows belong together (pairs of answers), they are one sample: order, mixture and ranks deal in
+samples, while steps, micro-batches and the cursor go on to count rows.
+
 What costs is the number of calls, not of tokens: order is computed for `ORDER_ROWS` rows at once, and the
 micro-batches of a step are laid out together and handed out as views, `TOGETHER_TOKENS` at a time, which bounds
 the memory.
@@ -40,6 +43,7 @@ from slm.core.errors import UserError
 from slm.shards.cursor import Cursor
 from slm.shards.mixture import BLOCK_ROWS, Mixture, Staged, apportion, mix, mix_stages, only, stages_of
 from slm.shards.order import Indices
+from slm.shards.preferences import rows_of, rows_together
 from slm.shards.reader import ShardReader
 
 ORDER_VERSION = 1
@@ -75,12 +79,23 @@ class Loader:
         self.reader = ShardReader(artifact, "train", store)
         if not self.reader.num_rows:
             raise UserError(f"{artifact.path} holds no train rows; make the shards again from a corpus with text")
+        self._together = rows_together(artifact)
+        if micro_batch_rows % self._together:
+            raise UserError(
+                f"train.micro_batch_rows ({micro_batch_rows}) must be even, since chosen and rejected answers lie in "
+                f"two rows that stay together; set it to {micro_batch_rows + 1}"
+            )
         stages = only(stages_of(artifact), sources, self.reader.ranges)
         parts = {**plan_parts(artifact, seed), **({"sources": list(sources)} if sources else {})}
         self.cursor = Cursor(_digest(parts), parts, sources=dict.fromkeys(self.reader.ranges, 0))
         self._source_starts = [rows.start for rows in self.reader.ranges.values()]
         self._seed = seed
-        self._recipe_mixture = mix_stages(self.reader.ranges, stages, self.reader.seq_len, seed)
+        self._ranges = {
+            name: range(rows.start // self._together, rows.stop // self._together)
+            for name, rows in self.reader.ranges.items()
+        }
+        tokens = self.reader.seq_len * self._together
+        self._recipe_mixture = mix_stages(self._ranges, stages, tokens, seed)
         self._mixture = self._recipe_mixture
         self._segments: list[Segment] = []
         self._order: tuple[Mixture | Staged, int, Indices] | None = None
@@ -120,17 +135,19 @@ class Loader:
     def rows_at(self, first: int, count: int) -> list[int]:
         """The rows of the shards at places `first`, ..., `first + count - 1` of the stream."""
         found: list[int] = []
-        borders = [*(segment["first"] for segment in self._segments[1:]), first + count]
+        borders = [*(segment["first"] * self._together for segment in self._segments[1:]), first + count]
         for number, border in enumerate(borders):
             begin, end = first + len(found), min(border, first + count)
             if begin < end:
                 mixture = self._mix(self._segments[number]) if self._segments else self._mixture
-                found += mixture.rows(begin, end - begin).tolist()
+                samples = mixture.rows(begin // self._together, (end - begin) // self._together)
+                found += rows_of(samples, self._together).tolist()
         return found
 
     def reweigh(self, shares: Mapping[str, float]) -> None:
         """From the cursor on take rows of the sources in these shares, in 1,024ths; the same again begin no segment."""
-        row, taken, seats = self.cursor.row, dict(self.cursor.sources), apportion(shares, BLOCK_ROWS)
+        row, taken = self.cursor.row // self._together, dict(self.cursor.sources)
+        seats = apportion(shares, BLOCK_ROWS)
         if self._segments and self._segments[-1]["seats"] == seats:
             return
         kept = [segment for segment in self._segments if segment["first"] < row]
@@ -162,7 +179,7 @@ class Loader:
         self._ahead.clear()
 
     def _mix(self, segment: Segment) -> Mixture:
-        return mix(self.reader.ranges, segment["seats"], self._seed, first=segment["first"], taken=segment["taken"])
+        return mix(self._ranges, segment["seats"], self._seed, first=segment["first"], taken=segment["taken"])
 
     def _take(self, row: int, count: int) -> Built:
         """The step of `count` rows at `row`: built ahead, unless the cursor was moved since or steps have grown."""
@@ -179,8 +196,8 @@ class Loader:
             self._ahead.append(((place, count), self._thread.submit(self._build, self._mixture, place, count)))
 
     def _build(self, mixture: Mixture | Staged, row: int, count: int) -> Built:
-        rows = self._places(mixture, row, count)
-        mine = rows[self._rank :: self._world_size]
+        samples = self._places(mixture, row // self._together, count // self._together)
+        mine = rows_of(samples[self._rank :: self._world_size], self._together)
         micro = self._micro_batch_rows
         at_once = micro * max(1, TOGETHER_TOKENS // (micro * self.reader.seq_len))
         batches: list[Batch] = []
@@ -191,10 +208,13 @@ class Loader:
             sources = torch.from_numpy(np.searchsorted(self._source_starts, mine, side="right") - 1)
             for batch, sources_B in zip(batches, torch.split(sources, micro), strict=True):
                 batch.sources_B = sources_B
-        return batches, mixture.count_sources(rows)
+        return batches, mixture.count_sources(samples)
 
     def _places(self, mixture: Mixture | Staged, row: int, count: int) -> Indices:
-        """`mixture.rows(row, count)`, from what was looked up with an earlier step where it reaches that far."""
+        """`mixture.rows(row, count)`, from what was looked up with an earlier step where it reaches that far.
+
+        Here, in the mixture, and in segments rows are samples.
+        """
         known = self._order
         if known is None or known[0] is not mixture or row < known[1] or row + count > known[1] + len(known[2]):
             known = self._order = (mixture, row, mixture.rows(row, max(count, ORDER_ROWS)))
@@ -210,12 +230,26 @@ def read_batches(reader: ShardReader, rows: Sequence[int] | Indices, part_rows: 
     """Rows of the shards as a `Batch` of each `part_rows`, which divide them, with what a teacher said where stored."""
     tokens_NT, lengths = reader.rows(rows)
     batches = collate_parts(tokens_NT, lengths, reader.pad_id, part_rows, reader.learned(rows))
+    if reader.preferences:
+        _number(batches, np.asarray(rows, dtype=np.int64), lengths, pairs=reader.preferences == "pairs")
     if reader.stored is not None:
         whole = reader.stored.rows(rows)
         for number, batch in enumerate(batches):
             mine = slice(number * part_rows, (number + 1) * part_rows)
             batch.stored = whole.each(lambda tensor, mine=mine: tensor[mine])  # type: ignore[misc]
     return batches
+
+
+def _number(batches: list[Batch], rows_N: Indices, lengths: Sequence[NDArray[np.int32]], *, pairs: bool) -> None:
+    """Tell batches of preferences which rows they have, and how many pairs, or answers with a label."""
+    counts_N = np.fromiter(map(len, lengths), dtype=np.int64, count=len(rows_N))
+    if pairs:
+        counts_N[1::2] = 0  # the other halves
+    first = 0
+    for batch in batches:
+        mine = slice(first, first + len(batch.tokens_BT))
+        batch.rows_B, batch.num_preferences = torch.from_numpy(rows_N[mine]), int(counts_N[mine].sum())
+        first = mine.stop
 
 
 def collate(tokens_BT: NDArray[Any], lengths: Sequence[NDArray[np.int32]], pad_id: int) -> Batch:

@@ -39,6 +39,8 @@ class ShardReader:
         self.vocab_size = int(counts["vocab_size"])
         self.pad_id = int(counts["pad_id"])
         self.tokenizer_hash = str(counts["tokenizer_hash"])
+        self.preferences = str(counts.get("preferences", ""))
+        """`pairs` or `labels` where neighbouring rows belong together (see `slm.shards.preferences`), or nothing."""
         self.ranges: dict[str, range] = {}
         """The rows of each source (train); the whole split under its own name (validation)."""
         self._paths: list[Path] = []

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from slm.corpus import Split
     from slm.recipe import Recipe
     from slm.shards.config import ShardsConfig
+    from slm.shards.preferences import FittedAnswers
     from slm.shards.units import Encoded, ShardsWork
     from slm.shards.write import Layout, Tally
     from slm.tokenizer.tokenizer import Tokenizer
@@ -86,7 +87,8 @@ def _work(config: ShardsConfig, corpus: Artifact, tokenizer: Artifact, root: Pat
 
 def _build(recipe: Recipe, corpus: Artifact, tokenizer_artifact: Artifact, draft: Draft, root: Path) -> ShardsWork:
     from slm.core.parts import make_units
-    from slm.shards.units import has_conversations
+    from slm.shards.preferences import require_some
+    from slm.shards.units import has_conversations, preferences_of
     from slm.shards.write import Layout
     from slm.tokenizer.tokenizer import Tokenizer
 
@@ -102,17 +104,30 @@ def _build(recipe: Recipe, corpus: Artifact, tokenizer_artifact: Artifact, draft
         pad_id=tokenizer.pad_id,
         tokenizer_hash=tokenizer.hash,
         talks=has_conversations(corpus),
+        preferences=preferences_of(corpus),
     )
     make_units(work)
-    groups, documents = Groups({"licences": {}, "languages": {}}), Fitted(work, tokenizer, config.seq_len)
+    groups, documents = Groups({"licences": {}, "languages": {}}), _fitted(work, tokenizer, layout)
     sources = _write_train(corpus, documents, layout, draft, groups)
     validation = _write_validation(corpus, documents, layout, draft)
-    if layout.talks:
+    if layout.preferences:
+        draft.counts.update(preferences=layout.preferences, answers=documents.counts)
+        for split, rows in (("train", sum(one.rows for one in sources.values())), ("held-out", validation.rows)):
+            require_some(documents.counts, split, rows, config.seq_len)
+    elif layout.talks:
         draft.counts["conversations"] = documents.counts
     draft.counts.update({**count(sources, validation, layout), **groups})
     _print(draft.counts)
     _mix(recipe, draft.counts)
     return work
+
+
+def _fitted(work: ShardsWork, tokenizer: Tokenizer, layout: Layout) -> Fitted | FittedAnswers:
+    from slm.shards.preferences import FittedAnswers
+
+    if layout.preferences:
+        return FittedAnswers(work, tokenizer, layout.seq_len, layout.preferences)
+    return Fitted(work, tokenizer, layout.seq_len)
 
 
 class Fitted:
@@ -152,7 +167,9 @@ class Fitted:
         return document._replace(ids_T=ids_T, learned_T=learned_T, num_bytes=size)
 
 
-def _write_train(corpus: Artifact, documents: Fitted, layout: Layout, draft: Draft, groups: Groups) -> dict[str, Tally]:
+def _write_train(
+    corpus: Artifact, documents: Fitted | FittedAnswers, layout: Layout, draft: Draft, groups: Groups
+) -> dict[str, Tally]:
     from slm.shards.write import ShardWriter, file_stems
 
     with ExitStack() as stack:
@@ -177,7 +194,7 @@ def _add_to_groups(groups: Groups, document: Encoded) -> None:
             tally["tokens"] += len(document.ids_T)
 
 
-def _write_validation(corpus: Artifact, documents: Fitted, layout: Layout, draft: Draft) -> Tally:
+def _write_validation(corpus: Artifact, documents: Fitted | FittedAnswers, layout: Layout, draft: Draft) -> Tally:
     from slm.shards.write import ShardWriter
 
     with (
@@ -237,6 +254,9 @@ def _print(counts: dict[str, Any]) -> None:
             f"shards: {talk['whole']:,} conversations whole, {talk['cut']:,} cut after an answer to fit "
             f"{counts['seq_len']:,} tokens, {talk['left_out']:,} left out since no answer fits"
         )
+    if answers := counts.get("answers"):
+        found = ", ".join(f"{number:,} {reason}" for reason, number in answers.items())
+        say(f"shards: {'pairs of answers' if counts['preferences'] == 'pairs' else 'answers with a label'}: {found}")
     say(f"shards: {counts['train']['targets']:,} train targets, ids stored as {counts['dtype']}")
 
 

@@ -25,15 +25,16 @@ from numpy.typing import NDArray
 from slm.core.artifact import Artifact
 from slm.core.units import Tick, publish, verified
 from slm.corpus.build import files_of
+from slm.corpus.config import PREFERENCES, Preferences
 from slm.corpus.document import SPLITS, Split
 from slm.corpus.tables import read_groups, text_of_groups
 from slm.shards.config import ShardsConfig
-from slm.shards.encode import encode
+from slm.shards.encode import encode, sides_of
 from slm.tokenizer.tokenizer import TEMPLATE_FILE, Tokenizer
 
 UNIT_VERSION = 1
 """Raised when the same unit would be made into something else than before."""
-TOKENS, LEARNED = "tokens.arrow", "learned"
+TOKENS, LEARNED, SIDE = "tokens.arrow", "learned", "side"
 BATCH_DOCUMENTS, BATCH_TOKENS = 1_024, 1 << 20
 NARROW_VOCABULARY = 1 << 16
 OTHERS = {
@@ -56,6 +57,8 @@ class Encoded(NamedTuple):
     """Empty where cleaning did not tell it."""
     learned_T: NDArray[np.bool_] | None = None
     """Of a conversation: which tokens the assistant has to say."""
+    side: int = 0
+    """1 where the answer is the rejected one of a pair, which follows the chosen one, or an unwanted one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,8 @@ class Unit:
     key: str
     talks: bool = False
     """Whether conversations may be among its documents."""
+    prefers: bool = False
+    """Whether its documents are pairs of answers, or answers with a label."""
 
 
 class ShardsWork(NamedTuple):
@@ -105,19 +110,25 @@ def has_conversations(corpus: Artifact) -> bool:
     return any(source.get("conversations") for source in corpus.section["sources"])
 
 
+def preferences_of(corpus: Artifact) -> Preferences:
+    """Whether a corpus holds pairs of answers, answers with a label, or neither."""
+    return PREFERENCES.get(corpus.section["sources"][0].get("conversations", ""), "")
+
+
 def plan(corpus: Artifact, tokenizer: Artifact, unit_bytes: int) -> list[Unit]:
     """All units, those of training first, in the order of the corpus."""
     made_by = [tokenizer.counts["hash"]]
     if has_conversations(corpus):  # the template is in their ids too
         made_by.append(hashlib.sha256(tokenizer.file(TEMPLATE_FILE).read_bytes()).hexdigest())
     units: list[Unit] = []
+    prefers = bool(preferences_of(corpus))
     for split in SPLITS:
         for name in files_of(corpus, split):
             path, sha256 = corpus.file(name), corpus.manifest["files"][name]["sha256"]
             for first, last, size in _ranges(text_of_groups(path), unit_bytes):
                 ingredients = [UNIT_VERSION, *made_by, sha256, first, last]
                 key = hashlib.sha256(json.dumps(ingredients).encode()).hexdigest()[:32]
-                units.append(Unit(split, path, first, last, size, key, len(made_by) > 1))
+                units.append(Unit(split, path, first, last, size, key, len(made_by) > 1, prefers))
     return units
 
 
@@ -135,7 +146,8 @@ def read_unit(root: Path, unit: Unit) -> Iterator[Encoded]:
                 ids_T = values[offsets[row] : offsets[row + 1]].astype(np.int32)
                 bits = batch.column(LEARNED)[row].as_py() if LEARNED in batch.schema.names else None
                 learned_T = None if bits is None else unpacked(np.frombuffer(bits, np.uint8), len(ids_T))
-                yield Encoded(ids_T, *facts)._replace(learned_T=learned_T)
+                side = batch.column(SIDE)[row].as_py() if SIDE in batch.schema.names else 0
+                yield Encoded(ids_T, *facts)._replace(learned_T=learned_T, side=side)
 
 
 def unpacked(bits: NDArray[np.uint8], length: int) -> NDArray[np.bool_]:
@@ -159,18 +171,20 @@ def _write(unit: Unit, path: Path, tokenizer: Tokenizer, threads: int, tick: Tic
     """Write the file of a unit; returns its facts."""
     token = pa.uint16() if tokenizer.vocab_size <= NARROW_VOCABULARY else pa.uint32()
     learned = {LEARNED: pa.binary()} if unit.talks else {}
-    schema = pa.schema({"tokens": pa.list_(token), **OTHERS, **learned})
+    sides = {SIDE: pa.int8()} if unit.prefers else {}
+    schema = pa.schema({"tokens": pa.list_(token), **OTHERS, **learned, **sides})
     documents = num_bytes = num_tokens = 0
     pending: list[Encoded] = []
     pending_tokens = 0
     with pa.ipc.new_file(str(path), schema) as file:
-        for document, (ids_T, learned_T) in encode(read_groups(unit.path, unit.first, unit.last), tokenizer, threads):
-            language = document.metadata.get("language", "")
-            size = len(document.text.encode()) if learned_T is None else said_bytes(tokenizer, ids_T, learned_T)
-            pending.append(Encoded(ids_T, size, document.id, document.source, document.licence, language, learned_T))
+        for document, ids in encode(read_groups(unit.path, unit.first, unit.last), tokenizer, threads):
+            facts = (document.id, document.source, document.licence, document.metadata.get("language", ""))
+            for side, (ids_T, learned_T) in sides_of(document, ids, tokenizer):
+                size = len(document.text.encode()) if learned_T is None else said_bytes(tokenizer, ids_T, learned_T)
+                pending.append(Encoded(ids_T, size, *facts, learned_T, side))
+                num_bytes += size
+                pending_tokens += len(ids_T)
             documents += 1
-            num_bytes += size
-            pending_tokens += len(ids_T)
             if len(pending) >= BATCH_DOCUMENTS or pending_tokens >= BATCH_TOKENS:
                 file.write_batch(_batch(pending, schema))
                 num_tokens += pending_tokens
@@ -196,4 +210,6 @@ def _batch(pending: Sequence[Encoded], schema: pa.Schema) -> pa.RecordBatch:
     if LEARNED in schema.names:
         flags = (None if encoded.learned_T is None else np.packbits(encoded.learned_T).tobytes() for encoded in pending)
         others.append(pa.array(flags, pa.binary()))
+    if SIDE in schema.names:
+        others.append(pa.array([encoded.side for encoded in pending], pa.int8()))
     return pa.record_batch([tokens, *others], schema=schema)

@@ -31,8 +31,10 @@ from numpy.typing import NDArray
 from slm.core.seeds import derive
 from slm.shards.order import permute_many
 from slm.shards.pack import Method, Packing, pack
+from slm.shards.preferences import interleave, pack_sides
 
 if TYPE_CHECKING:
+    from slm.corpus.config import Preferences
     from slm.shards.units import Encoded
 
 WINDOW_TOKENS = 1 << 24
@@ -53,6 +55,8 @@ class Layout:
     tokenizer_hash: str
     talks: bool = False
     """Whether conversations are among the documents: rows then say which tokens are learned."""
+    preferences: Preferences = ""
+    """Whether neighbouring rows hold pairs of answers, or wanted and unwanted ones (see `slm.shards.preferences`)."""
 
     @property
     def dtype(self) -> str:
@@ -98,6 +102,7 @@ class ShardWriter:
         self._window: list[NDArray[np.int32]] = []
         self._learned: list[NDArray[np.bool_]] = []
         self._window_names: list[str] = []
+        self._sides: list[int] = []
         self._window_tokens = self._windows = self._rows_in_file = 0
         self._file: Any = None
 
@@ -122,7 +127,10 @@ class ShardWriter:
         if self._layout.talks:
             self._learned.append(np.arange(len(ids_T)) > 0 if learned_T is None else learned_T)
         self._window_names.append(document.id)
+        self._sides.append(document.side)
         self._window_tokens += len(ids_T)
+        if self._layout.preferences == "pairs" and not document.side:
+            return  # the other half of the pair comes next
         if self._window_tokens >= WINDOW_ROWS * self._layout.seq_len and (
             len(self._window) >= self._layout.window_documents or self._window_tokens >= WINDOW_TOKENS
         ):
@@ -132,8 +140,7 @@ class ShardWriter:
         if not self._window:
             return
         lengths_D = np.array([len(ids) for ids in self._window], dtype=np.int64)
-        method: Method = "whole" if self._layout.talks else self._layout.packing
-        packing = _shuffled(pack(lengths_D, self._layout.seq_len, method), self._windows)
+        packing = self._pack(lengths_D)
         flat = np.concatenate(self._window)
         learned = np.concatenate(self._learned).astype(np.int32) if self._layout.talks else None
         starts_D = np.cumsum(lengths_D) - lengths_D
@@ -156,8 +163,16 @@ class ShardWriter:
         fragments = packing.document_P[packing.start_P > 0]
         self.tally.fragments += len(fragments)
         self.tally.split_documents += len(np.unique(fragments))
-        self._window, self._learned, self._window_names, self._window_tokens = [], [], [], 0
+        self._window, self._learned, self._window_names, self._sides, self._window_tokens = [], [], [], [], 0
         self._windows += 1
+
+    def _pack(self, lengths_D: NDArray[np.int64]) -> Packing:
+        layout = self._layout
+        if layout.preferences:
+            sides = pack_sides(lengths_D, np.array(self._sides, np.int8), layout.seq_len, layout.preferences)
+            return interleave([_shuffled(side, self._windows) if side.num_rows else side for side in sides])
+        method: Method = "whole" if layout.talks else layout.packing
+        return _shuffled(pack(lengths_D, layout.seq_len, method), self._windows)
 
     def _write(
         self,
@@ -197,7 +212,7 @@ def assemble(
     before_P = np.cumsum(length_P) - length_P
     within = np.arange(int(length_P.sum())) - np.repeat(before_P, length_P)
     offsets = np.searchsorted(row_P, np.arange(len(rows) + 1)).astype(np.int32)
-    used_R = np.add.reduceat(length_P, offsets[:-1])
+    used_R = np.bincount(row_P, weights=length_P, minlength=len(rows)).astype(np.int64)  # 0 where a row is empty
     column_P = before_P - np.repeat(np.cumsum(used_R) - used_R, np.diff(offsets))
     tokens_RT = np.full((len(rows), layout.seq_len), layout.pad_id, dtype=layout.dtype)
     target = np.repeat(row_P * layout.seq_len + column_P, length_P) + within

@@ -17,7 +17,7 @@ from slm.core.errors import UserError
 from slm.model.config import ModelConfig
 from slm.objective.config import ObjectiveConfig
 from slm.train.config import TrainConfig
-from slm.train.initial import initial_model, store_of, teacher_of
+from slm.train.initial import check_preferences, initial_model, reference_of, store_of, teacher_of
 from slm.train.metrics import METRICS, read_metrics
 
 if TYPE_CHECKING:
@@ -37,12 +37,15 @@ def specification(recipe: Recipe) -> Spec:
     parents = {"shards": recipe.artifact("shards"), "tokenizer": recipe.artifact("tokenizer")}
     inputs: dict[str, str] = {}
     require_parent(parents["shards"], "tokenizer", parents["tokenizer"])
+    check_preferences(recipe, parents["shards"])
     if recipe.train.initial:
         parents["initial"], inputs = initial_model(recipe, parents["tokenizer"])
     if recipe.objective.reads_store:
         parents["distill"] = store_of(recipe, parents)
     elif recipe.objective.kind == "distill":
         parents["teacher"] = teacher_of(recipe, parents["tokenizer"])
+    if recipe.objective.preference.reference:
+        parents["reference"] = reference_of(recipe, parents["tokenizer"])
     training = Training(model=recipe.model, objective=recipe.objective, train=recipe.train)
     return Spec("train", training, parents, inputs, seed=recipe.seed)
 

@@ -24,12 +24,13 @@ from slm.core.batch import Batch
 from slm.core.console import Progress, say
 from slm.core.distributed import World
 from slm.model.transformer import Transformer
-from slm.objective.loss import Objective
+from slm.objective.loss import Loss, Objective
 from slm.recipe import Recipe
 from slm.shards.loader import read_batch
+from slm.shards.preferences import rows_together
 from slm.shards.reader import ShardReader
 from slm.train.devices import free_memory
-from slm.train.metrics import Metrics
+from slm.train.metrics import Metrics, StepFigures
 from slm.train.parallel import Parallel
 from slm.train.precision import Precision, autocast
 from slm.train.samples import continuation
@@ -144,7 +145,8 @@ class Evaluator:
         parallel: Parallel,
     ) -> None:
         self._reader = ShardReader(shards, "validation")
-        self._rows = min(recipe.train.evaluate_rows, self._reader.num_rows)
+        together = rows_together(shards)
+        self._rows = max(together, min(recipe.train.evaluate_rows, self._reader.num_rows) // together * together)
         self._step_rows = step_rows
         counts = shards.counts["validation"]
         self._targets_per_byte = counts["targets"] / counts["bytes"]
@@ -155,10 +157,12 @@ class Evaluator:
     def __call__(self, model: Transformer, stop: StopRequest) -> dict[str, float]:
         """`{"loss": nats per token, "bits_per_byte": ...}`; bytes by the held-out set's mean bytes per token.
 
+        With them what the objective says beside its loss.
+
         Raises `EvaluationError` in all processes where one failed; what fails in the forward of shards as it is.
         """
         began, nats, tokens = time.perf_counter(), 0.0, 0.0
-        world, setback = self._parallel.world, Setback()
+        world, setback, figures = self._parallel.world, Setback(), StepFigures()
         for first in range(0, self._rows, self._step_rows * world.size):  # each process takes every n-th batch
             stop.leave_if_asked()
             mine = first + self._step_rows * world.rank
@@ -168,7 +172,9 @@ class Evaluator:
                 break
             sums = self._sums(model, batch) if self._parallel.shards else setback.attempt(self._sums, model, batch)
             if sums is not None and begin == mine:
-                nats, tokens = nats + sums[0], tokens + sums[1]
+                nats, tokens = nats + float(sums.cross_entropy_sum), tokens + sums.tokens
+            if sums is not None:
+                figures.add(sums, counts=begin == mine)
         setback.share(world)
         nats, tokens = world.sum(nats, tokens)
         if not tokens:
@@ -177,6 +183,7 @@ class Evaluator:
         return {
             "loss": mean,
             "bits_per_byte": mean / math.log(2) * self._targets_per_byte,
+            **figures.take(world),
             "seconds": time.perf_counter() - began,
         }
 
@@ -184,10 +191,10 @@ class Evaluator:
         rows = range(begin, min(begin + self._step_rows, self._rows))
         return read_batch(self._reader, rows).to(self._device)
 
-    def _sums(self, model: Transformer, batch: Batch | None) -> tuple[float, float]:
-        """Nats and targets of a batch."""
+    def _sums(self, model: Transformer, batch: Batch | None) -> Loss:
+        """What a batch comes to."""
         assert batch is not None  # else something has failed, and nothing is attempted
         with autocast(self._device, self._precision):
             loss = self._objective(model, batch)
         self._parallel.settle(model)
-        return float(loss.cross_entropy_sum), loss.tokens
+        return loss

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from slm.core.artifact import Artifact, Spec, differences, newest_checkpoint, open_artifact, require_parent
 from slm.core.errors import UserError
 from slm.model.config import ModelConfig
+from slm.objective.config import COMPARING
 
 if TYPE_CHECKING:
     from slm.model.transformer import Transformer
@@ -62,17 +63,27 @@ def initial_model(recipe: Recipe, tokenizer: Artifact) -> tuple[Artifact, dict[s
 
 def teacher_of(recipe: Recipe, tokenizer: Artifact) -> Artifact:
     """The checkpoint that `objective.distill.teacher` names; refused if missing, or of another vocabulary or length."""
-    where = Path(recipe.objective.distill.teacher)
+    return _beside(recipe, tokenizer, "objective.distill.teacher", recipe.objective.distill.teacher)
+
+
+def reference_of(recipe: Recipe, tokenizer: Artifact) -> Artifact:
+    """The checkpoint that `objective.preference.reference` names, refused as a teacher is."""
+    return _beside(recipe, tokenizer, "objective.preference.reference", recipe.objective.preference.reference)
+
+
+def _beside(recipe: Recipe, tokenizer: Artifact, key: str, where: str) -> Artifact:
+    """A checkpoint that reads the same rows beside the model that is trained."""
     try:
-        found = open_artifact(newest_checkpoint(where), "train", verify=recipe.verify)
+        found = open_artifact(newest_checkpoint(Path(where)), "train", verify=recipe.verify)
     except UserError as error:
-        raise UserError(f"objective.distill.teacher ({where}) cannot teach: {error}") from error
+        role = "teach" if key.endswith("teacher") else "be compared with"
+        raise UserError(f"{key} ({where}) cannot {role}: {error}") from error
     require_parent(found, "tokenizer", tokenizer)
     longest = int(found.section["model"]["max_seq_len"])
     if recipe.shards.seq_len > longest:
         raise UserError(
-            f"objective.distill.teacher ({where}) reads {longest:,} tokens, but rows have {recipe.shards.seq_len:,}; "
-            "lower shards.seq_len or take a teacher for longer texts"
+            f"{key} ({where}) reads {longest:,} tokens, but rows have {recipe.shards.seq_len:,}; "
+            "lower shards.seq_len or take one for longer texts"
         )
     return found
 
@@ -95,6 +106,35 @@ def store_of(recipe: Recipe, parents: Mapping[str, Artifact]) -> Artifact:
             "set it to forward_kl, make a store with distill.method=top_k, or set objective.distill.source=teacher"
         )
     return found
+
+
+def check_preferences(recipe: Recipe, shards: Artifact) -> None:
+    """Refuse an objective that these rows do not suit, and settings that preferences cannot follow."""
+    held, kind, settings = shards.counts.get("preferences", ""), recipe.objective.kind, recipe.objective.preference
+    if held and kind != "preference":
+        raise UserError(
+            f"{shards.path} holds preferences, which objective.kind={kind} would learn both sides of; set it to "
+            "preference, or make shards of other conversations"
+        )
+    if kind != "preference":
+        return
+    if not held:
+        raise UserError(
+            f"objective.kind is preference, but {shards.path} holds none; make shards of a source with "
+            "conversations: pairs, transcripts or labelled"
+        )
+    if held == "labels" and settings.loss != "kto":
+        raise UserError(
+            f"objective.preference.loss={settings.loss} needs pairs of answers, but {shards.path} holds answers with a "
+            "label; set it to kto, or make shards of pairs"
+        )
+    if settings.loss in COMPARING and not (settings.reference or recipe.train.initial):
+        raise UserError(
+            f"objective.preference.loss={settings.loss} compares with a reference; begin with one by "
+            "train.initial=RUN, or name another by objective.preference.reference"
+        )
+    if recipe.train.curriculum.lengths:
+        raise UserError("train.curriculum cuts rows, and with them answers that belong together; leave it out")
 
 
 def starting_model(recipe: Recipe, spec: Spec) -> Transformer:

@@ -33,6 +33,7 @@ from slm.tokenizer import Tokenizer
 from slm.train.averaging import average_of, follow
 from slm.train.batch_ramp import step_tokens
 from slm.train.checkpoint import TrainState, restore
+from slm.train.collapse import CollapseWatch
 from slm.train.compilation import compile_blocks
 from slm.train.config import TrainConfig
 from slm.train.curriculum import cut, row_length
@@ -53,6 +54,7 @@ from slm.train.probe import probe
 from slm.train.profile import profiled
 from slm.train.quantization import Rounding, rounding_of
 from slm.train.recovery import plain, refuse
+from slm.train.reference import with_reference
 from slm.train.remote import newest_anywhere, uploader_of
 from slm.train.saver import Saver
 from slm.train.schedule import lr_share
@@ -89,6 +91,7 @@ class Run:
     working: Working
     rounding: Rounding
     mask: Mask
+    collapse: CollapseWatch
     figures: StepFigures = field(default_factory=StepFigures)
     loss: float = math.nan
     """Of the last step."""
@@ -151,6 +154,7 @@ def train(recipe: Recipe, spec: Spec, began: float | None = None, world: World =
                 ledger.write(state.step)
                 figures = {"loss": loss, "lr": share * peak_lr(recipe), "grad_norm": grad_norm, **by_source}
                 figures |= run.figures.take(world)
+                run.collapse.look(state.step, figures)
                 rates = run.meter.lap(ledger.working())
                 metrics.write("train", state.step, state.tokens, **figures, **rates, energy_joules=ledger.joules())
                 progress.advance(0, f"loss {loss:.3f}, {rates_text(rates, run.precision)}")
@@ -183,7 +187,7 @@ def prepare(recipe: Recipe, spec: Spec, ledger: Ledger | None = None, world: Wor
     make_folder(folder)
     model = starting_model(recipe, spec).to(device)
     set_recompute(model, config.activation_checkpointing)
-    objective = build_objective(recipe.objective)
+    objective = with_reference(build_objective(recipe.objective), recipe, spec, device, precision, world)
     rows = max(1, facts.first_rows // world.size)
     parts = (model, objective, device, precision, checkpoint, parallel)
     micro = world.lead(lambda: choose_micro_batch(recipe, rows, *parts))
@@ -219,7 +223,7 @@ def prepare(recipe: Recipe, spec: Spec, ledger: Ledger | None = None, world: Wor
     run = Run(
         folder, spec, facts, device, precision, state, objective, evaluator, tokenizer, saver, stop, meter, ledger,
         micro, parallel, noise, SourceLosses(list(loader.reader.ranges), device), working,
-        rounding_of(config.quantization, model), mask,
+        rounding_of(config.quantization, model), mask, CollapseWatch(folder),
     )  # fmt: skip
     if world.size > 1:
         say(f"train: {parallel}")
@@ -319,7 +323,7 @@ def forward_backward(run: Run, batches: list[Batch], clip_norm: float) -> tuple[
     master, world = run.state.model, run.parallel.world
     generator = torch.get_rng_state()
     run.figures.begin()
-    tokens = int(world.sum(sum(batch.num_targets for batch in batches))[0])
+    tokens = int(world.sum(sum(batch.divisor for batch in batches))[0])
     nats = torch.zeros((), dtype=torch.float64, device=run.device)
     with run.rounding.applied(master, run.state.tokens):
         model = run.working.refresh()
@@ -332,7 +336,7 @@ def forward_backward(run: Run, batches: list[Batch], clip_norm: float) -> tuple[
             run.figures.add(loss)
             (loss.nats_sum / tokens).backward()  # type: ignore[no-untyped-call]
             nats += loss.cross_entropy_sum.double()
-            run.noise.add(run.state.step, batch.num_targets)
+            run.noise.add(run.state.step, batch.divisor)
     run.parallel.reduce_gradients(master)
     run.mask.hold_gradients()
     norm = run.parallel.clip(master, clip_norm)

@@ -138,27 +138,29 @@ def _open_tensorboard(folder: Path, resumed_step: int) -> Any:
 
 
 class StepFigures:
-    """What an objective says of a step beside its loss: sums over targets, added up over the micro-batches."""
+    """What an objective says of a step beside its loss: sums over targets, or over what it says, added up over
+    the micro-batches."""
 
     BY_ROW = "nats_by_row"
     """Not one of them: see `slm.train.sources`."""
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
-        self._targets = 0
+        self._counts: dict[str, float] = {}
 
     def begin(self) -> None:
         """Forget the step before."""
-        self._sums, self._targets = {}, 0
+        self._sums, self._counts = {}, {}
 
-    def add(self, loss: Loss) -> None:
-        """Count one micro-batch."""
-        self._targets += loss.tokens
+    def add(self, loss: Loss, *, counts: bool = True) -> None:
+        """Count one micro-batch; without `counts` only learn which figures there are."""
         for name, value in loss.metrics.items():
             if name != self.BY_ROW:
-                self._sums[name] = self._sums.get(name, 0.0) + float(value)
+                self._sums[name] = self._sums.get(name, 0.0) + counts * float(value)
+                self._counts[name] = self._counts.get(name, 0.0) + counts * float(loss.counts.get(name, loss.tokens))
 
     def take(self, world: World) -> dict[str, float]:
-        """Each figure per target, over all processes."""
-        targets, *sums = world.sum(self._targets, *self._sums.values())
-        return {name: value / max(targets, 1) for name, value in zip(self._sums, sums, strict=True)}
+        """Each figure per target, or whatever it is counted by, over all processes."""
+        found = world.sum(*self._sums.values(), *self._counts.values()) if self._sums else []
+        sums, counts = found[: len(self._sums)], found[len(self._sums) :]
+        return {name: value / max(count, 1) for name, value, count in zip(self._sums, sums, counts, strict=True)}

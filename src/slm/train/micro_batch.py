@@ -21,6 +21,7 @@ from slm.model.transformer import Transformer
 from slm.objective.loss import Objective
 from slm.recipe import Recipe
 from slm.shards.loader import read_batch
+from slm.shards.preferences import TOGETHER
 from slm.shards.reader import ShardReader
 from slm.train.memory import HEADROOM, divisors, largest_that_fits, predict_for
 from slm.train.parallel import Parallel
@@ -47,7 +48,10 @@ def choose_micro_batch(
         return asked
     if checkpoint is not None and rows % checkpoint.counts["micro_batch_rows"] == 0:
         return int(checkpoint.counts["micro_batch_rows"])
-    candidates = divisors(rows) if device == "cuda" else sorted({1, *_near_cpu_sizes(rows, recipe.shards.seq_len)})
+    reader = ShardReader(recipe.artifact("shards"), "train")
+    whole = [n for n in divisors(rows) if not (reader.preferences and n % TOGETHER)]
+    near = sorted({min(whole, key=lambda n: abs(n * recipe.shards.seq_len - tokens)) for tokens in CPU_TOKENS})
+    candidates = whole if device == "cuda" else sorted({whole[0], *near})
     free = _free_bytes(device, parallel.world) * HEADROOM
     largest = largest_that_fits(candidates, lambda micro: _peak(recipe, device, precision, micro, rows, parallel), free)
     if not largest:
@@ -58,16 +62,12 @@ def choose_micro_batch(
     if device == "cuda":
         say(f"train: micro-batches of {largest} rows, the largest that fits (of {rows} rows a step)")
         return largest
-    sizes = [n for n in _near_cpu_sizes(rows, recipe.shards.seq_len) if n <= largest] or [largest]
-    timed = {n: _seconds_per_row(recipe, n, model, objective, precision) for n in sizes}
+    sizes = [n for n in near if n <= largest] or [largest]
+    timed = {n: _seconds_per_row(reader, n, model, objective, precision) for n in sizes}
     best = min(timed, key=lambda n: timed[n])
     tried = ", ".join(f"{n} rows {seconds * 1000:.1f} ms a row" for n, seconds in timed.items())
     say(f"train: micro-batches of {best} rows, the fastest here ({tried})")
     return best
-
-
-def _near_cpu_sizes(rows: int, seq_len: int) -> list[int]:
-    return sorted({min(divisors(rows), key=lambda n: abs(n * seq_len - tokens)) for tokens in CPU_TOKENS})
 
 
 def _peak(recipe: Recipe, device: str, precision: Precision, micro: int, rows: int, parallel: Parallel) -> int:
@@ -82,9 +82,8 @@ def _free_bytes(device: str, world: World) -> int:
 
 
 def _seconds_per_row(
-    recipe: Recipe, micro: int, model: Transformer, objective: Objective, precision: Precision
+    reader: ShardReader, micro: int, model: Transformer, objective: Objective, precision: Precision
 ) -> float:
-    reader = ShardReader(recipe.artifact("shards"), "train")
     rows = [row % reader.num_rows for row in range(micro)]
     batch = read_batch(reader, rows)
     seconds, working = [], working_copy(model, precision).model

@@ -109,7 +109,7 @@ def autopsy(run: Run, batches: list[Batch]) -> dict[str, Any]:
 def gradient_norms(run: Run, batches: list[Batch]) -> dict[str, float | str]:
     """The norm of the gradient of each parameter on `batches`, unclipped; gradients are dropped again."""
     parallel = run.parallel
-    tokens = int(parallel.world.sum(sum(batch.num_targets for batch in batches))[0])
+    tokens = int(parallel.world.sum(sum(batch.divisor for batch in batches))[0])
     with run.rounding.applied(run.state.model, run.state.tokens):
         model = run.working.refresh()
         for batch in batches:

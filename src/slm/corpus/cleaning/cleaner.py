@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from slm.corpus.cleaning.config import StepConfig
 from slm.corpus.cleaning.views import Clock, Notes, TextViews
-from slm.corpus.conversations import MalformedError, Message, checked, messages_of, with_messages
+from slm.corpus.conversations import MalformedError, Message, spoken_in, with_spoken
 from slm.corpus.document import Document, Dropped, joined
 from slm.corpus.samples import Samples
 
@@ -68,7 +68,7 @@ class Cleaner:
         changes each message, one that judges sees all that is said."""
         if not self._steps:
             return document
-        messages = messages_of(document)
+        messages = spoken_in(document)
         if messages:
             return self._conversation(document, messages)
         views, notes = TextViews(document.text, self._clock), Notes(dict(document.metadata))
@@ -108,9 +108,9 @@ class Cleaner:
                     self.changes.change(name, document, before, after)
                 messages = made
         try:
-            cleaned = with_messages(replace(document, metadata=notes.metadata), checked(messages))
+            cleaned = with_spoken(replace(document, metadata=notes.metadata), messages)
         except MalformedError as error:
-            return Dropped("empty", f"after cleaning: {error}")
+            return Dropped("equal answers" if error.reason == "equal answers" else "empty", f"after cleaning: {error}")
         self.tally.update(+notes.counts)
         self.tally.update(counts)
         return cleaned

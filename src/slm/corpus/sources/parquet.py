@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slm.corpus.config import SourceConfig
+from slm.corpus.config import LISTED, SourceConfig
 from slm.corpus.document import Document, Rejects, column_names
 from slm.corpus.sources.files import files_signature, find_files, is_damage, opened
 from slm.corpus.sources.rows import conversation_of
@@ -123,7 +123,7 @@ def _has_columns(config: SourceConfig, piece: Piece, file: Any, rejects: Rejects
             problem, way_out = f"no column {name}", f"name one of {', '.join(schema.names)} with {key}"
             break
         kind = schema.field(name).type
-        listed = config.conversations in ("openai", "sharegpt")
+        listed = config.conversations in LISTED
         if key == "text_columns" and not listed and not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             problem = f"column {name} holds {kind}, not text"
             way_out = f"name another with {key} (there are {', '.join(schema.names)})"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from slm.corpus.config import SourceConfig
+from slm.corpus.config import LISTED, SourceConfig
 from slm.corpus.conversations import MalformedError, read_messages, with_messages
 from slm.corpus.document import SPLIT_BY, Document, Rejects, column_names, joined
+from slm.corpus.preferences import with_preference
 
 
 def document_of(
@@ -33,7 +34,10 @@ def conversation_of(
 ) -> Document | None:
     """`document` with the conversation in `row`."""
     try:
-        made = with_messages(document, read_messages(config, row))
+        if config.preferences:
+            made = with_preference(config, document, row)
+        else:
+            made = with_messages(document, read_messages(config, row))
     except MalformedError as error:
         rejects.bad(error.reason, place, str(error), "correct the row")
         return None
@@ -41,7 +45,7 @@ def conversation_of(
 
 
 def _has_columns(config: SourceConfig, row: Mapping[str, Any], place: str, rejects: Rejects) -> bool:
-    listed = config.conversations in ("openai", "sharegpt")
+    listed = config.conversations in LISTED
     for name, key in column_names(config):
         if name not in row:
             rejects.bad("no column", place, f"no column {name}", f"name one of {', '.join(row) or 'none'} with {key}")

@@ -39,14 +39,15 @@ def run_choice(scorer: Scorer, config: TaskConfig, items: Sequence[Numbered], ex
         mine = slice(first, first + len(one.item.choices))
         first = mine.stop
         logprobs = [likelihood.logprob for likelihood in found[mine]]
-        outcome.results += judged(config, one, examples, logprobs, requests[mine.start].first)
+        kind = (config.name, config.layout, config.language or None)
+        outcome.results += judged(kind, one, examples, logprobs, requests[mine.start].first)
     return outcome
 
 
 def judged(
-    config: TaskConfig, one: Numbered, examples: str, logprobs: Sequence[float], prompt_tokens: int
+    kind: tuple[str, str, str | None], one: Numbered, examples: str, logprobs: Sequence[float], prompt_tokens: int
 ) -> list[Result]:
-    """Both rows of one item."""
+    """Both rows of one item; `kind` is its task, its source and its language."""
     item = one.item
     num_bytes = [len(choice.removeprefix(" ").encode("utf-8", "surrogatepass")) for choice in item.choices]
     taken = {
@@ -55,7 +56,7 @@ def judged(
     }
     return [
         Result(
-            config.name,
+            kind[0],
             one.id,
             metric,
             float(choice == item.gold),
@@ -68,8 +69,8 @@ def judged(
             choice_bytes=num_bytes,
             answer=item.choices[choice],
             clean=one.clean,
-            source=config.layout,
-            language=config.language or None,
+            source=kind[1],
+            language=kind[2],
         )
         for metric, choice in taken.items()
     ]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from slm.core.artifact import Artifact
 from slm.core.console import say, table
+from slm.corpus import Document
 from slm.evaluate.config import Control, EvaluateConfig
 from slm.evaluate.scorer import Scorer
 from slm.evaluate.tasks.against_controls import against_controls, beside
@@ -28,6 +29,7 @@ from slm.evaluate.tasks.items import Numbered, few_shot, read
 from slm.evaluate.tasks.items_table import Result, summaries, write_items
 from slm.evaluate.tasks.judge import run_open_questions
 from slm.evaluate.tasks.outcome import Outcome
+from slm.evaluate.tasks.preference import PREFERENCE, held_out_pairs, run_preference
 
 if TYPE_CHECKING:
     from slm.evaluate.harness import Harness
@@ -54,18 +56,21 @@ class Planned:
     corpus: Artifact | None
     files: list[tuple[TaskConfig, list[Numbered], str]]
     harness: Harness | None
+    pairs: list[Document]
+    """Held-out pairs of answers; asked of every model whose corpus has some."""
 
 
 def plan_tasks(config: EvaluateConfig, corpus: Artifact | None) -> Planned:
     """Read what `config.tasks` names; `UserError` where a file is malformed or nobody knows a name."""
     known = {one.name: one for one in config.task_files}
     files = [(known[name], read(known[name], corpus), few_shot(known[name])) for name in config.tasks if name in known]
+    pairs = held_out_pairs(corpus, config.max_documents)
     others = [name for name in config.tasks if name not in known]
     if not others:
-        return Planned(config, corpus, files, None)
+        return Planned(config, corpus, files, None, pairs)
     from slm.evaluate.harness import Harness
 
-    return Planned(config, corpus, files, Harness(others, config.harness, list(known)))
+    return Planned(config, corpus, files, Harness(others, config.harness, list(known)), pairs)
 
 
 def run_tasks(
@@ -104,7 +109,8 @@ def _asked(tasks: Planned, scorer: Scorer, seed: int) -> dict[str, Outcome]:
     outcomes = {
         task.name: by_layout[task.layout](scorer, task, items, examples) for task, items, examples in tasks.files
     }
-    return {**outcomes, **(tasks.harness.run(scorer) if tasks.harness else {})}
+    preference = {PREFERENCE: run_preference(scorer, tasks.pairs)} if tasks.pairs else {}
+    return {**outcomes, **(tasks.harness.run(scorer) if tasks.harness else {}), **preference}
 
 
 def _print(found: dict[str, Any]) -> None:
