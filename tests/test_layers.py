@@ -36,6 +36,7 @@ ENTRY_POINTS = {
     "ablation",
     "adapter",
     "card",
+    "chain",
     "chat",
     "cli",
     "compare",

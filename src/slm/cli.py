@@ -37,6 +37,7 @@ RUNNABLE = {
     "lr_range": "which learning rates train it, from a short sweep",
     "coordinate_check": "whether its settings hold on wider and deeper models",
     "sweep": "search its settings, with what the best of them are worth over seeds",
+    "chain": "its runs one after the other, each from the last, with what each was worth",
     "generate": "continue a prompt",
     "chat": "talk to a model",
 }

@@ -254,7 +254,9 @@ def _store_is_read(recipe: Recipe) -> Iterator[str]:
 
 def _sweeps_name_settings(recipe: Recipe) -> Iterator[str]:
     space = ((one.key, "space") for one in recipe.sweep.space)
-    for key, where in (*space, *((key, "changes") for change in recipe.sweep.changes for key in change)):
+    changes = ((key, "changes") for change in recipe.sweep.changes for key in change)
+    chain = ((key, f"chain.{step.name}.settings") for step in recipe.sweep.chain for key in step.settings)
+    for key, where in (*space, *changes, *chain):
         if key.split(".")[0] not in ("model", "objective", "train"):
             yield f"sweep.{where} ({key}) must name settings of model, objective or train, since runs share their rows"
         elif field_of(key) is None:

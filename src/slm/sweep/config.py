@@ -49,8 +49,17 @@ class Parameter(Config):
         return self
 
 
+class Step(Config):
+    """One run of a chain."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    """Name of its run, and what the table calls it."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Dotted keys with their values, where it differs from the recipe."""
+
+
 class SweepConfig(Config):
-    """Many runs of one recipe: a search for settings, or one change at a time."""
+    """Many runs of one recipe: a search for settings, one change at a time, or one after the other."""
 
     space: tuple[Parameter, ...] = ()
     """Settings that `slm sweep` searches; all others are the recipe's."""
@@ -75,6 +84,8 @@ class SweepConfig(Config):
     """Changes that `slm ablation` tries one at a time: each some dotted keys with their values."""
     seeds: int = neutral(3, ge=2)
     """Seeds for finalists and changes: those after the recipe's own."""
+    chain: tuple[Step, ...] = ()
+    """Runs that `slm chain` makes one after the other, each but the first from the weights of the one before."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> SweepConfig:
@@ -85,6 +96,10 @@ class SweepConfig(Config):
         for change in self.changes:
             if not change or self.changes.count(change) > 1:
                 raise ValueError(f"changes: {change} is empty or stands there twice; name each change once")
+        names = [step.name for step in self.chain]
+        for name in dict.fromkeys(names):
+            if names.count(name) > 1:
+                raise ValueError(f"chain: {name} stands there twice; give each step a name of its own")
         if not math.isfinite(self.max_flops):
             raise ValueError(f"max_flops ({self.max_flops}) must be a number; 0 is no limit")
         return self
