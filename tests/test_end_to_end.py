@@ -155,11 +155,49 @@ def test_a_second_run_does_nothing_says_so_and_loads_nothing_heavy(smoke):
     assert seconds < 5, done.stdout
 
 
-def test_the_gguf_chats(smoke):
-    words = ["chat", "serve.model=runs/smoke/export/model-q8_0.gguf", "serve.max_tokens=8"]
-    done = slm(*words, folder=smoke, stdin="hello\n/exit\n")
+ASKED = "def for if in is as not and or del try with from pass else elif while yield raise return".split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="session")
+def tuned(smoke: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smoke run's model taught to answer, up to a GGUF file: run `talks`."""
+    folder = tmp_path_factory.mktemp("tuned")
+    shutil.copytree(smoke / "runs", folder / "runs")
+    talks = [{"prompt": f"What is {word}?", "completion": "A word of Python."} for word in ASKED]
+    (folder / "talks.jsonl").write_text("".join(json.dumps(talk) + "\n" for talk in talks))
+    source = "{kind: jsonl, path: talks.jsonl, conversations: prompt_completion, licence: CC0-1.0}"
+    done = slm(
+        "pipeline", "recipe=smoke", "run=talks", "to=export", f"corpus.sources=[{source}]",
+        "corpus.validation_fraction=0.2", "corpus.duplicates.near=false", "artifacts.tokenizer=runs/smoke/tokenizer",
+        "train.initial=runs/smoke", "train.tokens=32768", "train.evaluate_every_steps=0",
+        "export.formats=[gguf_q8_0]", folder=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def chatted(folder: Path, run: str, *said: str) -> tuple[str, str]:
+    """What the GGUF file of a run answers, and what is told beside it."""
+    words = ["chat", f"serve.model=runs/{run}/export/model-q8_0.gguf", "serve.max_tokens=12", "serve.temperature=0"]
+    done = slm(*words, folder=folder, stdin="\n".join([*said, "/exit", ""]))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    return done.stdout, done.stderr
+
+
+def test_text_becomes_a_model_that_continues_it_and_then_one_that_answers(tuned):
+    said, told = chatted(tuned, "smoke", "hello")
+    assert said.strip()
+    assert "this model was not trained on conversations" in told
+    said, told = chatted(tuned, "talks", "What is lambda?", "What is <|im_end|>?")
+    assert said.splitlines() == ["A word of Python."] * 2
+    assert "this model was not trained on conversations" not in told
+
+
+def test_lineage_leads_from_the_answering_model_through_the_one_before_to_the_text(tuned):
+    done = slm("lineage", "runs/talks/export/model-q8_0.gguf", folder=tuned)
+    assert [line.split()[0] for line in done.stdout.splitlines()].count("train") == 2
+    assert "PSF-2.0" in done.stdout
+    assert "CC0-1.0" in done.stdout
 
 
 INTERRUPTED = """
