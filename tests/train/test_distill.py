@@ -195,6 +195,16 @@ def test_a_store_of_other_rows_is_refused(make_recipe, teacher, store):
         slm.train.run(recipe.model_copy(update={"artifacts": places, "shards": longer.shards}))
 
 
+def test_a_spread_teacher_teaches_the_same(make_recipe, teacher, hashes, figures):
+    whole, spread = (taught(make_recipe, name, teacher, tokens=2 * 256) for name in ("beside", "spread"))
+    slm.train.run(whole)
+    distill = spread.objective.distill.model_copy(update={"teacher_memory_bytes": {"cpu": 90_000}})
+    recipe = spread.model_copy(update={"objective": spread.objective.model_copy(update={"distill": distill})})
+    slm.train.run(recipe)
+    assert hashes(recipe) == hashes(whole)
+    assert figures(recipe) == figures(whole)
+
+
 def test_a_teacher_that_is_not_there_is_refused(make_recipe, teacher):
     recipe = taught(make_recipe, "orphan", teacher)
     nobody = recipe.objective.distill.model_copy(update={"teacher": "nowhere"})
@@ -208,12 +218,21 @@ def test_a_teacher_that_is_not_there_is_refused(make_recipe, teacher):
     [
         ({"kind": "distill"}, "needs a teacher"),
         ({"distill": {"teacher": "x"}}, "has no effect on kind next_token"),
+        ({"distill": {"teacher_memory_bytes": {"cpu": 9}}}, "has no effect on kind next_token"),
         ({"kind": "distill", "distill": {"teacher": "x"}, "z_loss": 1e-4}, "have no effect on kind distill"),
         ({"kind": "distill", "distill": {"teacher": "x", "beta": 0.2}}, "has no effect on forward_kl"),
         ({"distill": {"source": "store"}}, "distill.source has no effect on kind next_token"),
         ({"kind": "distill", "distill": {"source": "store", "on_policy": 0.5}}, "on_policy needs the teacher itself"),
     ],
-    ids=["no teacher", "no distillation", "penalties", "beta", "no store", "own words of a store"],
+    ids=[
+        "no teacher",
+        "no distillation",
+        "no teacher to spread",
+        "penalties",
+        "beta",
+        "no store",
+        "own words of a store",
+    ],
 )
 def test_settings_without_effect_are_refused(content, finding):
     with pytest.raises(ValueError, match=finding):

@@ -20,7 +20,7 @@ Shapes: B rows, T new tokens, K keys, H heads, G key/value heads, D head_dim; x_
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -64,6 +64,12 @@ class Plan:
     """Of a row that holds many sequences (`slm.model.packing`): what attends apart from the rest."""
     wanted_M: Tensor | None = None
     """With stretches, in the last block: the places that ask."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Plan:
+        """The same for layers on another device, where SDPA attends."""
+        if self.mask_BTK is None or self.mask_BTK.device == torch.device(device):
+            return self
+        return replace(self, mask_BTK=self.mask_BTK.to(device, non_blocking=non_blocking))
 
 
 def plan(

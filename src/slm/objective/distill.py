@@ -1,12 +1,13 @@
 """Distillation: the student learns a teacher's distribution of each next token.
 
 In: a model and a `Batch`; the teacher is a checkpoint of ours with the same vocabulary, named by the recipe, whose
-forward runs beside the student's on the same device, or what `slm.distill` stored of its distributions, which comes
-with the batch. Out: a `Loss` summed over the targets (see `divergence`); the reported loss is the student's
-cross-entropy, as in plain training, so that both can be compared. Where no gradient is wanted, in evaluations, the
-teacher is not asked; a batch that brings nothing stored is learned as text, as where only time or memory is measured.
-Of what the student has written itself (`slm.train.on_policy`) it learns the teacher's distributions alone, and the
-reported loss is how sure it was of its own words.
+forward runs beside the student's on the same device, or over several, the computer's memory and the disk
+(`slm.model.spread`); or what `slm.distill` stored of its distributions, which comes with the batch. Out: a `Loss`
+summed over the targets (see `divergence`); the reported loss is the student's cross-entropy, as in plain training, so
+that both can be compared. Where no gradient is wanted, in evaluations, the teacher is not asked; a batch that brings
+nothing stored is learned as text, as where only time or memory is measured. Of what the student has written itself
+(`slm.train.on_policy`) it learns the teacher's distributions alone, and the reported loss is how sure it was of its own
+words.
 
 What it does not do: teachers of other vocabularies, which are refused before anything is read.
 """
@@ -21,8 +22,9 @@ import torch
 from slm.core.artifact import newest_checkpoint
 from slm.core.batch import Batch
 from slm.model.load import load_model
+from slm.model.spread import load_spread
 from slm.model.transformer import Transformer
-from slm.objective.config import ObjectiveConfig
+from slm.objective.config import DistillConfig, ObjectiveConfig
 from slm.objective.divergence import Against, Divergence, against_teacher, linear_divergence
 from slm.objective.loss import Loss, Objective
 from slm.objective.next_token import build as build_next_token
@@ -33,7 +35,7 @@ def build(config: ObjectiveConfig) -> Objective:
     """The objective as a function of model and batch; reads the teacher, unless its distributions are stored."""
     settings, plain = config.distill, build_next_token(config)
     how = Divergence(settings.divergence, settings.beta, settings.temperature, settings.cross_entropy)
-    ask = _store(how) if settings.source == "store" else _teacher(settings.teacher, how)
+    ask = _store(how) if settings.source == "store" else _teacher(settings, how)
 
     def distill(model: Transformer, batch: Batch) -> Loss:
         against = ask(batch) if torch.is_grad_enabled() else None
@@ -55,16 +57,17 @@ def build(config: ObjectiveConfig) -> Objective:
     return distill
 
 
-def _teacher(where: str, how: Divergence) -> Callable[[Batch], Against]:
-    """A teacher in memory, which is asked about each batch on its device."""
-    teacher = load_model(newest_checkpoint(Path(where))).eval().requires_grad_(False)
+def _teacher(settings: DistillConfig, how: Divergence) -> Callable[[Batch], Against]:
+    """A teacher in memory, which is asked about each batch on its device, or a spread one, which has its own."""
+    where, memory = newest_checkpoint(Path(settings.teacher)), settings.teacher_memory_bytes
+    teacher = load_spread(where, memory) if memory else load_model(where).eval().requires_grad_(False)
 
     @torch.no_grad()
     def ask(batch: Batch) -> Against:
-        hidden_BTE = teacher.to(batch.tokens_BT.device).hidden(
-            batch.tokens_BT, positions_BT=batch.positions_BT, documents_BT=batch.documents_BT
-        )
-        return against_teacher(hidden_BTE.flatten(0, 1), teacher.head_weight, how)
+        device = batch.tokens_BT.device
+        beside = teacher if memory else teacher.to(device)
+        hidden_BTE = beside.hidden(batch.tokens_BT, positions_BT=batch.positions_BT, documents_BT=batch.documents_BT)
+        return against_teacher(hidden_BTE.flatten(0, 1).to(device), beside.head_weight.to(device), how)
 
     return ask
 
