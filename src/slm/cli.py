@@ -19,7 +19,6 @@ from slm.recipe import STAGES
 
 RUNNABLE = {
     "pipeline": "run a recipe's stages in order",
-    "rationales": "a teacher's short reasons for known answers, kept where its own answer is right",
     "corpus": "text to clean documents",
     "tokenizer": "documents to a frozen vocabulary",
     "shards": "documents to token-packed rows",
@@ -36,6 +35,7 @@ RUNNABLE = {
     "plan": "what a training will take: memory, time, cost",
     "lr_range": "which learning rates train it, from a short sweep",
     "coordinate_check": "whether its settings hold on wider and deeper models",
+    "rationales": "a teacher's short reasons for known answers, kept where its own answer is right",
     "sweep": "search its settings, with what the best of them are worth over seeds",
     "chain": "its runs one after the other, each from the last, with what each was worth",
     "generate": "continue a prompt",
