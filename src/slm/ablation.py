@@ -62,10 +62,11 @@ def run(recipe: Recipe) -> None:
 
 def show(found: Ablation, place: Path) -> None:
     """Print the paired table and write the page."""
-    from slm.report.ablation import COLUMNS, ablation_page, rows
+    from slm.report.ablation import COLUMNS, COSTS, ablation_page, costs, rows
 
     seeds = next(iter(found.base.seeds.values()))
     say(f"ablation: the base is {', '.join(found.base.runs)} (seeds {', '.join(map(str, sorted(seeds)))})")
     table("Each change against the base", COLUMNS, rows(found))
+    table("What each took", COSTS, costs(found))
     write_atomically(place, ablation_page(found))
     say(f"ablation: {place}")

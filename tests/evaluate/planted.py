@@ -84,17 +84,26 @@ def publish_corpus(folder: Path) -> Artifact:
 
 
 def publish_checkpoint(
-    run: Path, tokens: int, seed: int = 0, model: dict[str, Any] | None = None, train: dict[str, Any] | None = None
+    run: Path,
+    tokens: int,
+    seed: int = 0,
+    model: dict[str, Any] | None = None,
+    train: dict[str, Any] | None = None,
+    objective: dict[str, Any] | None = None,
+    beside: dict[str, Artifact] | None = None,
 ) -> Artifact:
     """What a training leaves behind but its weights."""
-    recipe = build_recipe({"model": model or {}, "train": {"tokens": tokens, **(train or {})}})
+    recipe = build_recipe(
+        {"model": model or {}, "train": {"tokens": tokens, **(train or {})}, "objective": objective or {}}
+    )
     shards_folder = run.parent / "shards"
     if not shards_folder.exists():
         with create(shards_folder, Spec("shards", recipe.shards)) as draft:
             (draft.path / "rows").write_text("none")
     training = Training(model=recipe.model, objective=recipe.objective, train=recipe.train)
     shards = open_artifact(shards_folder, "shards")
-    with create(run / "train" / "step-1", Spec("train", training, {"shards": shards}, seed=seed)) as draft:
+    parents = {"shards": shards, **(beside or {})}
+    with create(run / "train" / "step-1", Spec("train", training, parents, seed=seed)) as draft:
         (draft.path / "weights").write_text("none")
         draft.counts.update(tokens=tokens)
     return open_artifact(run / "train" / "step-1", "train")

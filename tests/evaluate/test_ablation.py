@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -65,6 +68,30 @@ def test_what_cannot_be_compared_is_refused(runs: dict[str, list[Artifact]]) -> 
         ablate([*runs["base"], runs["base"][0]])
     with pytest.raises(UserError, match=r"^1 seed\(s\) of a setting were given; an interval over seeds needs two"):
         ablate([*runs["base"], runs["worse"][0]])
+
+
+def test_who_teaches_is_one_thing_and_calibration_stands_beside_it(tmp_path: Path) -> None:
+    corpus, teacher = publish_corpus(tmp_path / "corpus"), publish_checkpoint(tmp_path / "teacher", 1_000_000)
+    distill = {"kind": "distill", "distill": {"teacher": "runs/teacher"}}
+    made = []
+    for name, tokens, objective, error in (("alone", 10**6, {}, 0.1), ("taught", 10**6, distill, 0.02),
+                                           ("longer", 2 * 10**6, distill, 0.03)):  # fmt: skip
+        for seed in (1, 2):
+            run, beside = tmp_path / f"{name}-{seed}", {"teacher": teacher} if objective else {}
+            checkpoint = publish_checkpoint(run, tokens, seed, objective=objective, beside=beside)
+            results = json.dumps({"calibration": {"next token": {"stated": {"error": error + seed / 1000}}}})
+            made.append(publish(run, corpus, document_rows(0.0, seed), results=results, checkpoint=checkpoint))
+    found = ablate(made, first_is_base=True)
+    assert [group.runs for group in found.groups] == [["alone-1", "alone-2"], ["taught-1", "taught-2"],
+                                                      ["longer-1", "longer-2"]]  # fmt: skip
+    errors = {one.change: one for one in found.effects if one.metric == "calibration error"}
+    assert {change: one.num_changed for change, one in errors.items()} == {
+        "objective.kind: next_token -> distill": 1,
+        "train.tokens: 1000000 -> 2000000; objective.kind: next_token -> distill": 2,
+    }
+    taught = errors["objective.kind: next_token -> distill"]
+    assert taught.difference.value == pytest.approx(-0.08)
+    assert taught.lower_is_better
 
 
 def test_settings_are_compared_by_dotted_key() -> None:

@@ -15,6 +15,7 @@ from slm.objective import distill
 from slm.objective.config import ObjectiveConfig
 from slm.train import loop
 from slm.train.metrics import read_metrics
+from tests.train.test_parallel import SHAPE, agree, launch
 
 SHORT = {"tokens": 4 * 256, "evaluate_every_steps": 0, "log_every_steps": 1}
 
@@ -166,6 +167,18 @@ def test_a_poisoned_step_of_a_student_of_a_store_is_left_out(make_recipe, teache
     assert [row["step"] for row in rows(recipe, "skip")] == [3]
     ledger = (recipe.folder("train") / "ledger.jsonl").read_text()
     assert '"compute"' in ledger
+
+
+def test_two_processes_learn_from_a_store_what_one_learns(make_recipe, teacher, store):
+    alone, replicas, shards = (
+        reading(make_recipe, f"reader-{how}", teacher, store, **SHAPE, parallel=how)
+        for how in ("auto", "ddp", "full_shard")
+    )
+    slm.train.run(alone)
+    done = launch(2, (replicas, ""), (shards, ""))
+    assert done.returncode == 0, done.stdout + done.stderr
+    for recipe in (replicas, shards):
+        agree(recipe, alone, 2e-5)
 
 
 def test_a_store_that_does_not_fit_is_refused(make_recipe, teacher, store):

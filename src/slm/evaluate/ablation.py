@@ -16,12 +16,17 @@ from typing import Any
 
 from slm.core.artifact import Artifact
 from slm.core.errors import UserError
-from slm.evaluate.measurements import BITS_PER_BYTE, Measurement, matched, name_of, read_measurements
+from slm.evaluate.measurements import BITS_PER_BYTE, matched, name_of, read_measurements
 from slm.evaluate.scaling import checkpoint_of
+from slm.evaluate.stage import RESULTS
 from slm.evaluate.statistics.corrections import corrected
 from slm.evaluate.statistics.replicates import OverSeeds, difference_over_seeds, over_seeds
 
 Settings = dict[str, Any]
+CALIBRATION_ERROR = "calibration error"
+"""Of the likeliest next token, a figure of the whole run."""
+WHO_TEACHES = ("objective.kind", "objective.distill.source", "made from.teacher", "made from.distill")
+"""Settings that name one thing together: the text alone, a teacher, or its store."""
 
 
 @dataclass(slots=True)
@@ -31,6 +36,7 @@ class Group:
     settings: Settings
     seeds: dict[str, dict[int, float]] = field(default_factory=dict)
     runs: list[str] = field(default_factory=list)
+    checkpoints: list[Artifact] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,8 @@ class Ablation:
 
     base: Group
     effects: list[Effect]
+    groups: list[Group]
+    """All of them, the base first."""
 
 
 def ablate(evaluations: Sequence[Artifact], *, first_is_base: bool = False) -> Ablation:
@@ -68,11 +76,13 @@ def ablate(evaluations: Sequence[Artifact], *, first_is_base: bool = False) -> A
         )
     base = groups[0]
     if not first_is_base:
-        base = max(groups, key=lambda one: sum(len(changed(one.settings, other.settings)) == 1 for other in groups))
-    effects = [effect for other in groups if other is not base for effect in _effects(base, other, metrics)]
+        base = max(groups, key=lambda one: sum(len(things(one, other)) == 1 for other in groups))
+    others = [other for other in groups if other is not base]
+    effects = [effect for other in others for effect in _effects(base, other, metrics)]
     p_values = corrected([effect.difference.p_value for effect in effects], "holm")
     effects = [replace(effect, corrected_p=p) for effect, p in zip(effects, p_values, strict=True)]
-    return Ablation(base, sorted(effects, key=lambda one: (one.metric, one.num_changed, one.difference.value)))
+    effects = sorted(effects, key=lambda one: (one.metric, one.num_changed, one.difference.value))
+    return Ablation(base, effects, [base, *others])
 
 
 def changed(base: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:
@@ -82,6 +92,18 @@ def changed(base: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:
         for key in dict.fromkeys([*base, *other])
         if base.get(key) != other.get(key)
     }
+
+
+def things(base: Group, other: Group) -> dict[str, tuple[Any, Any]]:
+    """What differs between two groups; who teaches is one thing, by the first of its settings that differs."""
+    found = changed(base.settings, other.settings)
+    teaching = [key for key in WHO_TEACHES if key in found]
+    return {key: values for key, values in found.items() if key not in teaching[1:]}
+
+
+def words(base: Group, other: Group) -> str:
+    """How a group differs from the base, for people."""
+    return "; ".join(f"{key}: {_short(old)} -> {_short(new)}" for key, (old, new) in things(base, other).items())
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Settings:
@@ -95,7 +117,8 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Settings:
     return found
 
 
-def _grouped(evaluations: Sequence[Artifact]) -> tuple[list[Group], dict[str, Measurement]]:
+def _grouped(evaluations: Sequence[Artifact]) -> tuple[list[Group], dict[str, bool]]:
+    """The groups, and for each metric whether less of it is better."""
     groups: dict[str, Group] = {}
     first = read_measurements(evaluations[0])
     for evaluation in evaluations:
@@ -104,29 +127,37 @@ def _grouped(evaluations: Sequence[Artifact]) -> tuple[list[Group], dict[str, Me
         settings = flat({**ingredients["settings"], "made from": ingredients["parents"]})
         group = groups.setdefault(json.dumps(settings, sort_keys=True), Group(settings))
         seed = int(checkpoint.manifest["seed"])
+        found = _calibration_error(evaluation)
         for name, one in read_measurements(evaluation).items():
-            if name not in first:
-                continue
-            matched(first[name], one, (str(evaluations[0].path), str(evaluation.path)))
+            if name in first:
+                matched(first[name], one, (str(evaluations[0].path), str(evaluation.path)))
+                found[name] = float(one.numerators_N.sum() / one.denominators_N.sum())
+        for name, value in found.items():
             values = group.seeds.setdefault(name, {})
             if seed in values:
                 raise UserError(f"{name_of(evaluation)} repeats seed {seed} of {group.runs[0]}; give each run once")
-            values[seed] = float(one.numerators_N.sum() / one.denominators_N.sum())
+            values[seed] = value
         group.runs.append(name_of(evaluation))
-    return list(groups.values()), {BITS_PER_BYTE: first[BITS_PER_BYTE], **first}
+        group.checkpoints.append(checkpoint)
+    metrics = {BITS_PER_BYTE: True, **{name: one.lower_is_better for name, one in first.items()}}
+    return list(groups.values()), {**metrics, CALIBRATION_ERROR: True}
 
 
-def _effects(base: Group, other: Group, metrics: Mapping[str, Measurement]) -> list[Effect]:
-    keys = changed(base.settings, other.settings)
-    words = "; ".join(f"{key}: {_short(old)} -> {_short(new)}" for key, (old, new) in keys.items())
+def _calibration_error(evaluation: Artifact) -> dict[str, float]:
+    results = json.loads(evaluation.file(RESULTS).read_text(encoding="utf-8"))
+    judged = results.get("calibration", {}).get("next token")
+    return {CALIBRATION_ERROR: judged["stated"]["error"]} if judged else {}
+
+
+def _effects(base: Group, other: Group, metrics: Mapping[str, bool]) -> list[Effect]:
+    count, change = len(things(base, other)), words(base, other)
     effects = []
-    for name, measurement in metrics.items():
+    for name, lower in metrics.items():
         if name in base.seeds and name in other.seeds:
             mine, theirs = base.seeds[name], other.seeds[name]
             gap = difference_over_seeds(mine, theirs)
             sides = (over_seeds(mine), over_seeds(theirs))
-            runs, lower = tuple(other.runs), measurement.lower_is_better
-            effects.append(Effect(name, lower, runs, words, len(keys), *sides, gap, gap.p_value))
+            effects.append(Effect(name, lower, tuple(other.runs), change, count, *sides, gap, gap.p_value))
     return effects
 
 

@@ -41,6 +41,9 @@ class EvaluateConfig(Config):
     controls: tuple[Control, ...] = ()
     """Models that are asked the same items for comparison: random (the model's shape, fresh weights; costs what the
     model costs) and unigram (frequencies of tokens; costs little)."""
+    teacher: str = neutral("")
+    """A run with the same tokenizer, to see how often both find the same token likeliest on held-out text and how far
+    the model's distributions are from its; the evaluation is made from its fingerprint, not its path."""
     replies: int = Field(0, ge=0)
     """Held-out conversations whose last question is answered greedily, to see whether answers keep to the chat
     template; 0 asks none."""

@@ -26,6 +26,7 @@ from slm.core.seeds import derive
 from slm.corpus import Document, read_documents
 from slm.corpus.decontamination.config import GOLDEN
 from slm.corpus.decontamination.report import clean_items
+from slm.evaluate.agreement import agreement, summary
 from slm.evaluate.baselines import XzMeter, count_targets, gzip_bytes, unigram_nats
 from slm.evaluate.config import EvaluateConfig
 from slm.evaluate.controls import controls
@@ -34,7 +35,7 @@ from slm.evaluate.journal import Journal, key_of
 from slm.evaluate.next_token import next_token_calibration
 from slm.evaluate.score import score
 from slm.evaluate.scorer import Scorer
-from slm.evaluate.stage import ANSWERS, ITEMS
+from slm.evaluate.stage import ANSWERS, ITEMS, TEACHER
 from slm.evaluate.statistics.intervals import estimate
 from slm.evaluate.task_calibration import task_calibrations
 from slm.evaluate.tasks.replies import REPLIES, replies
@@ -89,6 +90,7 @@ def measure(recipe: Recipe, parents: Mapping[str, Artifact], golden: Path | None
         more = {REPLIES: replies(scorer, documents, config.reply_tokens)} if config.replies else {}
         results["tasks"] = run_tasks(tasks, scorer, others, draft.path, recipe.seed, more)
         results["robustness"] = robustness(tasks, scorer, derive(recipe.seed, "robustness"))
+    results["teacher"] = _beside_teacher(model, parents, recipe, draft.path)
     results["calibration"].update(task_calibrations(draft.path / ITEMS, derive(recipe.seed, "calibration")))
     _write(draft.path, results, columns)
     found = results["golden"]
@@ -126,6 +128,7 @@ def _figures(
     outcomes = check(model, tokenizer, prompts)
     passed = sum(outcome.passed for outcome in outcomes)
     clean = clean_subset(corpus, outcomes)
+    sample = _sample(tokenizer, corpus, recipe)
     results = {
         "validation": validation,
         "baselines": {
@@ -133,7 +136,7 @@ def _figures(
             "gzip_bits_per_byte": 8 * sum(columns["gzip_bytes"]) / num_bytes,
             "xz_bits_per_byte": 8 * xz / num_bytes,
         },
-        "calibration": _calibration(model, tokenizer, corpus, (context, stride), recipe),
+        "calibration": _calibration(model, sample, (context, stride), recipe),
         "sources": _groups(columns, "source", recipe.seed),
         "domains": _groups(columns, "domain", recipe.seed),
         "golden": {
@@ -265,18 +268,23 @@ def _blocks(encoded: Iterable[Encoded]) -> Iterator[list[Encoded]]:
         yield block
 
 
+def _sample(tokenizer: Tokenizer, corpus: Artifact, recipe: Recipe) -> list[tuple[str, NDArray[np.int32]]]:
+    """Names and ids of the documents on which positions are sampled."""
+    most = min(recipe.evaluate.max_documents or CALIBRATION_DOCUMENTS, CALIBRATION_DOCUMENTS)
+    encoded = encode(_chosen(corpus, most, recipe.evaluate.sources), tokenizer, recipe.shards.threads)
+    return [(document.id, ids.ids_T) for document, ids in encoded]
+
+
 def _calibration(
-    model: Transformer, tokenizer: Tokenizer, corpus: Artifact, window: tuple[int, int], recipe: Recipe
+    model: Transformer, sample: Sequence[tuple[str, NDArray[np.int32]]], window: tuple[int, int], recipe: Recipe
 ) -> dict[str, Any]:
     """Of next-token predictions on a sample of the documents; empty where there is one document only."""
     config = recipe.evaluate
-    most = min(config.max_documents or CALIBRATION_DOCUMENTS, CALIBRATION_DOCUMENTS)
-    encoded = [ids.ids_T for _, ids in encode(_chosen(corpus, most, config.sources), tokenizer, recipe.shards.threads)]
-    if len(encoded) < 2:
+    if len(sample) < 2:
         return {}
     found = next_token_calibration(
         model,
-        encoded,
+        [ids for _, ids in sample],
         context=window[0],
         stride=window[1],
         batch_tokens=config.batch_tokens,
@@ -284,6 +292,23 @@ def _calibration(
         seed=derive(recipe.seed, "calibration"),
     )
     return {NEXT_TOKEN: found}
+
+
+def _beside_teacher(
+    model: Transformer, parents: Mapping[str, Artifact], recipe: Recipe, folder: Path
+) -> dict[str, Any] | None:
+    """What the model and a teacher have in common, with a table by document; None where no teacher is named."""
+    if "teacher" not in parents:
+        return None
+    config, tokenizer = recipe.evaluate, Tokenizer.load(parents["tokenizer"].path)
+    context, stride = _window(config, parents["shards"], model)
+    teacher = load_model(parents["teacher"].path).to(next(model.parameters()).device).eval()
+    columns = agreement(
+        model, teacher, _sample(tokenizer, parents["corpus"], recipe), context=context, stride=stride,
+        batch_tokens=config.batch_tokens, precision=config.precision,
+    )  # fmt: skip
+    pq.write_table(pa.table(columns), folder / TEACHER)
+    return summary(columns, derive(recipe.seed, "teacher"))
 
 
 def _summary(columns: Columns, seed: int) -> dict[str, Any]:
@@ -355,6 +380,13 @@ def _print(results: dict[str, Any]) -> None:
             f"evaluate: says its likeliest token with {100 * stated['confidence']:.1f} % and is right "
             f"{100 * stated['accuracy']:.1f} %; calibration error {stated['error']:.4f} (a calibrated model's "
             f"{stated['error_if_calibrated']:.4f}), at temperature {scaled['temperature']:.3f} {scaled['error']:.4f}"
+        )
+    if beside := results["teacher"]:
+        (low, high), (near, far) = beside["agreement_95"], beside["divergence_nats_95"]
+        say(
+            f"evaluate: finds its teacher's likeliest token likeliest at {100 * beside['agreement']:.1f} % of "
+            f"{beside['positions']:,} positions ({100 * low:.1f} to {100 * high:.1f}), and is "
+            f"{beside['divergence_nats']:.3f} nats from it ({near:.3f} to {far:.3f})"
         )
     say(f"evaluate: perplexity {validation['perplexity']:.2f} a token, {validation['nats_per_token']:.4f} nats")
     if golden["items"]:

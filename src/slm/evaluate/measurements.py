@@ -21,10 +21,11 @@ import pyarrow.parquet as pq
 from slm.core.artifact import MANIFEST, Artifact, newest, open_artifact
 from slm.core.errors import UserError
 from slm.corpus import read_documents
-from slm.evaluate.stage import DOCUMENTS, ITEMS, LAYOUT_VERSION
+from slm.evaluate.stage import DOCUMENTS, ITEMS, LAYOUT_VERSION, TEACHER
 from slm.evaluate.statistics.intervals import Floats, Integers
 
 BITS_PER_BYTE = "bits per byte"
+AGREEMENT, DIVERGENCE = "teacher agreement", "nats from the teacher"
 LOWER_IS_BETTER = ("bits per byte", "bits_per_byte", "nll", "perplexity", "brier", "loss", "word_perplexity",
                    "byte_perplexity", "bits_per_char")  # fmt: skip
 NOT_RECORDED = "not recorded"
@@ -99,6 +100,8 @@ def read_measurements(evaluation: Artifact) -> dict[str, Measurement]:
             "redo=true"
         )
     found = {BITS_PER_BYTE: _documents(pq.read_table(evaluation.file(DOCUMENTS)).to_pylist())}
+    if TEACHER in evaluation.manifest["files"]:
+        found.update(_teacher(pq.read_table(evaluation.file(TEACHER)).to_pylist(), evaluation))
     if ITEMS in evaluation.manifest["files"]:
         found.update(task_measurements(evaluation.file(ITEMS)))
     return found
@@ -184,6 +187,20 @@ def _documents(rows: list[Row]) -> Measurement:
         {"bytes": columns["bytes"].astype(np.float64), "share of rare tokens": columns["rare_token_rate"]},
         rows,
     )
+
+
+def _teacher(rows: list[Row], evaluation: Artifact) -> dict[str, Measurement]:
+    """Agreement with a teacher and divergence from it, each a position; items are the same beside one teacher alone."""
+    keys, positions = [row["id"] for row in rows], np.array([row["positions"] for row in rows], dtype=np.float64)
+    teacher = evaluation.manifest["parents"]["teacher"]["fingerprint"]
+    contents = [f"{row['positions']} {teacher}" for row in rows]
+    return {
+        name: Measurement(
+            name, lower, keys, contents, np.array([row[column] for row in rows], dtype=np.float64), positions, None, {},
+            {"positions": positions}, rows,
+        )
+        for name, column, lower in ((AGREEMENT, "agreed", False), (DIVERGENCE, "divergence_nats", True))
+    }  # fmt: skip
 
 
 def _items(name: str, rows: list[Row]) -> Measurement:

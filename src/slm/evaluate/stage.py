@@ -21,7 +21,16 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slm.core.artifact import Artifact, Draft, Spec, file_sha256, make, require_parent
+from slm.core.artifact import (
+    Artifact,
+    Draft,
+    Spec,
+    file_sha256,
+    make,
+    newest_checkpoint,
+    open_artifact,
+    require_parent,
+)
 from slm.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,6 +39,7 @@ if TYPE_CHECKING:
 RESULTS = "results.json"
 DOCUMENTS = "documents.parquet"
 ITEMS = "items.parquet"
+TEACHER = "teacher.parquet"
 LAYOUT_VERSION = 5
 ANSWERS = "evaluate.answers"
 """Beside the artifact."""
@@ -98,7 +108,12 @@ def _parents(recipe: Recipe) -> dict[str, Artifact]:
     require_parent(train, "tokenizer", tokenizer)
     if not recipe.artifacts.corpus:
         require_parent(shards, "corpus", corpus)
-    return {"train": train, "shards": shards, "corpus": corpus, "tokenizer": tokenizer}
+    parents = {"train": train, "shards": shards, "corpus": corpus, "tokenizer": tokenizer}
+    if recipe.evaluate.teacher:
+        teacher = open_artifact(newest_checkpoint(Path(recipe.evaluate.teacher)), "train", verify=recipe.verify)
+        require_parent(teacher, "tokenizer", tokenizer)
+        parents["teacher"] = teacher
+    return parents
 
 
 def _require_golden(made: Artifact) -> None:

@@ -1,21 +1,28 @@
 """What each change of a recipe is worth, as one page: differences from the base with their intervals over seeds.
 
-In: the base and its changes, compared. Out: HTML like the report's, and the rows of the terminal's table.
+In: the base and its changes, compared. Out: HTML like the report's, and the rows of the terminal's tables: the
+differences, and what each group took (tokens, FLOPs with those of a teacher, time), since what costs more may well win.
 """
 
 from __future__ import annotations
 
 import math
 
-from slm.evaluate.ablation import Ablation, Effect
+from slm.core.artifact import MANIFEST, Artifact, open_artifact
+from slm.core.console import duration, size
+from slm.evaluate.ablation import Ablation, Effect, words
 from slm.evaluate.statistics.power import LEVEL
+from slm.model.config import ModelConfig
+from slm.model.counting import flops_per_token
 from slm.report.charts import Interval, forest_figure
 from slm.report.html import page
-from slm.report.page import Fact, Section, Table
+from slm.report.page import Fact, Section, Table, compact, power
+from slm.train.ledger import read_ledger, totals
 
 COLUMNS = (
     "change", "metric", "base", "changed", "difference [95 % over seeds]", "test", "p, Holm", "verdict",
 )  # fmt: skip
+COSTS = ("runs", "seeds", "tokens", "FLOPs of the model", "of its teacher", "time of a run", "beside it")
 
 
 def ablation_page(found: Ablation) -> str:
@@ -45,7 +52,7 @@ def ablation_page(found: Ablation) -> str:
             section.figures.append(
                 forest_figure(f"changes-{number}", f"{metric}: difference from the base", drawn, metric)
             )
-    section.tables = [Table("Every change", COLUMNS, rows(found))]
+    section.tables = [Table("Every change", COLUMNS, rows(found)), Table("What each took", COSTS, costs(found))]
     return page(title, "ablation", summary, facts[:4], [section])
 
 
@@ -67,3 +74,40 @@ def verdict(one: Effect) -> str:
     if word == "worse" and (one.difference.value < 0) == one.lower_is_better:
         word = "better"
     return word if one.num_changed == 1 else f"{word}; {one.num_changed} things at once"
+
+
+def costs(found: Ablation) -> list[tuple[str, ...]]:
+    """A line for each group: what a run of it took, as a mean; a teacher in memory computes forward alone."""
+    lines: list[tuple[str, ...]] = []
+    for group in found.groups:
+        one = group.checkpoints[0]
+        tokens, parents = int(one.counts["tokens"]), one.manifest["parents"]
+        seq_len = int(parents["shards"]["settings"]["seq_len"])
+        own = flops_per_token(ModelConfig.model_validate(one.section["model"]), seq_len) * tokens
+        teacher = parents.get("teacher")
+        asked = 0.0
+        if teacher:
+            asked = flops_per_token(ModelConfig.model_validate(teacher["settings"]["model"]), seq_len) * tokens / 3
+        seconds = [sum(totals(read_ledger(checkpoint.path.parent)).values()) for checkpoint in group.checkpoints]
+        mean = sum(seconds) / len(seconds)
+        change = "the base" if group is found.base else words(found.base, group)
+        lines.append(
+            (
+                change, str(len(group.checkpoints)), compact(tokens), power(own), power(asked) if asked else "-",
+                duration(mean) if mean else "unknown", _store(one),
+            )
+        )  # fmt: skip
+    return lines
+
+
+def _store(checkpoint: Artifact) -> str:
+    """What a store took that the run has read, for all its readers together."""
+    recorded = checkpoint.manifest["parents"].get("distill")
+    if recorded is None:
+        return "-"
+    folder = checkpoint.path / recorded["path"]
+    if not (folder / MANIFEST).is_file():
+        return "a store that is gone"
+    counts = open_artifact(folder, "distill").counts
+    num_bytes = counts["bytes_per_token"] * counts["rows"] * counts["seq_len"]
+    return f"a store of {size(num_bytes)}, {counts['bytes_per_token']:.0f} B a token, in {duration(counts['seconds'])}"
