@@ -106,6 +106,15 @@ def test_a_device_that_is_not_there_is_refused(recipe_of: MakeRecipe) -> None:
         slm.distill.run(recipe_of("gpu", device="cuda"))
 
 
+def test_a_teacher_over_several_devices_says_the_same(stored: Artifact, recipe_of: MakeRecipe) -> None:
+    recipe = recipe_of("spread")
+    distill = recipe.objective.distill.model_copy(update={"teacher_memory_bytes": {"cpu": 90_000}})
+    objective = recipe.objective.model_copy(update={"distill": distill})
+    made = slm.distill.run(recipe.model_copy(update={"objective": objective}))
+    assert made is not None
+    assert made.fingerprint == stored.fingerprint
+
+
 def test_half_precision_changes_few_draws(stored: Artifact, recipe_of: MakeRecipe, teacher: Recipe) -> None:
     made = slm.distill.run(recipe_of("half", precision="bf16"))
     assert made is not None

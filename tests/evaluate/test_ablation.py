@@ -87,7 +87,7 @@ def test_who_teaches_is_one_thing_and_calibration_stands_beside_it(tmp_path: Pat
     errors = {one.change: one for one in found.effects if one.metric == "calibration error"}
     assert {change: one.num_changed for change, one in errors.items()} == {
         "objective.kind: next_token -> distill": 1,
-        "train.tokens: 1000000 -> 2000000; objective.kind: next_token -> distill": 2,
+        "objective.kind: next_token -> distill; train.tokens: 1000000 -> 2000000": 2,
     }
     taught = errors["objective.kind: next_token -> distill"]
     assert taught.difference.value == pytest.approx(-0.08)

@@ -55,7 +55,9 @@ def test_what_each_group_took_counts_the_teachers_forward_and_names_the_store(tm
         run = tmp_path / name
         checkpoint = publish_checkpoint(run, 3_000, beside=beside)
         if name == "online":
-            (run / "train" / "ledger.jsonl").write_text(json.dumps({"phases": {"compute": 61.0, "start": 4.0}}) + "\n")
+            (run / "train" / "ledger.jsonl").write_text(
+                json.dumps({"process": "1", "phases": {"compute": 61.0, "start": 4.0}}) + "\n"
+            )
         groups.append(Group({"made from.teacher": name}, {}, [name], [checkpoint]))
     alone, online, stored = costs(Ablation(groups[0], [], groups))
     recipe = Recipe()

@@ -19,6 +19,7 @@ from slm.core.batch import IGNORED
 from slm.core.errors import UserError
 from slm.distill.keep import draws, likeliest, uniforms
 from slm.model.load import load_model
+from slm.model.spread import load_spread
 from slm.recipe import Recipe
 from slm.shards.loader import read_batch
 from slm.shards.reader import ShardReader
@@ -39,12 +40,14 @@ class Writer:
         if config.threads:
             torch.set_num_threads(config.threads)
         gpu = config.device != "cpu" and torch.cuda.is_available()
-        self._device = "cuda" if gpu else "cpu"
         if not gpu:
             keep_freed_memory()
         self._config, self._facts = config, dict(facts)
         self._reader = ShardReader(parents["shards"], "train")
-        self._teacher = load_model(parents["teacher"].path).to(self._device).eval()
+        where, memory = parents["teacher"].path, recipe.objective.distill.teacher_memory_bytes
+        whole = "cuda" if gpu else "cpu"
+        self._teacher = load_spread(where, memory) if memory else load_model(where).to(whole).eval()
+        self._device = self._teacher.head_weight.device.type
 
     def write(self, rows: range, path: Path, told: Callable[[int], None]) -> dict[str, Any]:
         """Write the file of these rows; returns the number of targets and the sum of their entropy or kept mass."""

@@ -19,8 +19,9 @@ class DistillConfig(Config):
     """Checkpoint of the teacher: a run's folder, its train folder or one step of it, with this run's tokenizer. The run
     is made from its fingerprint, not its path. With a store that is there already it need not be named."""
     teacher_memory_bytes: dict[str, int] = neutral({})
-    """What a teacher too large to stand beside the student may take of each device, by the numbers of GPUs and cpu,
-    such as {0: 40e9, cpu: 100e9}; the rest is read from the disk at each forward. Empty keeps it whole."""
+    """What a teacher too large for one device may take of each, beside the student or to make a store, by the numbers
+    of GPUs and cpu, such as {0: 40e9, cpu: 100e9}; the rest is read from the disk at each forward. Empty keeps it
+    whole."""
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
     """From the student's distribution to the teacher's: KL(p | q), which covers all that the teacher says; KL(q | p),
     which keeps to what it says most; or between the two, by beta."""
@@ -42,8 +43,6 @@ class DistillConfig(Config):
             raise ValueError(f"beta ({self.beta:g}) has no effect on {self.divergence}; leave it out")
         if not self.on_policy and self.on_policy_temperature != 1:
             raise ValueError("on_policy_temperature has no effect where on_policy is 0; leave it out")
-        if self.teacher_memory_bytes and self.source == "store":
-            raise ValueError("teacher_memory_bytes has no effect where a store is read; leave it out")
         if self.on_policy and self.source == "store":
             raise ValueError(
                 "on_policy needs the teacher itself, which knows what the student writes; set source=teacher"
