@@ -28,8 +28,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+import bench_turns
 
 from slm.core.provenance import processor_name
 
@@ -63,7 +64,7 @@ CURVES: dict[str, list[int]] = {
 }
 
 
-class Side:
+class Side(bench_turns.Side):
     """A process that steps when it is told to."""
 
     def __init__(self, side: str, args: argparse.Namespace, python: str = sys.executable, **options: Any) -> None:
@@ -75,28 +76,17 @@ class Side:
         }  # fmt: skip
         kept = options.pop("memory_kept", False)
         program = [python, str(ROOT / "scripts" / "bench_sides.py"), json.dumps(request)]
-        environment = {**os.environ, "THP_MEM_ALLOC_ENABLE": "1", "OMP_NUM_THREADS": str(args.threads)}
-        environment |= MEMORY_KEPT if kept else {}
-        self.tokens, self.seconds, self.memory = rows * length, [], {}
-        self._process = subprocess.Popen(
-            program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+        environment = {"THP_MEM_ALLOC_ENABLE": "1", "OMP_NUM_THREADS": str(args.threads)}
+        super().__init__(program, environment | (MEMORY_KEPT if kept else {}))
+        self.tokens, self.seconds = rows * length, list[float]()
 
     def __enter__(self) -> Side:
-        self._read()
-        self._ask("1")
+        super().__enter__()
         return self
 
     def turn(self) -> None:
         """One step, counted."""
-        self.seconds += self._ask("1")
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if kind is None:
-            self.memory = self._ask("end")
-        else:
-            self._process.kill()
-        self._process.wait()
+        self.seconds += self.ask("1")
 
     @property
     def median(self) -> float:
@@ -108,42 +98,14 @@ class Side:
         """Tokens a second of the fastest step."""
         return self.tokens / min(self.seconds)
 
-    @property
-    def used_bytes(self) -> int:
-        """What model, optimizer and steps took beyond the imported libraries."""
-        return int(self.memory["peak_bytes"] - self.memory["before_bytes"])
-
-    def _ask(self, line: str) -> Any:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{line}\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def _read(self) -> Any:
-        assert self._process.stdout is not None
-        while line := self._process.stdout.readline():
-            if line.startswith(("{", "[")):
-                return json.loads(line)
-        raise SystemExit(f"bench_train: a side ended with status {self._process.wait()}")
-
 
 def main() -> None:
     """Measure, print, judge."""
     args = arguments()
     reason = "left out by --no-litgpt" if args.no_litgpt else litgpt_missing()
     sides = started(args, with_litgpt=not reason)
-    try:
-        for side in sides.values():
-            side.__enter__()
-        for _ in range(args.rounds):
-            for side in sides.values():
-                side.turn()
-    except BaseException as error:
-        for side in sides.values():
-            side.__exit__(type(error), error, None)
-        raise
-    for side in sides.values():
-        side.__exit__(None, None, None)
+    for name, answers in bench_turns.take_turns(sides, args.rounds).items():
+        sides[name].seconds = [seconds for answer in answers for seconds in answer]
     figures = judged(sides, args)
     figures |= {"litgpt": reason or LITGPT, "loader_tokens_per_second": loader_rate(args)}
     if args.curves:

@@ -54,6 +54,7 @@ PACKAGES = {
         ["torch==2.13.0", "numpy==2.2.6", "setuptools", "wheel"],
         ["--no-build-isolation", "gptqmodel==7.6.0"],
     ],
+    "trl": [["torch==2.13.0", "transformers==5.23.0", "trl==1.16.0"]],
 }
 VOCAB = 512
 SHAPE = {

@@ -9,7 +9,7 @@ from scipy import stats
 
 from slm.core.artifact import Artifact
 from slm.core.errors import UserError
-from slm.evaluate.ablation import ablate, changed, flat
+from slm.evaluate.ablation import ablate, changed, flat, trained_bytes
 from slm.evaluate.measurements import BITS_PER_BYTE, read_measurements
 from tests.evaluate.planted import document_rows, publish, publish_checkpoint, publish_corpus
 
@@ -92,6 +92,22 @@ def test_who_teaches_is_one_thing_and_calibration_stands_beside_it(tmp_path: Pat
     taught = errors["objective.kind: next_token -> distill"]
     assert taught.difference.value == pytest.approx(-0.08)
     assert taught.lower_is_better
+
+
+@pytest.mark.parametrize(
+    ("files", "size"),
+    [
+        (
+            {"model-00001-of-00002.safetensors": 5, "model-00002-of-00002.safetensors": 7, "optimizer.safetensors": 90},
+            12,
+        ),
+        ({"model-00001-of-00001.safetensors": 5, "adapter-00001-of-00001.safetensors": 2, "model_config.json": 1}, 2),
+    ],
+    ids=["all weights", "adapter"],
+)
+def test_what_was_trained_has_the_size_of_its_files(files: dict[str, int], size: int, tmp_path: Path) -> None:
+    listed = {name: {"size_bytes": count} for name, count in files.items()}
+    assert trained_bytes(Artifact(tmp_path, {"files": listed})) == size
 
 
 def test_settings_are_compared_by_dotted_key() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from slm.core.artifact import Spec, create, open_artifact
@@ -37,6 +39,31 @@ def test_every_change_stands_with_its_interval():
     assert page.count("<svg") == 2
     assert "2 changes of base-seed1" in page
     assert [row[-1] for row in rows(found)] == ["better", "not told from chance"]
+
+
+def test_values_of_one_setting_and_sizes_of_adapters_are_drawn():
+    base = Group({}, {"bits per byte": {1: 2.0, 2: 2.1, 3: 1.9}}, ["base-seed1"] * 3, [], 16_000)
+    ranks = [
+        replace(
+            effect(f"rank {rank}", -0.01 * rank, 0.01),
+            values={"train.lora.rank": (16, rank)},
+            trained_bytes=rank * 1000,
+        )
+        for rank in (4, 8)
+    ]
+    whole = replace(
+        effect("all", -0.3, 0.01, 2), trained_bytes=900_000,
+        values={"train.lora.rank": (16, None), "train.optimizer.lr": (1, 2)},
+    )  # fmt: skip
+    page = ablation_page(Ablation(base, [*ranks, whole], []))
+    assert page.count("difference from the base, by train.lora.rank.<") == 1
+    assert page.count("difference from the base, by the size of what was trained.<") == 1
+    assert page.count("<svg") == 6
+    drawn = re.findall(r"<text[^>]*>([^<]+)</text>|<!-- (.+?) -->", page)
+    told = {one or other for one, other in drawn}
+    assert {"rank 4", "rank 8", "base", "all weights"} <= told
+    assert "rank None" not in page
+    assert "by train.lora.rank" not in ablation_page(Ablation(base, [ranks[0], whole], []))
 
 
 def test_the_verdict_follows_p_value_direction_and_the_number_of_changes():

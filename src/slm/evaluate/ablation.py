@@ -37,6 +37,8 @@ class Group:
     seeds: dict[str, dict[int, float]] = field(default_factory=dict)
     runs: list[str] = field(default_factory=list)
     checkpoints: list[Artifact] = field(default_factory=list)
+    trained_bytes: int = 0
+    """What its checkpoints hold of what was trained: the adapter where there is one, or all weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,9 @@ class Effect:
     changed: OverSeeds
     difference: OverSeeds
     corrected_p: float
+    values: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    """Of each key that was changed, the base's value and the other."""
+    trained_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +122,14 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Settings:
     return found
 
 
+def trained_bytes(checkpoint: Artifact) -> int:
+    """The size of the adapter's files where there are some, or of the model's."""
+    files = [(name, facts["size_bytes"]) for name, facts in checkpoint.manifest["files"].items()]
+    weights = [(name, size) for name, size in files if name.endswith(".safetensors")]
+    sizes = {stem: sum(size for name, size in weights if name.startswith(stem)) for stem in ("adapter-", "model-")}
+    return int(sizes["adapter-"] or sizes["model-"])
+
+
 def _grouped(evaluations: Sequence[Artifact]) -> tuple[list[Group], dict[str, bool]]:
     """The groups, and for each metric whether less of it is better."""
     groups: dict[str, Group] = {}
@@ -125,7 +138,9 @@ def _grouped(evaluations: Sequence[Artifact]) -> tuple[list[Group], dict[str, bo
         checkpoint = checkpoint_of(evaluation)
         ingredients = checkpoint.manifest["ingredients"]
         settings = flat({**ingredients["settings"], "made from": ingredients["parents"]})
-        group = groups.setdefault(json.dumps(settings, sort_keys=True), Group(settings))
+        group = groups.setdefault(
+            json.dumps(settings, sort_keys=True), Group(settings, trained_bytes=trained_bytes(checkpoint))
+        )
         seed = int(checkpoint.manifest["seed"])
         found = _calibration_error(evaluation)
         for name, one in read_measurements(evaluation).items():
@@ -157,7 +172,8 @@ def _effects(base: Group, other: Group, metrics: Mapping[str, bool]) -> list[Eff
             mine, theirs = base.seeds[name], other.seeds[name]
             gap = difference_over_seeds(mine, theirs)
             sides = (over_seeds(mine), over_seeds(theirs))
-            effects.append(Effect(name, lower, tuple(other.runs), change, count, *sides, gap, gap.p_value))
+            more = (changed(base.settings, other.settings), other.trained_bytes)
+            effects.append(Effect(name, lower, tuple(other.runs), change, count, *sides, gap, gap.p_value, *more))
     return effects
 
 

@@ -7,6 +7,7 @@ differences, and what each group took (tokens, FLOPs with those of a teacher, ti
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from slm.core.artifact import MANIFEST, Artifact, open_artifact
 from slm.core.console import duration, size
@@ -14,11 +15,12 @@ from slm.evaluate.ablation import Ablation, Effect, words
 from slm.evaluate.statistics.power import LEVEL
 from slm.model.config import ModelConfig
 from slm.model.counting import flops_per_token
-from slm.report.charts import Interval, forest_figure
+from slm.report.charts import NARROW, WIDE, Interval, forest_figure, trade_off
 from slm.report.html import page
-from slm.report.page import Fact, Section, Table, compact, power
+from slm.report.page import Fact, Figure, Section, Table, compact, power
 from slm.train.ledger import read_ledger, totals
 
+Point = tuple[str, float, float, float, float]
 COLUMNS = (
     "change", "metric", "base", "changed", "difference [95 % over seeds]", "test", "p, Holm", "verdict",
 )  # fmt: skip
@@ -52,8 +54,52 @@ def ablation_page(found: Ablation) -> str:
             section.figures.append(
                 forest_figure(f"changes-{number}", f"{metric}: difference from the base", drawn, metric)
             )
+        section.figures += against_values(found, metric, number) + against_size(found, metric, number)
     section.tables = [Table("Every change", COLUMNS, rows(found)), Table("What each took", COSTS, costs(found))]
     return page(title, "ablation", summary, facts[:4], [section])
+
+
+def against_values(found: Ablation, metric: str, number: int) -> list[Figure]:
+    """The difference against each setting that three groups or more have their own value of, and nothing else."""
+    points: dict[str, list[Point]] = {}
+    for one in found.effects:
+        if one.metric == metric and len(one.values) == 1:
+            ((key, (old, new)),) = one.values.items()
+            if all(isinstance(value, int | float) and value > 0 for value in (old, new)):
+                mine = points.setdefault(key, [("", old, 0.0, 0.0, 0.0)])
+                mine.append(("", new, one.difference.value, one.difference.low, one.difference.high))
+    return [
+        _figure(f"values-{number}-{place}", f"{metric}: difference from the base, by {key}", metric, key, some)
+        for place, (key, some) in enumerate(points.items())
+        if len(some) > 2
+    ]
+
+
+def against_size(found: Ablation, metric: str, number: int) -> list[Figure]:
+    """The difference against the size of what was trained, where adapters of several sizes were."""
+    effects = [one for one in found.effects if one.metric == metric]
+    if len({found.base.trained_bytes, *(one.trained_bytes for one in effects)} - {0}) < 3:
+        return []
+    points: list[Point] = [("base", found.base.trained_bytes / 1e6, 0.0, 0.0, 0.0)]
+    for one in effects:
+        values = [f"{key.rpartition('.')[2]} {new}" for key, (_, new) in one.values.items()]
+        whole = any(key.startswith("train.lora.") and new is None for key, (_, new) in one.values.items())
+        label, gap = "all weights" if whole else ", ".join(values), one.difference
+        points.append((label, one.trained_bytes / 1e6, gap.value, gap.low, gap.high))
+    title = f"{metric}: difference from the base, by the size of what was trained"
+    return [_figure(f"size-{number}", title, metric, "MB", points)]
+
+
+def _figure(name: str, title: str, metric: str, x_label: str, points: Sequence[Point]) -> Figure:
+    drawn = [
+        (label, x, y, low if math.isfinite(low) else y, high if math.isfinite(high) else y)
+        for label, x, y, low, high in points
+    ]
+    wide, narrow = (
+        trade_off(f"{name}-{shape[0]}", title, drawn, shape, x_label, y_label=f"Δ {metric}", logarithmic=True)
+        for shape in (WIDE, NARROW)
+    )
+    return Figure(f"{title}.", wide, narrow, wide=True)
 
 
 def rows(found: Ablation) -> list[tuple[str, ...]]:

@@ -300,19 +300,31 @@ def bundle(
 
 
 def trade_off(
-    name: str, title: str, points: Sequence[tuple[str, float, float, float, float]], size: Size, x_label: str
+    name: str,
+    title: str,
+    points: Sequence[tuple[str, float, float, float, float]],
+    size: Size,
+    x_label: str,
+    *,
+    y_label: str = "Δ bits per byte",
+    logarithmic: bool = False,
 ) -> str:
-    """Named points with intervals, (label, x, y, low, high)."""
+    """Named points with intervals, (label, x, y, low, high); a logarithmic axis has its ticks at them."""
+    places = [math.log2(x) if logarithmic else x for _, x, *_ in points]
 
     def draw(axes: Axes) -> None:
         axes.axhline(0, color=MUTED, linewidth=1)
-        for label, x, y, low, high in points:
-            axes.plot([x, x], [low, high], color=FIRST, linewidth=1, alpha=0.6)
-            axes.plot([x], [y], color=FIRST, marker="o", markersize=6)
-            axes.annotate(label, (x, y), (7, 4), textcoords="offset points", color=INK, annotation_clip=False)
-        axes.set_xlim(0, 1.2 * max(x for _, x, *_ in points))  # room for the last label
+        for place, (label, _, y, low, high) in zip(places, points, strict=True):
+            axes.plot([place, place], [low, high], color=FIRST, linewidth=1, alpha=0.6)
+            axes.plot([place], [y], color=FIRST, marker="o", markersize=6)
+            axes.annotate(label, (place, y), (7, 4), textcoords="offset points", color=INK, annotation_clip=False)
+        least, most = (min(places), max(places)) if logarithmic else (0, max(places))
+        axes.set_xlim(least - 0.1 * logarithmic, most + 0.2 * (most - least))  # room for the last label
 
-    return _svg(name, title, size, draw, first=None, x_label=x_label, y_label="Δ bits per byte")
+    if not logarithmic:
+        return _svg(name, title, size, draw, first=None, x_label=x_label, y_label=y_label)
+    return _svg(name, title, size, draw, first=None, x_label=x_label, y_label=y_label, ticks=sorted(set(places)),
+                x_text=lambda place: compact(2**place))  # fmt: skip
 
 
 def _svg(
