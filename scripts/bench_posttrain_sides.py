@@ -9,7 +9,7 @@ project is imported at the top.
 from __future__ import annotations
 
 import json
-import resource
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ class Turns:
     def __init__(self, request: Request) -> None:
         self._clock: Callable[[], float] = time.process_time if request["cpu_seconds"] else time.perf_counter
         self._least: int = request["turn_tokens"]
-        self._before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self._before = peak_bytes()
         self._counts: Counts = {}
         self._began = 0.0
 
@@ -38,8 +38,7 @@ class Turns:
         if line.strip() == "1":
             self._counts = dict.fromkeys(("seconds", "steps", "tokens", "learned", "places"), 0.0)
             return True
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"before_bytes": self._before, "peak_bytes": peak}), flush=True)
+        print(json.dumps({"before_bytes": self._before, "peak_bytes": peak_bytes()}), flush=True)
         return False
 
     def start(self) -> None:
@@ -54,6 +53,12 @@ class Turns:
         if self._counts["tokens"] >= self._least:
             print(json.dumps(self._counts), flush=True)
             self._counts = {}
+
+
+def peak_bytes() -> int:
+    """The most memory this process had; `ru_maxrss` would know what its parent had when it started it."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
 
 
 def ours(request: Request, turns: Turns) -> None:

@@ -33,7 +33,7 @@ class Side:
             self.memory = self.ask("end")
         else:
             self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
     @property
     def used_bytes(self) -> int:

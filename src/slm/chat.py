@@ -18,6 +18,7 @@ from slm.serve.conversation import PLAIN_NOTICE, Conversation
 from slm.serve.engine import Engine
 
 HELP = """/reset   forget the conversation
+/adapter FOLDER   put another adapter beside the model; without FOLDER none
 /exit    leave (or Ctrl-D)
 /help    this text
 Ctrl-C   stop an answer; at the prompt, leave
@@ -49,11 +50,22 @@ def converse(conversation: Conversation, line: str) -> bool:
         notice("forgotten")
     elif word == "/help":
         notice(HELP)
+    elif word.split(maxsplit=1)[:1] == ["/adapter"]:
+        change_adapter(conversation.engine, word.removeprefix("/adapter").strip())
     elif word.startswith("/") and " " not in word and word[1:].isalpha():
         notice(f"{word} is no command; /help lists them")
     elif word:
         answer(conversation, line)
     return True
+
+
+def change_adapter(engine: Engine, folder: str) -> None:
+    """Put another adapter beside the model; what cannot be put there leaves all as it was."""
+    try:
+        engine.adapt(folder)
+        notice(f"answers come from {engine.name}" + (f" with {folder}" if folder else ""))
+    except UserError as error:
+        notice(f"error: {error}")
 
 
 def answer(conversation: Conversation, question: str) -> None:

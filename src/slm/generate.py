@@ -18,8 +18,8 @@ from slm.serve.engine import Engine, Outcome
 SHORTCUTS = {
     name: f"serve.{name}"
     for name in (
-        "prompt", "model", "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "seed",
-        "threads", "kv_cache",
+        "prompt", "model", "adapter", "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty",
+        "stop", "seed", "threads", "kv_cache",
     )
 }  # fmt: skip
 

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from slm.core.errors import UserError
 from slm.core.manifest import manifest_checksum
+from slm.model.config import LoraConfig
+from slm.model.load import load_model
+from slm.model.lora import Adapter, attach, fresh, merge, save_adapter
 from slm.recipe import Recipe
 from slm.serve.engine import Engine, trained_on_chat
 from slm.tokenizer.tokenizer import Tokenizer
@@ -158,6 +162,69 @@ def test_a_checkpoint_made_with_another_tokenizer_is_refused(runs: Path, recipe:
     reseal(manifest.parent, content)
     with pytest.raises(UserError, match="was made from tokenizer 000000000000, but"):
         Engine.open(str(tmp_path / "tiny"), recipe)
+
+
+@pytest.fixture
+def adapters(recipe: Recipe, tmp_path: Path) -> dict[str, Adapter]:
+    """Two adapters of the tiny run by their folders, one of another checkpoint, and one that says no base."""
+    checkpoint = recipe.artifact("train")
+    model, made = load_model(checkpoint.path), {}
+    for number, (name, base) in enumerate(
+        [("one", checkpoint.fingerprint), ("two", checkpoint.fingerprint), ("other", "f" * 64), ("silent", "")]
+    ):
+        empty = fresh(model, LoraConfig(rank=2, alpha=2), number)
+        draw = torch.Generator().manual_seed(number)
+        tensors = {
+            matrix: {**parts, "b": torch.randn(parts["b"].shape, generator=draw) / 3}
+            for matrix, parts in empty.tensors.items()
+        }
+        made[str(tmp_path / name)] = Adapter(empty.config, tensors, base)
+        save_adapter(made[str(tmp_path / name)], tmp_path / name)
+    return made
+
+
+def test_adapters_change_places_beside_one_base_and_answer_as_if_merged(
+    recipe: Recipe, adapters: dict[str, Adapter], tmp_path: Path
+) -> None:
+    def said(engine: Engine) -> str:
+        return "".join(engine.generate("def main", recipe.serve))
+
+    with Engine.open("", recipe) as engine:
+        base, answers = said(engine), []
+        weight = engine.backend.model.blocks[0].ffn.up.weight.data_ptr()
+        for name in ("one", "two", "silent"):
+            engine.adapt(str(tmp_path / name))
+            merged = load_model(recipe.artifact("train").path)
+            attach(merged, adapters[str(tmp_path / name)])
+            merge(merged)
+            ids = torch.tensor([engine.encode("def main")])
+            torch.testing.assert_close(engine.backend.model(ids), merged(ids), atol=1e-5, rtol=0)
+            answers.append(said(engine))
+            assert engine.backend.model.blocks[0].ffn.up.weight.data_ptr() == weight, "the base is held once"
+        assert len({base, *answers}) == 4
+        with pytest.raises(
+            UserError, match=r"was trained beside checkpoint ffffffffffff, but .* is .*; name the check"
+        ):
+            engine.adapt(str(tmp_path / "other"))
+        assert said(engine) == answers[-1]
+        engine.adapt("")
+        assert said(engine) == base
+
+
+def test_an_adapter_may_be_named_at_the_start_and_only_beside_a_model_in_torch(
+    recipe: Recipe, places: dict[str, str], adapters: dict[str, Adapter], tmp_path: Path
+) -> None:
+    chosen = recipe.model_copy(update={"serve": recipe.serve.model_copy(update={"adapter": str(tmp_path / "one")})})
+    with Engine.open("", recipe) as plain, Engine.open(places["hf"], chosen) as other, Engine.open("", chosen) as ours:
+        plain.adapt(str(tmp_path / "one"))
+        told = {"".join(engine.generate("def main", recipe.serve)) for engine in (plain, other, ours)}
+        assert len(told) == 1
+    for name in ("gguf", "onnx"):
+        with pytest.raises(
+            UserError, match=r"serve\.adapter \(.*\) cannot go beside .*; name a checkpoint or a Hugging"
+        ):
+            Engine.open(places[name], chosen)
+    assert adapters
 
 
 def test_whether_a_model_was_trained_on_chat_comes_from_its_checkpoint(

@@ -51,6 +51,8 @@ class ServeConfig(Config):
     """Prompts that the serve stage answers, once greedily and once sampled, and publishes in samples.json."""
     model: str = neutral("")
     """What generates and chats: a checkpoint, a Hugging Face folder, a .gguf or .onnx file; empty takes the run's."""
+    adapter: str = neutral("")
+    """An adapter beside that model, a folder of `slm adapter` or of peft; in a chat `/adapter FOLDER` changes it."""
     prompt: str | None = neutral(None)
     """The text to continue, exactly as typed; `-`, or none with something piped in, reads standard input."""
     chat_format: Literal["auto", "template", "plain"] = neutral("auto")

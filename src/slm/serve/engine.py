@@ -103,9 +103,20 @@ class Engine:
         self.chat_tuned = chat_tuned if backend.has_template else False
         """True if it was trained on conversations, False if not, None if nothing tells."""
 
+        self._of_base = self.chat_tuned
+        self.fingerprint = ""
+        """Of the checkpoint, where it is one of ours."""
+
     @classmethod
     def open(cls, where: str, recipe: Recipe) -> Engine:
-        """The model at `where`; empty takes the newest checkpoint of the recipe's run."""
+        """The model at `where` with `serve.adapter` beside it; empty takes the newest checkpoint of the run."""
+        engine = cls._open(where, recipe)
+        if recipe.serve.adapter:
+            engine.adapt(recipe.serve.adapter)
+        return engine
+
+    @classmethod
+    def _open(cls, where: str, recipe: Recipe) -> Engine:
         if not where:
             return _from_checkpoint(recipe.artifact("train"), recipe.artifact("tokenizer"), recipe)
         path = Path(where)
@@ -125,6 +136,30 @@ class Engine:
             f"serve.model ({where}) must be a .gguf or .onnx file, a Hugging Face folder with config.json, or a "
             f"checkpoint (a run's folder, its train folder or one step of it), but it {found}; correct the path"
         )
+
+    def adapt(self, folder: str) -> None:
+        """Put the adapter in a folder beside the model, in place of any other; none takes it off.
+
+        The base is held once. `UserError` where the adapter was trained beside another model, or where the model is run
+        by another engine than ours.
+        """
+        from slm.model.lora import load_adapter
+        from slm.serve.torch_backend import TorchBackend
+
+        if not isinstance(self.backend, TorchBackend):
+            raise UserError(
+                f"serve.adapter ({folder}) cannot go beside {self.name}; name a checkpoint or a Hugging Face folder as "
+                "serve.model, or give its adapter.gguf to llama.cpp itself (--lora)"
+            )
+        adapter = load_adapter(Path(folder)) if folder else None
+        if adapter is not None and adapter.base and self.fingerprint and adapter.base != self.fingerprint:
+            raise UserError(
+                f"serve.adapter ({folder}) was trained beside checkpoint {adapter.base[:12]}, but {self.name} is "
+                f"{self.fingerprint[:12]}; name the checkpoint that it was trained beside as serve.model"
+            )
+        self.backend.adapt(adapter)
+        told = trained_on_chat(Path(folder)) if folder else None
+        self.chat_tuned = self._of_base if told is None else told
 
     @property
     def context_tokens(self) -> int:
@@ -186,7 +221,9 @@ def _from_checkpoint(checkpoint: Artifact, tokenizer: Artifact, recipe: Recipe) 
 
     require_parent(checkpoint, "tokenizer", tokenizer)
     backend = TorchBackend(load_model(checkpoint.path), open_vocabulary(tokenizer.path), recipe.serve)
-    return Engine(backend, str(checkpoint.path), trained_on_chat(checkpoint.path))
+    engine = Engine(backend, str(checkpoint.path), trained_on_chat(checkpoint.path))
+    engine.fingerprint = checkpoint.fingerprint
+    return engine
 
 
 def _from_hugging_face(folder: Path, recipe: Recipe) -> Engine:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from slm.core.errors import UserError
 from slm.model.cache import KVCache, dtype_of
+from slm.model.lora import Adapter, attach, detach
 from slm.model.transformer import Transformer
 from slm.serve.config import ServeConfig
 from slm.serve.decoding import continued
@@ -48,6 +49,13 @@ class TorchBackend:
         dtype = dtype_of(settings.kv_cache, torch.float32)
         cache = KVCache(self.model.config, 1, len(ids) + max_tokens, dtype, self.device)
         return continued(lambda new: self._read(new, cache), self.vocabulary, ids, max_tokens, settings)
+
+    def adapt(self, adapter: Adapter | None) -> None:
+        """Put an adapter beside the model's matrices, in place of any other; None takes it off."""
+        if adapter is None:
+            detach(self.model)
+        else:
+            attach(self.model, adapter)
 
     def close(self) -> None:
         """Nothing is held but memory."""
