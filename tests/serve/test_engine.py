@@ -172,7 +172,7 @@ def adapters(recipe: Recipe, tmp_path: Path) -> dict[str, Adapter]:
     for number, (name, base) in enumerate(
         [("one", checkpoint.fingerprint), ("two", checkpoint.fingerprint), ("other", "f" * 64), ("silent", "")]
     ):
-        empty = fresh(model, LoraConfig(rank=2, alpha=2), number)
+        empty = fresh(model, LoraConfig(rank=2), number)
         draw = torch.Generator().manual_seed(number)
         tensors = {
             matrix: {**parts, "b": torch.randn(parts["b"].shape, generator=draw) / 3}
@@ -198,7 +198,7 @@ def test_adapters_change_places_beside_one_base_and_answer_as_if_merged(
             attach(merged, adapters[str(tmp_path / name)])
             merge(merged)
             ids = torch.tensor([engine.encode("def main")])
-            torch.testing.assert_close(engine.backend.model(ids), merged(ids), atol=1e-5, rtol=0)
+            torch.testing.assert_close(engine.backend.model(ids), merged(ids), atol=1e-4, rtol=0)
             answers.append(said(engine))
             assert engine.backend.model.blocks[0].ffn.up.weight.data_ptr() == weight, "the base is held once"
         assert len({base, *answers}) == 4
