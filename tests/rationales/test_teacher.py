@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from slm.export import run as run_export
 from slm.rationales import teacher
 from slm.rationales.teacher import Asked, local_answers, server_answers
 from slm.serve.engine import Engine
@@ -60,3 +61,13 @@ def test_answers_that_were_on_the_way_when_a_server_stopped_are_handed_out(askin
         found.extend(pair for some in given for pair in some)
     assert len(found) == len(server.asked) - 1
     assert len(server.asked) < 50
+
+
+def test_a_gguf_answers_what_its_checkpoint_does(engine, trained, asking):
+    export = trained.export.model_copy(update={"formats": ("gguf_f32",), "prompts": ("3 and",), "greedy_tokens": 2})
+    made = run_export(trained.model_copy(update={"export": export}))
+    recipe = asking(samples=1, temperature=0.0, answer_tokens=6, server={})
+    asked = [Asked(f"{n} and 3?", n) for n in range(3)]
+    with Engine.open(str(made.file("model-f32.gguf")), recipe) as gguf:
+        found = answers(gguf, recipe, asked)
+    assert found == answers(engine, recipe, asked)
