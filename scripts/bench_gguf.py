@@ -19,7 +19,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from slm.compose import load_recipe
@@ -84,7 +83,7 @@ def opened(path: Path, like: Transformer) -> Transformer:
     """The model that a file stands for, in float32."""
     with torch.device("meta"):
         model = Transformer(like.config)
-    numbers = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in
+    numbers = {name: torch.tensor(values) for name, values in
                gguf.dequantized(path, like.config).items()}  # fmt: skip
     model.load_state_dict(numbers, assign=True)
     return model.eval()
