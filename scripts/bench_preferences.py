@@ -35,6 +35,8 @@ SHAPE = ModelConfig(
 )
 BETAS = {"dpo": 0.1, "ipo": 0.2, "simpo": 2.0, "orpo": 0.3, "kto": 0.1}
 PAIRS, SEQ_LEN, GAMMA = 6, 192, 0.8
+GIVEN = 384
+"""Pairs for TRL, which asks its reference about all of them before the first step; ours reads its shards."""
 Pair = dict[str, list[int]]
 
 
@@ -104,8 +106,8 @@ def _packed(pairs: list[Pair]) -> Batch:
 
 
 def write_pairs(recipe: Recipe, file: Path) -> int:
-    """The recipe's training pairs that its shards hold, as `DPOTrainer` takes them tokenized; returns how many."""
-    pairs = list(pairs_of(recipe))
+    """Some of the training pairs that the recipe's shards hold, as `DPOTrainer` takes them tokenized; their number."""
+    pairs = [pair for _, pair in zip(range(GIVEN), pairs_of(recipe), strict=False)]
     file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
     if not pairs:
         raise SystemExit(f"error: {recipe.run} has no pairs of answers; take a recipe such as dpo_15m")
