@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import time
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from slm.objective.config import ObjectiveConfig
 from slm.shards.loader import read_batch
 from slm.shards.reader import ShardReader
 from slm.train import reference
+from slm.train.ledger import read_ledger, totals
 from tests.preferences import labelled, pair, preference_shards
 from tests.train.test_parallel import launch
 
@@ -141,6 +142,21 @@ def test_micro_batches_do_not_change_what_is_learned(make_recipe, base, shards, 
         assert one["margin"] == pytest.approx(other["margin"], abs=1e-5)
 
 
+def test_the_account_of_a_run_counts_what_asking_the_reference_took(make_recipe, base, shards, monkeypatch):
+    recipe, honest = preferring(make_recipe, "accounted", base, shards), reference.ask
+    monkeypatch.setattr(reference, "ask", lambda *words: time.sleep(0.5) or honest(*words))
+    began = time.perf_counter()
+    slm.train.run(recipe)
+    spent = totals(read_ledger(recipe.folder("train")))
+    assert spent["start"] > 1.0
+    assert sum(spent.values()) == pytest.approx(time.perf_counter() - began, abs=0.5)
+
+
+def test_micro_batches_that_are_chosen_keep_pairs_whole(make_recipe, base, shards):
+    recipe = preferring(make_recipe, "chosen", base, shards, "orpo", micro_batch_rows="auto", batch_tokens=6 * 64)
+    assert slm.train.run(recipe).counts["micro_batch_rows"] % 2 == 0
+
+
 def test_a_step_that_spikes_is_skipped(make_recipe, base, shards, figures, monkeypatch):
     recipe = preferring(make_recipe, "spiked", base, shards)
     honest, seen = slm.train.loop.forward_backward, []
@@ -153,8 +169,6 @@ def test_a_step_that_spikes_is_skipped(make_recipe, base, shards, figures, monke
     monkeypatch.setattr(slm.train.loop, "forward_backward", spiking)
     slm.train.run(recipe)
     assert [row["step"] for row in rows(recipe, figures, "skip")] == [2]
-    ledger = [json.loads(line) for line in (recipe.folder("train") / "ledger.jsonl").read_text().splitlines()]
-    assert ledger
 
 
 @pytest.mark.parametrize(
