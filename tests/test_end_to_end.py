@@ -176,6 +176,22 @@ def tuned(smoke: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def preferred(tuned: Path) -> Path:
+    """The model that answers, taught which of two answers is preferred, up to a GGUF file: run `preferred`."""
+    pairs = [{"prompt": f"What is {word}?", "chosen": "A word of Python.", "rejected": "A word."} for word in ASKED]
+    (tuned / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    source = "{kind: jsonl, path: pairs.jsonl, conversations: pairs, licence: CC0-1.0}"
+    done = slm(
+        "pipeline", "recipe=smoke", "run=preferred", "to=export", f"corpus.sources=[{source}]",
+        "corpus.validation_fraction=0.2", "corpus.duplicates.near=false", "artifacts.tokenizer=runs/smoke/tokenizer",
+        "train.initial=runs/talks", "objective.kind=preference", "train.tokens=8192", "train.evaluate_every_steps=0",
+        "export.formats=[gguf_q8_0]", folder=tuned,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return tuned
+
+
 def chatted(folder: Path, run: str, *said: str) -> tuple[str, str]:
     """What the GGUF file of a run answers, and what is told beside it."""
     words = ["chat", f"serve.model=runs/{run}/export/model-q8_0.gguf", "serve.max_tokens=12", "serve.temperature=0"]
@@ -198,6 +214,17 @@ def test_lineage_leads_from_the_answering_model_through_the_one_before_to_the_te
     assert [line.split()[0] for line in done.stdout.splitlines()].count("train") == 2
     assert "PSF-2.0" in done.stdout
     assert "CC0-1.0" in done.stdout
+
+
+def test_preferences_follow_and_the_model_still_answers(preferred):
+    results = json.loads((preferred / "runs/preferred/evaluate/results.json").read_text())
+    (accuracy,) = (one for one in results["tasks"]["metrics"] if (one["task"], one["metric"]) == ("preference", "acc"))
+    assert accuracy["value"] == 1
+    said, told = chatted(preferred, "preferred", "What is lambda?", "What is <|im_end|>?")
+    assert said.splitlines() == ["A word of Python."] * 2
+    assert "this model was not trained on conversations" not in told
+    done = slm("lineage", "runs/preferred/export/model-q8_0.gguf", folder=preferred)
+    assert [line.split()[0] for line in done.stdout.splitlines()].count("train") == 3
 
 
 INTERRUPTED = """
