@@ -1,12 +1,18 @@
 """Post-training beside TRL, both in one run on one machine.
 
     python scripts/bench_posttrain.py sft --environments FOLDER [--rounds 10] [--check] recipe=sft_15m
+    python scripts/bench_posttrain.py preference --environments FOLDER [--rounds 10] [--check] recipe=dpo_15m
+    python scripts/bench_posttrain.py values --environments FOLDER [--check]
 
 - sft: steps of the recipe's training (its `train.initial`, its shards, its own loop) beside TRL's `SFTTrainer` on the
   same weights and the same conversations, given as the ids and the learned tokens that the shards hold: as one gets it
   (8 conversations a step, each padded to the longest, activations recomputed, bf16), and set up for speed (as many
   conversations a step as ours has, nothing recomputed, glibc told to keep freed memory as ours tells it), without and
   with its packing. Optimizers are those of the recipe and of TRL (AdamW).
+- preference: the same beside TRL's `DPOTrainer`, on the pairs that the shards hold: as one gets it (8 pairs a step, the
+  reference asked in each step, activations recomputed), and set up for speed (as many pairs a step as ours, the
+  reference asked before, as ours does, nothing recomputed).
+- values: each preference loss, and its gradient, beside TRL's on the same batch (see `bench_preferences.py`).
 
 Sides take turns in processes of their own that sleep while another's turn lasts; the first turn warms up. A turn ends
 after the step in which as many tokens have been read as `--turn-tokens`. Printed are the tokens a second, those that
@@ -19,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -26,6 +33,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from bench_preferences import THEIRS, trainers, values, write_pairs
 from bench_train import MEMORY_KEPT
 from bench_turns import Side, take_turns
 from compare_quantizers import environment
@@ -44,7 +52,9 @@ from slm.train import specification
 SIDES = Path(__file__).with_name("bench_posttrain_sides.py")
 CONVERSATIONS = 2_000
 """Given to TRL; ours reads its shards."""
-BARS = {"sft_over_default": 2.0}
+BARS = {"sft_over_default": 2.0, "preference_over_default": 1.3}
+MOST_DIFFERENCE = 1e-5
+"""Of a loss from TRL's."""
 TRL_SFT: dict[str, dict[str, Any]] = {
     "SFTTrainer": {},
     "SFTTrainer, for speed": {"gradient_checkpointing": False, "steps_as_ours": True},
@@ -58,7 +68,11 @@ def main() -> None:
     parts = parser.add_subparsers(dest="part", required=True)
     one = parts.add_parser("sft")
     one.set_defaults(measure=sft)
-    for each in (one,):
+    two = parts.add_parser("preference")
+    two.set_defaults(measure=preference)
+    three = parts.add_parser("values")
+    three.set_defaults(measure=lambda _, args, place: values(environment(args.environments, "trl"), place))
+    for each in (one, two, three):
         each.add_argument("recipe", nargs="*", help="recipe=NAME and settings, as `slm train` takes them")
         each.add_argument("--environments", type=Path, required=True, help="folder of TRL's environment")
         each.add_argument("--rounds", type=int, default=10, help="counted turns of each side")
@@ -71,6 +85,7 @@ def main() -> None:
         found = args.measure(load_recipe(*args.recipe), args, Path(place))
     found |= {"machine": f"{processor_name()}, {args.threads} threads"}
     found["missed"] = [name for name, bar in BARS.items() if name in found and found[name] < bar]
+    found["missed"] += ["values"] if found.get("max_difference", 0.0) > MOST_DIFFERENCE else []
     print(json.dumps(found))
     if args.check and found["missed"]:
         raise SystemExit(1)
@@ -106,9 +121,40 @@ def sft(recipe: Recipe, args: argparse.Namespace, place: Path) -> dict[str, Any]
     return {"sft": figures, "over": over, "sft_over_default": over["SFTTrainer"], "settings": settings}
 
 
-def side(python: str, name: str, request: dict[str, Any], variables: Mapping[str, str] = MappingProxyType({})) -> Side:
+def preference(recipe: Recipe, args: argparse.Namespace, place: Path) -> dict[str, Any]:
+    """Ours beside `DPOTrainer`."""
+    write_pairs(recipe, place / "pairs.jsonl")
+    write_model(recipe, place / "model")
+    asked, counts = recipe.folder("train").with_name("reference"), recipe.artifact("shards").counts["train"]
+    if asked.is_dir():
+        shutil.copytree(asked, place / recipe.run / "reference")  # else it is asked again
+    pairs = counts["documents"] / 2 / (counts["rows"] * recipe.shards.seq_len / recipe.train.batch_tokens)
+    common = {
+        "place": str(place), "threads": args.threads, "cpu_seconds": args.cpu_seconds, "turn_tokens": args.turn_tokens,
+        "seq_len": recipe.shards.seq_len,
+    }  # fmt: skip
+    python, settings = environment(args.environments, "trl"), trainers(round(pairs))
+    sides = {
+        "ours": side(sys.executable, "ours", {**common, "recipe": recipe.model_dump(mode="json")}),
+        **{
+            name: side(str(python), "dpo_trainer", {**common, "config": config}, MEMORY_KEPT if config else {}, THEIRS)
+            for name, config in settings.items()
+        },
+    }
+    answers = take_turns(sides, args.rounds)
+    figures = {name: rates(sides[name], turns) for name, turns in answers.items()}
+    show(figures)
+    ours = figures["ours"]["learned_per_second"]
+    over = {name: ours / one["learned_per_second"] for name, one in figures.items() if name != "ours"}
+    return {"preference": figures, "over": over, "preference_over_default": over["DPOTrainer"], "settings": settings}
+
+
+def side(
+    python: str, name: str, request: dict[str, Any], variables: Mapping[str, str] = MappingProxyType({}),
+    script: Path = SIDES,
+) -> Side:  # fmt: skip
     """A side's process, with these variables in its environment."""
-    command = [python, str(SIDES), name, json.dumps(request)]
+    command = [python, str(script), name, json.dumps(request)]
     return Side(command, {"OMP_NUM_THREADS": str(request["threads"]), **variables})
 
 

@@ -82,6 +82,7 @@ def test_every_test_file_has_a_module_of_its_name() -> None:
 EXTRA_TESTS = {
     "bench_data",
     "bench_posttrain",
+    "bench_preferences",
     "bench_quantizers",
     "fuzz_readers",
     "layers",
