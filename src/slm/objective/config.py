@@ -37,6 +37,9 @@ class DistillConfig(Config):
     on_policy_temperature: float = Field(1.0, gt=0)
     """At which the student writes its answers."""
 
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # a dictionary among the settings has none
+
     @model_validator(mode="after")
     def _settings_take_effect(self) -> DistillConfig:
         if self.divergence != "jsd" and self.beta != type(self).model_fields["beta"].default:

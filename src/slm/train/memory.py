@@ -213,7 +213,7 @@ def _peak_at_any_depth(
     In a single pass gradients grow while activations go, and which of the two is the peak depends on the depth.
     """
     few, more = DEPTHS
-    settings = (objective.stand_in().model_dump_json(), precision, seq_len, passes, *rest)  # text has a hash
+    settings = (objective, precision, seq_len, passes, *rest)
     if passes == 1 or model.layers <= more:
         return _simulated_peak(model, *settings)
     low, high = (_simulated_peak(model.model_copy(update={"layers": layers}), *settings) for layers in DEPTHS)
@@ -223,7 +223,7 @@ def _peak_at_any_depth(
 @functools.cache
 def _simulated_peak(
     config: ModelConfig,
-    objective: str,
+    objective: ObjectiveConfig,
     precision: Precision,
     seq_len: int,
     passes: int,
@@ -231,7 +231,7 @@ def _simulated_peak(
     fused: bool,
     rows: int,
 ) -> int:
-    compute_loss = build_objective(ObjectiveConfig.model_validate_json(objective))
+    compute_loss = build_objective(objective.stand_in())
     config = config.model_copy(update={"attention": "sdpa"})  # what the fake CPU can follow
     live = LiveBytes()
     with FakeTensorMode(), live:
