@@ -5,12 +5,14 @@ from __future__ import annotations
 import email.utils
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from slm.serve import openai_client as module
-from slm.serve.openai_client import ChatClient, NoAnswerError
+from slm.serve.llama_cpp import LlamaCpp
+from slm.serve.openai_client import ChatClient, NoAnswerError, RefusedError
 from tests.chat_server import ChatServer, Failure
 
 QUESTION = [{"role": "user", "content": "How many legs?"}]
@@ -109,3 +111,14 @@ def test_a_server_that_is_not_there_is_said_so(waits):
     with ChatClient("http://127.0.0.1:9/v1", "m", "NO_KEY") as asking, pytest.raises(NoAnswerError, match="ConnectErr"):
         asking.ask(QUESTION)
     assert len(waits) == 2
+
+
+def test_llama_cpps_own_server_answers_and_refuses_what_is_too_long(places, monkeypatch):
+    with LlamaCpp(Path(places["gguf"]), context_tokens=256, threads=1, timeout_seconds=60) as model:
+        monkeypatch.setenv("SOME_KEY", model._key)
+        asking = ChatClient(f"http://127.0.0.1:{model._port}/v1", "any", "SOME_KEY")
+        first, again = (asking.ask(QUESTION, 0.7, max_tokens=5, seed=1) for _ in range(2))
+        with asking, pytest.raises(RefusedError, match="400"):
+            asking.ask([{"role": "user", "content": "legs " * 2000}], max_tokens=5)
+    assert first.text == again.text
+    assert 0 < first.generated_tokens <= 5 < first.prompt_tokens
