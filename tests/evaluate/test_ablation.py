@@ -101,7 +101,7 @@ def test_who_teaches_is_one_thing_and_calibration_stands_beside_it(tmp_path: Pat
             {"model-00001-of-00002.safetensors": 5, "model-00002-of-00002.safetensors": 7, "optimizer.safetensors": 90},
             12,
         ),
-        ({"model-00001-of-00001.safetensors": 5, "adapter-00001-of-00001.safetensors": 2, "model_config.json": 1}, 2),
+        ({"model-00001-of-00001.safetensors": 5, "adapter.safetensors": 2, "model_config.json": 1}, 2),
     ],
     ids=["all weights", "adapter"],
 )

@@ -126,8 +126,8 @@ def trained_bytes(checkpoint: Artifact) -> int:
     """The size of the adapter's files where there are some, or of the model's."""
     files = [(name, facts["size_bytes"]) for name, facts in checkpoint.manifest["files"].items()]
     weights = [(name, size) for name, size in files if name.endswith(".safetensors")]
-    sizes = {stem: sum(size for name, size in weights if name.startswith(stem)) for stem in ("adapter-", "model-")}
-    return int(sizes["adapter-"] or sizes["model-"])
+    sizes = {stem: sum(size for name, size in weights if name.startswith(stem)) for stem in ("adapter", "model")}
+    return int(sizes["adapter"] or sizes["model"])
 
 
 def _grouped(evaluations: Sequence[Artifact]) -> tuple[list[Group], dict[str, bool]]:
