@@ -112,7 +112,11 @@ class Engine:
         """The model at `where` with `serve.adapter` beside it; empty takes the newest checkpoint of the run."""
         engine = cls._open(where, recipe)
         if recipe.serve.adapter:
-            engine.adapt(recipe.serve.adapter)
+            try:
+                engine.adapt(recipe.serve.adapter)
+            except UserError:
+                engine.backend.close()
+                raise
         return engine
 
     @classmethod
