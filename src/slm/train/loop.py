@@ -275,7 +275,7 @@ def save_step(run: Run, config: TrainConfig) -> None:
         "threads": torch.get_num_threads(),
         "processes": run.parallel.world.size,
         "micro_batch_rows": run.micro_rows,
-        "conversations": "conversations" in run.spec.parents["shards"].counts,
+        "conversations": not {"conversations", "preferences"}.isdisjoint(run.spec.parents["shards"].counts),
         "rewind_target": due(state.step, config.save_every_steps) and not state.guard.skips,
         "rewinds": list(state.guard.rewinds),
     }
