@@ -12,6 +12,7 @@ import pytest
 from slm.compose import load_recipe
 from slm.core.artifact import Artifact, open_artifact
 from slm.core.batch import IGNORED
+from slm.core.errors import UserError
 from slm.corpus import read_documents
 from slm.corpus import run as make_corpus
 from slm.corpus.conversations import messages_of
@@ -99,6 +100,15 @@ def test_the_loader_gives_the_same_targets_in_micro_batches(short: tuple[Artifac
         int((part != IGNORED).sum()) for part in whole.targets_BT.split(2)
     ]
     assert (np.concatenate([batch.targets_BT.numpy() for batch in batches]) == whole.targets_BT.numpy()).all()
+
+
+def test_where_no_answer_fits_a_sentence_says_so(tmp_path: Path) -> None:
+    endless = [talk(number, 1) for number in range(20)]
+    for conversation in endless:
+        conversation["messages"][1]["content"] *= 20
+    with pytest.raises(UserError, match=r"no conversation of .* has an answer that fits into \d+ tokens; raise shards"):
+        made(tmp_path, endless)
+    assert not (tmp_path / "runs" / "smoke" / "shards").exists()
 
 
 def test_long_ones_end_after_the_last_answer_that_fits(tmp_path: Path) -> None:

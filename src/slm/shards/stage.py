@@ -116,6 +116,12 @@ def _build(recipe: Recipe, corpus: Artifact, tokenizer_artifact: Artifact, draft
             require_some(documents.counts, split, rows, config.seq_len)
     elif layout.talks:
         draft.counts["conversations"] = documents.counts
+        for name, tally in [*sources.items(), ("held-out text", validation)]:
+            if not tally.rows:
+                raise UserError(
+                    f"no conversation of {name} has an answer that fits into {config.seq_len:,} tokens; raise "
+                    "shards.seq_len, give shorter ones, or leave it out"
+                )
     draft.counts.update({**count(sources, validation, layout), **groups})
     _print(draft.counts)
     _mix(recipe, draft.counts)
