@@ -210,7 +210,7 @@ def child(job: str) -> None:
     executable = sys.executable
     if settings["namespaces"]:
         if os.getuid() == 0:
-            executable = f"{folder}/{PYTHON}/{os.path.relpath(os.path.realpath(executable), sys.base_prefix)}"  # noqa: PTH
+            executable = f"{folder}/{PYTHON}/{os.path.relpath(os.path.realpath(executable), sys.base_prefix)}"
         try:
             _enter_namespaces(folder)
         except OSError as error:
