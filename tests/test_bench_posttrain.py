@@ -112,7 +112,7 @@ def test_our_side_trains_the_recipe_and_counts_what_it_reads(bench: ModuleType, 
 
 
 def test_the_other_side_is_counted_without_its_padding(bench: ModuleType) -> None:
-    assert bench.BARS == {"sft_over_default": 2.0}
+    assert bench.BARS == {"sft_over_default": 2.0, "preference_over_default": 1.3}
     import bench_posttrain_sides
 
     labels = torch.tensor([[1, -100, 5, 6], [-100, 7, -100, -100]])

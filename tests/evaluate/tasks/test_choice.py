@@ -33,10 +33,10 @@ def test_likelihoods_are_those_of_the_choices_after_the_prompt(task, scorer):
 
 def test_the_sum_and_the_sum_per_byte_decide():
     one = Numbered("n", Item("p", (" ab", " abcd"), 1), None)
-    by_sum, by_bytes = judged(_config(), one, "", [-2.0, -3.0], 4)
+    by_sum, by_bytes = judged(("mine", "query", "en"), one, "", [-2.0, -3.0], 4)
     assert (by_sum.metric, by_sum.value, by_sum.answer) == ("acc", 0.0, " ab")
     assert (by_bytes.metric, by_bytes.value, by_bytes.answer) == ("acc_bytes", 1.0, " abcd")
-    tie = judged(_config(), Numbered("n", Item("p", (" a", " b"), 0), True), "", [-1.0, -1.0], 4)
+    tie = judged(("mine", "query", "en"), Numbered("n", Item("p", (" a", " b"), 0), True), "", [-1.0, -1.0], 4)
     assert [one.value for one in tie] == [1.0, 1.0]
     assert {one.clean for one in tie} == {True}
 
@@ -56,12 +56,6 @@ def test_examples_stand_in_front_of_each_item(task, scorer):
     assert [one.prompt for one in outcome.results[::2]] == ["in for\n\ndef return", "in for\n\nclass"]
     plain = run_choice(scorer, config, read(config, None), "")
     assert plain.results[0].choice_logprobs != outcome.results[0].choice_logprobs
-
-
-def _config():
-    from slm.evaluate.tasks.config import TaskConfig
-
-    return TaskConfig(name="made", layout="query", path="x.jsonl")
 
 
 def test_choices_are_answers_in_a_chat_if_asked_with_the_word_that_names_the_task(task, scorer, monkeypatch):
