@@ -30,7 +30,7 @@ from slm.recipe import STAGES, Recipe, build_recipe, is_section, known_keys
 DEFAULT_RECIPE = "quickstart"
 VERBATIM_KEYS = frozenset({"serve.prompt", "serve.model"})
 """Keys whose value on the command line is text as it stands, not Hydra's grammar; so no sweep over them either."""
-HELP = """slm ${hydra.job.name}: KEY=VALUE ... changes settings; KEY is dotted, as in train.tokens=1e6
+HELP = """slm %s: KEY=VALUE ... changes settings; KEY is dotted, as in train.tokens=1e6
 
 recipe=NAME     start from a recipe: %s
 SECTION=OPTION  swap in a piece: %s
@@ -102,6 +102,10 @@ def command(name: str, run: Callable[[Recipe], object], shortcuts: Mapping[str, 
         guarded(work)
 
     def start() -> None:
+        if {"-h", "--help"} & set(sys.argv[1:]):  # not by Hydra, which copies all recipes again for each of its groups
+            listed = ", ".join(f"{section}={'|'.join(pieces)}" for section, pieces in option_files().items())
+            sys.stdout.write(HELP % (name, ", ".join(recipe_files()), listed))
+            return
         sys.argv = [f"slm {name}", *prepare_overrides(sys.argv[1:], shortcuts or {})]
         register()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing its own report and leaving
@@ -238,7 +242,6 @@ def register() -> None:
     for section, pieces in options.items():
         for name, file in pieces.items():
             store.store(group=section, name=name, node=read_yaml(file), package=section)
-    listed = ", ".join(f"{section}={'|'.join(pieces)}" for section, pieces in options.items())
     store.store(
         name="slm",
         node={
@@ -254,7 +257,6 @@ def register() -> None:
                 "output_subdir": None,
                 "run": {"dir": "."},
                 "sweep": {"dir": "runs", "subdir": "."},
-                "help": {"app_name": "slm", "template": HELP % (", ".join(recipes), listed)},
             },
         },
     )
