@@ -96,28 +96,12 @@ def sft(recipe: Recipe, args: argparse.Namespace, place: Path) -> dict[str, Any]
     lengths = write_conversations(recipe, place / "conversations.jsonl")
     write_model(recipe, place / "model")
     a_step = round(recipe.train.batch_tokens * len(lengths) / sum(lengths))
-    common = {
-        "place": str(place), "threads": args.threads, "cpu_seconds": args.cpu_seconds, "turn_tokens": args.turn_tokens,
-        "seq_len": recipe.shards.seq_len,
-    }  # fmt: skip
     settings = dict[str, dict[str, Any]]()
     for name, options in TRL_SFT.items():
         rows = a_step if options.get("steps_as_ours") else recipe.train.batch_tokens // recipe.shards.seq_len
         settings[name] = {key: value for key, value in options.items() if key != "steps_as_ours"}
         settings[name] |= {"per_device_train_batch_size": rows} if options else {}
-    python = environment(args.environments, "trl")
-    sides = {
-        "ours": side(sys.executable, "ours", {**common, "recipe": recipe.model_dump(mode="json")}),
-        **{
-            name: side(str(python), "sft_trainer", {**common, "config": config}, MEMORY_KEPT if config else {})
-            for name, config in settings.items()
-        },
-    }
-    answers = take_turns(sides, args.rounds)
-    figures = {name: rates(sides[name], turns) for name, turns in answers.items()}
-    show(figures)
-    ours = figures["ours"]["learned_per_second"]
-    over = {name: ours / one["learned_per_second"] for name, one in figures.items() if name != "ours"}
+    figures, over = beside(recipe, args, place, "sft_trainer", settings)
     return {"sft": figures, "over": over, "sft_over_default": over["SFTTrainer"], "settings": settings}
 
 
@@ -129,15 +113,25 @@ def preference(recipe: Recipe, args: argparse.Namespace, place: Path) -> dict[st
     if asked.is_dir():
         shutil.copytree(asked, place / recipe.run / "reference")  # else it is asked again
     pairs = counts["documents"] / 2 / (counts["rows"] * recipe.shards.seq_len / recipe.train.batch_tokens)
+    settings = trainers(round(pairs))
+    figures, over = beside(recipe, args, place, "dpo_trainer", settings, THEIRS)
+    return {"preference": figures, "over": over, "preference_over_default": over["DPOTrainer"], "settings": settings}
+
+
+def beside(
+    recipe: Recipe, args: argparse.Namespace, place: Path, kind: str, settings: dict[str, dict[str, Any]], *script: Path
+) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Our steps and those of TRL's trainer `kind` in each of its settings, in turns: what each did a second, and how
+    many times the learned tokens of each ours had."""
     common = {
         "place": str(place), "threads": args.threads, "cpu_seconds": args.cpu_seconds, "turn_tokens": args.turn_tokens,
         "seq_len": recipe.shards.seq_len,
     }  # fmt: skip
-    python, settings = environment(args.environments, "trl"), trainers(round(pairs))
+    python = environment(args.environments, "trl")
     sides = {
         "ours": side(sys.executable, "ours", {**common, "recipe": recipe.model_dump(mode="json")}),
         **{
-            name: side(str(python), "dpo_trainer", {**common, "config": config}, MEMORY_KEPT if config else {}, THEIRS)
+            name: side(str(python), kind, {**common, "config": config}, MEMORY_KEPT if config else {}, *script)
             for name, config in settings.items()
         },
     }
@@ -145,8 +139,7 @@ def preference(recipe: Recipe, args: argparse.Namespace, place: Path) -> dict[st
     figures = {name: rates(sides[name], turns) for name, turns in answers.items()}
     show(figures)
     ours = figures["ours"]["learned_per_second"]
-    over = {name: ours / one["learned_per_second"] for name, one in figures.items() if name != "ours"}
-    return {"preference": figures, "over": over, "preference_over_default": over["DPOTrainer"], "settings": settings}
+    return figures, {name: ours / one["learned_per_second"] for name, one in figures.items() if name != "ours"}
 
 
 def side(

@@ -12,7 +12,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,16 +93,35 @@ def sft_trainer(request: Request, turns: Turns) -> None:
     """`SFTTrainer.train()`, held before each step until it is told to go on."""
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
     torch.set_num_threads(request["threads"])
-    place, seen = Path(request["place"]), list[dict[str, Any]]()
+    place = Path(request["place"])
     rows = [json.loads(line) for line in (place / "conversations.jsonl").open(encoding="utf-8")]
     config = SFTConfig(
         output_dir=str(place / "trl"), use_cpu=True, report_to="none", save_strategy="no", max_steps=10**6,
         max_length=request["seq_len"], disable_tqdm=True, **request["config"],
     )  # fmt: skip
+
+    kind, callback = held(SFTTrainer, turns, counted)
+    trainer = kind(
+        model=AutoModelForCausalLM.from_pretrained(place / "model"), args=config, train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(place / "model"), callbacks=[callback],
+    )  # fmt: skip
+    print(json.dumps({"ready": True}), flush=True)
+    try:
+        trainer.train()
+    except KeyboardInterrupt:
+        return
+
+
+def held(kind: Any, turns: Turns, count: Callable[[dict[str, Any]], Iterable[int]]) -> tuple[Any, Any]:
+    """A trainer of `kind` whose steps each wait for their turn, and the callback that it needs for that; `count` says
+    of a batch the tokens that are no padding, those that are learned, and places."""
+    from transformers import TrainerCallback
+
+    seen = list[dict[str, Any]]()
 
     class Turning(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -112,22 +131,14 @@ def sft_trainer(request: Request, turns: Turns) -> None:
             turns.start()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            turns.stop(*map(sum, zip(*(counted(batch) for batch in seen), strict=True)))
+            turns.stop(*map(sum, zip(*(count(batch) for batch in seen), strict=True)))
 
-    class Trainer(SFTTrainer):  # type: ignore[misc]
+    class Trainer(kind):  # type: ignore[misc]
         def training_step(self, model: Any, inputs: Any, *more: Any, **named: Any) -> Any:
             seen.append(dict(inputs))
             return super().training_step(model, inputs, *more, **named)
 
-    trainer = Trainer(
-        model=AutoModelForCausalLM.from_pretrained(place / "model"), args=config, train_dataset=Dataset.from_list(rows),
-        processing_class=AutoTokenizer.from_pretrained(place / "model"), callbacks=[Turning()],
-    )  # fmt: skip
-    print(json.dumps({"ready": True}), flush=True)
-    try:
-        trainer.train()
-    except KeyboardInterrupt:
-        return
+    return Trainer, Turning()
 
 
 def counted(batch: dict[str, Any]) -> Iterator[int]:

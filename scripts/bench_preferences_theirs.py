@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import trl
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 Request = dict[str, Any]
@@ -122,11 +122,16 @@ def tokenizer() -> Any:
     return made
 
 
+def counted(batch: dict[str, Any]) -> tuple[int, int, int]:
+    """Tokens that are no padding, those that are learned, and places of a batch of pairs."""
+    return int(batch["attention_mask"].sum()), int(batch["completion_mask"].sum()), batch["input_ids"].numel()
+
+
 def dpo_trainer(request: Request) -> None:
     """`DPOTrainer.train()`, held before each step until it is told to go on."""
-    from bench_posttrain_sides import Turns
+    from bench_posttrain_sides import Turns, held
 
-    turns, place, seen = Turns(request), Path(request["place"]), list[dict[str, Any]]()
+    turns, place = Turns(request), Path(request["place"])
     torch.set_num_threads(request["threads"])
     rows = [json.loads(line) for line in (place / "pairs.jsonl").open(encoding="utf-8")]
     config = DPOConfig(
@@ -134,31 +139,10 @@ def dpo_trainer(request: Request) -> None:
         max_length=request["seq_len"], disable_tqdm=True, **request["config"],
     )  # fmt: skip
 
-    class Turning(TrainerCallback):  # type: ignore[misc]
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            if not turns.begin():
-                raise KeyboardInterrupt  # nothing of it is kept
-            seen.clear()
-            turns.start()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            read, learned, places = (
-                sum(int(of(batch)) for batch in seen)
-                for of in (
-                    lambda batch: batch["attention_mask"].sum(), lambda batch: batch["completion_mask"].sum(),
-                    lambda batch: batch["input_ids"].numel(),
-                )
-            )  # fmt: skip
-            turns.stop(read, learned, places)
-
-    class Trainer(Ready):
-        def training_step(self, model: Any, inputs: Any, *more: Any, **named: Any) -> Any:
-            seen.append(dict(inputs))
-            return super().training_step(model, inputs, *more, **named)
-
-    trainer = Trainer(
+    kind, callback = held(Ready, turns, counted)
+    trainer = kind(
         model=AutoModelForCausalLM.from_pretrained(place / "model"), args=config,
-        train_dataset=Dataset.from_list(rows), processing_class=tokenizer(), callbacks=[Turning()],
+        train_dataset=Dataset.from_list(rows), processing_class=tokenizer(), callbacks=[callback],
     )  # fmt: skip
     print(json.dumps({"ready": True}), flush=True)
     try:

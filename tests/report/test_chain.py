@@ -47,7 +47,7 @@ def test_each_step_stands_beside_the_one_before(evaluated: Any) -> None:
     assert lora.gap.low < lora.gap.value < lora.gap.high < 0
     assert again.gap is not None
     assert again.gap.value == 0
-    assert told([int4]) == [("int4", "1.6000", "+0.0500 [+0.0400, +0.0600]", "0.0300", "5.0 kB")]
+    assert told([int4]) == [("int4", "–", "+0.0500 [+0.0400, +0.0600]", "0.0300", "5.0 kB")]
     page = chain_page("<b>run", rows)
     assert "<b>run" not in page
     assert "+0.0500 [+0.0400, +0.0600]" in page

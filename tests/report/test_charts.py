@@ -13,6 +13,7 @@ from slm.report.charts import (
     POINTS,
     VARIABLES,
     WIDE,
+    Interval,
     _settled,
     _smoothed,
     _thinned,
@@ -20,6 +21,7 @@ from slm.report.charts import (
     by_layer,
     compact,
     curve,
+    forest,
     loss_chart,
     scatter,
 )
@@ -126,3 +128,12 @@ def test_points_and_bundles_are_drawn_where_they_lie_and_named_where_told() -> N
     lines = bundle("b", "t", [([0.0, 1.0], False), ([1.0, 0.0], True)], (0, 1), NARROW)
     assert "var(--first)" in lines
     assert "var(--second)" in lines
+
+
+def test_a_label_that_is_longer_than_the_picture_ends_in_dots() -> None:
+    long = "a setting with many words " * 20
+    drawn = forest("f", "t", [Interval(long, 0.1, 0.0, 0.2), Interval("short", 0.1, 0.0, 0.2)], (600, 140), "x")
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", drawn)
+    assert long not in texts
+    assert [text for text in texts if text.endswith("…")] == [long[:99] + "…"]
+    assert "short" in texts

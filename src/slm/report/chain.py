@@ -2,7 +2,8 @@
 
 In: the evaluations of the runs in order, and what compressing the last one cost. Out: the rows of the terminal's table
 and a page like the report's. Differences are paired on the same held-out documents, with 95 % intervals by bootstrap
-over documents; the teacher has no difference, and a variant is compared with what it was made from.
+over documents; the teacher has no difference, and a variant is compared with what it was made from, over as many of the
+documents as `compress` measured it on: it has that difference alone, for its own bits per byte are of other text.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Row:
     """A step; `kl` in nats a token from the step before, where it was measured."""
 
     name: str
-    bits_per_byte: float
+    bits_per_byte: float | None
     interval: tuple[float, float] | None
     gap: Gap | None
     kl: float | None
@@ -65,7 +66,7 @@ def rows_of(teacher: Artifact | None, runs: Mapping[str, Artifact], compressed: 
         before = mine
     for name, cost in (compressed.counts["variants"] if compressed is not None else {}).items():
         gap = Gap(cost["increase"], *cost["interval_95"])
-        found.append(Row(name, cost["bits_per_byte"], None, gap, cost["mean_kl"], int(cost["size_bytes"])))
+        found.append(Row(name, None, None, gap, cost["mean_kl"], int(cost["size_bytes"])))
     return found
 
 
@@ -91,7 +92,7 @@ def told(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     return [
         (
             row.name,
-            f"{row.bits_per_byte:.4f}" + (f" [{row.interval[0]:.3f}, {row.interval[1]:.3f}]" if row.interval else ""),
+            f"{row.bits_per_byte:.4f} [{row.interval[0]:.3f}, {row.interval[1]:.3f}]" if row.interval else "–",
             f"{row.gap.value:+.4f} [{row.gap.low:+.4f}, {row.gap.high:+.4f}]" if row.gap else "–",
             f"{row.kl:.4f}" if row.kl is not None else "–",
             size(row.size_bytes),
@@ -102,21 +103,29 @@ def told(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 def chain_page(name: str, rows: Sequence[Row]) -> str:
     """The page of `slm chain`."""
-    first, last = next(row for row in rows if row.name != TEACHER), rows[-1]
+    runs, last = [row for row in rows if row.name != TEACHER and row.interval], rows[-1]
     summary = (
-        f"From {first.name} to {last.name}: {first.bits_per_byte:.4f} to {last.bits_per_byte:.4f} bits per byte of "
-        f"held-out text, {size(first.size_bytes)} to {size(last.size_bytes)} of weights."
+        f"From {runs[0].name} to {runs[-1].name}: {runs[0].bits_per_byte:.4f} to {runs[-1].bits_per_byte:.4f} bits per "
+        f"byte of held-out text; {size(runs[0].size_bytes)} to {size(last.size_bytes)} of weights"
     )
+    summary += f", {last.gap.value:+.4f} bits per byte by {last.name}." if last.interval is None and last.gap else "."
     section = Section("steps", "Step by step")
     section.lead = (
         "Each step beside the one before, on the same held-out documents: 95 % intervals by bootstrap over documents, "
-        "paired. A compressed variant stands beside the last run, from which it was made, with the KL divergence of "
-        "its next-token distributions, in nats."
+        "paired. A compressed variant stands beside the last run, from which it was made, on the documents that it was "
+        "measured on, with the KL divergence of its next-token distributions, in nats."
     )
     drawn = [Interval(row.name, row.gap.value, row.gap.low, row.gap.high) for row in rows if row.gap is not None]
     if any(math.isfinite(end) and end for row in drawn for end in (row.value, row.low, row.high)):
         title = "Bits per byte: difference from the step before; below 0 is better"
         section.figures = [forest_figure("steps", title, drawn, BITS_PER_BYTE)]
     section.tables = [Table("Every step", COLUMNS, told(rows))]
-    facts = [Fact(row.name, f"{row.bits_per_byte:.3f}", size(row.size_bytes)) for row in rows[:6]]
+    facts = [
+        Fact(
+            row.name,
+            f"{row.bits_per_byte:.3f}" if row.interval else told([row])[0][2].partition(" ")[0],
+            size(row.size_bytes),
+        )
+        for row in rows[:6]
+    ]
     return page(f"{name}, step by step", "chain", summary, facts, [section])

@@ -176,7 +176,9 @@ def forest(
         axes.set_xlim(limits or (middle - (reach or 1), middle + (reach or 1)))
         axes.set_ylim(-0.5, len(rows) - 0.3)  # a label stands above its interval
         for place, row in zip(places, rows, strict=True):
-            axes.annotate(row.label, (0, place), (0, 7), xycoords=("axes fraction", "data"),
+            room = size[0] // 6  # letters of a label; the table beside has the whole
+            label = row.label if len(row.label) <= room else f"{row.label[: room - 1]}…"
+            axes.annotate(label, (0, place), (0, 7), xycoords=("axes fraction", "data"),
                           textcoords="offset points", va="bottom", color=INK)  # fmt: skip
         axes.set_yticks([])
 
