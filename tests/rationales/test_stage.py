@@ -14,7 +14,8 @@ import pytest
 
 import slm.corpus
 from slm.core.artifact import Artifact, open_artifact
-from slm.core.errors import UserError
+from slm.core.errors import DamagedError, UserError
+from slm.core.lineage import lineage
 from slm.corpus import SPLITS, read_documents
 from slm.corpus.conversations import messages_of
 from slm.rationales import run
@@ -198,6 +199,12 @@ def test_a_corpus_reads_both_tasks_and_keeps_evaluations_out_of_what_the_teacher
         assert all(messages_of(one)[0].content.startswith(f"[{task}] Question: ") for one in of_task)
     sides = [{one.metadata["split_by"] for one in documents} for documents in found.values()]
     assert not sides[0] & sides[1]
+    ancestors = {found.fingerprint for _, found in lineage(corpus.path) if isinstance(found, Artifact)}
+    assert ancestors >= {corpus.fingerprint, made.fingerprint}
+    with made.file("rationale.jsonl").open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(DamagedError, match=r"rationale.jsonl"):
+        corpus_of(recipe, tmp_path, evaluated)
 
 
 def test_a_teacher_here_is_a_parent_and_its_answers_are_checked_too(asking: Asking, trained: Recipe, server) -> None:

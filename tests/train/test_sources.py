@@ -122,6 +122,19 @@ def test_rows_know_their_source_also_when_they_are_cut(two_sources):
     assert found == [int(row in ranges[1]) for row in rows for _ in range(4)]
 
 
+def test_a_run_reads_the_sources_it_names_and_resumes_bit_for_bit(two_sources, train_dying_in):
+    unbroken = two_sources("rich-alone", sources=["rich"])
+    slm.train.run(unbroken)
+    rows = train_rows(unbroken)
+    assert len(rows) == STEPS
+    assert all("loss/rich" in row and "loss/plain" not in row for row in rows)
+    assert all(row["loss/rich"] == pytest.approx(row["loss"], rel=1e-5) for row in rows)
+    killed = two_sources("rich-killed", sources=["rich"])
+    train_dying_in(killed, 9)
+    assert figures(killed) == figures(unbroken)
+    assert hashes(killed) == hashes(unbroken)
+
+
 def test_with_one_source_nothing_is_told(make_recipe):
     recipe = make_recipe("one-source", tokens=256)
     slm.train.run(recipe)

@@ -65,7 +65,8 @@ def run(recipe: Recipe) -> Artifact | None:
         draft.counts.update(build_corpus(config, draft.path, root))
         built.append(draft)
 
-    artifact = make(recipe.folder("corpus"), Spec("corpus", config, inputs=_inputs(config)), build, redo=recipe.redo)
+    spec = Spec("corpus", config, _parents(config), _inputs(config))
+    artifact = make(recipe.folder("corpus"), spec, build, redo=recipe.redo)
     if built:
         from slm.corpus.build import tidy
 
@@ -108,6 +109,14 @@ def _inputs(config: CorpusConfig) -> dict[str, Any]:
         "(duplicates)": find.identity(config.duplicates),
     }
     return {**found, **{name: facts for name, facts in tables.items() if facts}}
+
+
+def _parents(config: CorpusConfig) -> dict[str, Artifact]:
+    """Artifacts that sources are read from, such as rationales: the lineage goes on through them."""
+    from slm.corpus.sources.files import artifact_read
+
+    files = [item for item in config.sources if item.kind in ("text", "jsonl", "parquet")]
+    return {f"source.{item.label}": found for item in files if (found := artifact_read(item)) is not None}
 
 
 def read_documents(artifact: Artifact, split: Split) -> Iterator[Document]:

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pytest
 
 from slm.core import store
+from slm.core.artifact import MANIFEST, Spec, create
 from slm.core.errors import UserError
-from slm.corpus.config import SourceConfig
+from slm.corpus.config import CorpusConfig, SourceConfig
 from slm.corpus.sources import files
-from slm.corpus.sources.files import files_signature, find_files, is_damage, on_disk, opened
+from slm.corpus.sources.files import artifact_read, files_signature, find_files, is_damage, on_disk, opened
 
 
 def config(path: Path | str) -> SourceConfig:
@@ -62,6 +63,21 @@ def test_the_signature_follows_the_files(tree: Path) -> None:
     assert list(before) == ["a.txt", "b.txt", "deep/c.txt"]
     (tree / "a.txt").write_text("longer than before")
     assert files_signature(config(tree), (".txt",)) != before
+
+
+def test_an_artifact_is_named_where_its_own_files_are_read(tree: Path) -> None:
+    folder = tree / "made"
+    with create(folder, Spec("rationales", CorpusConfig())) as draft:
+        (draft.path / "label.txt").write_text("label")
+    (folder / "notes.txt").write_text("put there by hand")
+    for path in (folder, folder / "label.txt", folder / "*.txt", f"file://{folder}/label.txt"):
+        found = artifact_read(config(path))
+        assert found is not None
+        assert found.kind == "rationales"
+    for path in (folder / "notes.txt", tree / "a.txt", tree / "gone" / "a.txt", "memory://made/label.txt"):
+        assert artifact_read(config(path)) is None
+    (tree / MANIFEST).write_text('{"files": "of another program"}')
+    assert artifact_read(config(tree / "a.txt")) is None
 
 
 @pytest.fixture

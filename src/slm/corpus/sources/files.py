@@ -18,7 +18,9 @@ from glob import has_magic
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple, cast
 
+from slm.core.artifact import MANIFEST, Artifact, open_artifact
 from slm.core.errors import UserError
+from slm.core.manifest import read_manifest
 from slm.core.store import attempt, file_system
 from slm.corpus.config import SourceConfig
 
@@ -59,6 +61,22 @@ def find_files(config: SourceConfig, suffixes: tuple[str, ...]) -> list[Found]:
 def files_signature(config: SourceConfig, suffixes: tuple[str, ...]) -> dict[str, Any]:
     """Size and version of each file, by name."""
     return {found.name: [found.size, found.version] for found in find_files(config, suffixes)}
+
+
+def artifact_read(config: SourceConfig) -> Artifact | None:
+    """The artifact among whose files are those that a source reads here, such as rationales.
+
+    None where there is none: a `manifest.json` that is not ours says nothing. Raises `DamagedError` where a file of it
+    is not what its manifest promises.
+    """
+    path = Path(config.path.removeprefix("file://")).expanduser()  # what lies elsewhere is no path of this machine
+    folder = path if path.is_dir() else path.parent
+    try:
+        files = read_manifest(folder / MANIFEST)["files"]
+    except (UserError, FileNotFoundError):
+        return None
+    is_part = path.is_dir() or has_magic(path.name) or path.name in files
+    return open_artifact(folder) if is_part else None
 
 
 @contextlib.contextmanager
