@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -50,6 +51,26 @@ def test_layers_parts_and_rows_lose_different_entries() -> None:
     for index, mask in enumerate(masks):
         for other in masks[:index]:
             assert float((mask == other).float().mean()) == pytest.approx(0.5, abs=0.06)
+
+
+def test_noise_is_as_large_as_each_documents_length_allows_and_padding_has_none() -> None:
+    x, width = torch.randn(3, 64, 48), 48
+    lengths = torch.tensor([[40, 16], [64, 0], [8, 8]])  # the rest of a row is padding
+    documents = torch.full((3, 64), -1, dtype=torch.int32)
+    for row, (first, second) in enumerate(lengths.tolist()):
+        documents[row, :first] = 0
+        documents[row, first : first + second] = 1
+    noisy = Dropout(0.0, 0.0, (0.0, 0.0), (7, 8, 9), embedding_noise=5.0)
+    noise = thinned_embedding(x, noisy, documents) - x
+    assert float(noise[documents < 0].abs().max()) == 0
+    for row, document in ((0, 0), (0, 1), (1, 0), (2, 1)):
+        most = 5.0 / math.sqrt(int(lengths[row, document]) * width)  # NEFTune, arXiv 2310.05914, algorithm 1
+        mine = noise[row][documents[row] == document]
+        assert 0.98 * most < float(mine.abs().max()) <= most * (1 + 1e-5)
+        assert float(mine.std()) == pytest.approx(most / math.sqrt(3), rel=0.06)
+        assert float(mine.mean()) == pytest.approx(0, abs=0.1 * most)
+    alone = Dropout(0.0, 0.0, (0.0, 0.0), (8,), embedding_noise=5.0)
+    torch.testing.assert_close(thinned_embedding(x[1:2], alone), thinned_embedding(x, noisy, documents)[1:2])
 
 
 def test_stochastic_depth_leaves_out_whole_branches_of_rows_at_the_layers_chance() -> None:

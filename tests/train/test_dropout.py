@@ -21,7 +21,7 @@ from slm.train.config import DropoutConfig
 from slm.train.dropout import strength, thin
 from slm.train.metrics import read_metrics
 
-ALL = {"rate": 0.1, "embedding_rate": 0.05, "drop_path": 0.2}
+ALL = {"rate": 0.1, "embedding_rate": 0.05, "drop_path": 0.2, "embedding_noise": 4.0}
 
 
 PROGRAM = Path(__file__).with_name("processes.py")
@@ -60,8 +60,11 @@ def test_rates_follow_the_schedule_in_tokens(settings, factors):
 def test_deeper_layers_are_left_out_more_often_and_a_step_without_dropout_has_none():
     (batch,) = made = batches(2)
     thin(made, recipe_with(**ALL, schedule="linear"), step=0, progress=0.5)
-    assert (batch.dropout.rate, batch.dropout.embedding_rate) == (0.05, 0.025)
+    assert (batch.dropout.rate, batch.dropout.embedding_rate, batch.dropout.embedding_noise) == (0.05, 0.025, 2.0)
     assert batch.dropout.path_rates == pytest.approx((0.025, 0.05, 0.075, 0.1))
+    (batch,) = made = batches(2)
+    thin(made, recipe_with(embedding_noise=5.0), step=0, progress=0.5)
+    assert batch.dropout.embedding_noise == 5.0
     for recipe in (recipe_with(), recipe_with(**ALL, schedule="early", over=0.4)):
         (batch,) = made = batches(2)
         thin(made, recipe, step=0, progress=0.5)
@@ -146,7 +149,7 @@ def test_evaluation_and_samples_leave_nothing_out(make_recipe, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"schedule": "early", "over": 0.5}, r"schedule \(early\) has no effect without rate, embedding_rate or drop"),
+        ({"schedule": "early", "over": 0.5}, r"schedule \(early\) has no effect without a rate, drop_path or noise"),
         ({"rate": 0.1, "over": 0.5}, r"over \(0\.5\) has no effect with schedule constant; change one"),
         (
             {"rate": 0.1, "schedule": "early", "over": 0.5, "to_share": 0.5},

@@ -25,6 +25,8 @@ class Dropout:
     """For each layer the chance that its attention is left out for a row, and that its feed-forward is."""
     seeds: tuple[int, ...]
     """One for each row of the batch."""
+    embedding_noise: float = 0.0
+    """What uniform noise on a document's embeddings is at most, times the square root of their number of entries."""
 
 
 @dataclass(frozen=True, slots=True)

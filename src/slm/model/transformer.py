@@ -84,7 +84,7 @@ class Transformer(nn.Module):
         sequences; the output is then that of the wanted places alone, [1, M, D].
         """
         batch, num_tokens = tokens_BT.shape
-        x_BTD = thinned_embedding(self.embedding(tokens_BT), dropout)
+        x_BTD = thinned_embedding(self.embedding(tokens_BT), dropout, documents_BT)
         dtype = compute_dtype(x_BTD)
         if cache is not None:
             cache.reserve(documents_BT, batch, num_tokens)

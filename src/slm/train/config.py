@@ -61,12 +61,14 @@ class ScheduleConfig(Config):
 
 
 class DropoutConfig(Config):
-    """What training leaves out at random; evaluation, generation and export never do."""
+    """What training leaves out or blurs at random; evaluation, generation and export never do."""
 
     rate: float = Field(0.0, ge=0, le=0.95)
     """Share of the entries of each attention's and each feed-forward's output that is set to zero."""
     embedding_rate: float = Field(0.0, ge=0, le=0.95)
     """The same for the embeddings."""
+    embedding_noise: float = Field(0.0, ge=0)
+    """NEFTune's alpha, 5 to 15: noise on embeddings, up to alpha / sqrt(entries of the document) (arXiv 2310.05914)."""
     drop_path: float = Field(0.0, ge=0, le=0.95)
     """Chance that the last layer's attention, or feed-forward, is left out for a row; lower layers linearly less."""
     schedule: Literal["constant", "linear", "early"] = "constant"
@@ -81,10 +83,9 @@ class DropoutConfig(Config):
     @model_validator(mode="after")
     def _settings_take_effect(self) -> DropoutConfig:
         effective = {"constant": set[str](), "linear": {"from_share", "to_share", "over"}, "early": {"over"}}
-        if not (self.rate or self.embedding_rate or self.drop_path) and self.schedule != "constant":
-            raise ValueError(
-                f"schedule ({self.schedule}) has no effect without rate, embedding_rate or drop_path; set one"
-            )
+        rates = (self.rate, self.embedding_rate, self.drop_path, self.embedding_noise)
+        if self.schedule != "constant" and not any(rates):
+            raise ValueError(f"schedule ({self.schedule}) has no effect without a rate, drop_path or noise; set one")
         for name in ("from_share", "to_share", "over"):
             value = getattr(self, name)
             if value != type(self).model_fields[name].default and name not in effective[self.schedule]:
@@ -283,8 +284,7 @@ class TrainConfig(Config):
     batch_ramp: BatchRampConfig = BatchRampConfig()
     curriculum: CurriculumConfig = CurriculumConfig()
     sources: tuple[str, ...] = ()
-    """Sources of the shards that are read, in the shares that the others leave them; empty reads all. What a source is
-    worth is seen by leaving it out, over the same rows."""
+    """Sources of the shards to read, in the shares that the others leave them; empty reads all."""
     source_sampling: SourceSamplingConfig = SourceSamplingConfig()
     clip_norm: float = Field(1.0, ge=0)
     """Longest gradient; 0 leaves it alone."""

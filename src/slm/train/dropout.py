@@ -1,4 +1,4 @@
-"""How much each step leaves out at random, and the seed of each row.
+"""How much each step leaves out or blurs at random, and the seed of each row.
 
 In: the micro-batches of a step, the settings, how far the training is. Out: the same micro-batches with a
 `Dropout`, which goes with the batch through objective and model; none where nothing is left out, so a step
@@ -34,8 +34,9 @@ def thin(batches: Sequence[Batch], recipe: Recipe, step: int, progress: float, w
     """Give each micro-batch of step `step` of this process what it is to leave out, if anything."""
     config, layers = recipe.train.dropout, recipe.model.layers
     share = strength(config, progress)
-    rate, embedding_rate, deepest = (share * value for value in (config.rate, config.embedding_rate, config.drop_path))
-    if not (rate or embedding_rate or deepest):
+    values = (config.rate, config.embedding_rate, config.drop_path, config.embedding_noise)
+    rate, embedding_rate, deepest, noise = (share * value for value in values)
+    if not (rate or embedding_rate or deepest or noise):
         return
     path_rates = tuple(deepest * (layer + 1) / layers for layer in range(layers))
     place = world.rank
@@ -44,5 +45,5 @@ def thin(batches: Sequence[Batch], recipe: Recipe, step: int, progress: float, w
         pieces = recipe.shards.seq_len // length  # of each row, where a curriculum cuts them
         places = range(place, place + world.size * (rows // pieces), world.size)
         seeds = [derive(recipe.seed, "dropout", step, place, piece) for place in places for piece in range(pieces)]
-        batch.dropout = Dropout(rate, embedding_rate, path_rates, tuple(seeds))
+        batch.dropout = Dropout(rate, embedding_rate, path_rates, tuple(seeds), noise)
         place = places.stop
