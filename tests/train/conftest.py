@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import keyword
+import os
 import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,55 +28,7 @@ from slm.train import loop
 from tests.train import readings
 
 MakeRecipe = Callable[..., Recipe]
-
-KILLED_AT = """
-import os, pathlib, shutil, signal, sys
-from slm.recipe import Recipe
-import slm.core.artifact as artifact, slm.core.store
-import slm.train, slm.train.loop as loop, slm.train.checkpoint as checkpoint, slm.train.saver
-import slm.train.evaluation as evaluation
-
-point, number = sys.argv[2], int(sys.argv[3])
-seen = 0
-
-def deadly(function, matches):
-    def wrapped(*args, **kwargs):
-        global seen
-        if matches(*args):
-            seen += 1
-            if seen == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return function(*args, **kwargs)
-    return wrapped
-
-if point == "step":
-    loop.forward_backward = deadly(loop.forward_backward, lambda *a: True)
-elif point == "write":
-    checkpoint.save_file = deadly(checkpoint.save_file, lambda *a: True)
-elif point == "manifest":
-    artifact.write_atomically = deadly(artifact.write_atomically, lambda path, text: path.name == "manifest.json")
-elif point == "rename":
-    artifact._replace = deadly(artifact._replace, lambda *a: True)
-elif point == "latest":
-    checkpoint.write_atomically = deadly(checkpoint.write_atomically, lambda path, text: path.name == "latest")
-elif point == "prune":
-    def half_deleted(path, **_):  # its manifest is gone by then, and now one file more
-        if pathlib.Path(path).suffix or not pathlib.Path(path).name.startswith("step-000000"):
-            return False
-        next(pathlib.Path(path).iterdir()).unlink()
-        return True
-    shutil.rmtree = deadly(shutil.rmtree, half_deleted)
-elif point == "snapshot":
-    slm.train.saver.Saver._copied = deadly(slm.train.saver.Saver._copied, lambda *a: True)
-elif point == "upload":
-    slm.core.store.Store.upload = deadly(slm.core.store.Store.upload, lambda *a: True)
-elif point == "evaluate":
-    evaluation.Evaluator.__call__ = deadly(evaluation.Evaluator.__call__, lambda *a: True)
-elif point == "batch":
-    evaluation.read_batch = deadly(evaluation.read_batch, lambda *a: True)
-slm.train.run(Recipe.model_validate_json(pathlib.Path(sys.argv[1]).read_text()))
-print("survived")
-"""
+KilledAt = Callable[[dict[str, Any]], int]
 
 
 def settings(base: Path, run: str) -> dict[str, Any]:
@@ -165,16 +118,32 @@ def hashes() -> Callable[[Recipe], dict[str, str]]:
     return readings.hashes
 
 
+@pytest.fixture(scope="session")
+def killed_at() -> Iterator[KilledAt]:
+    """The exit status of a training that `killed_at.py` starts, by its order."""
+    words = [sys.executable, str(Path(__file__).with_name("killed_at.py"))]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+
+        def carry_out(order: dict[str, Any]) -> int:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            server.stdin.write(json.dumps(order) + "\n")
+            server.stdin.flush()
+            return int(server.stdout.readline())
+
+        yield carry_out
+
+
 @pytest.fixture
-def train_until_killed(tmp_path: Path) -> Callable[[Recipe, str, int], None]:
+def train_until_killed(tmp_path: Path, killed_at: KilledAt) -> Callable[[Recipe, str, int], None]:
     """`train_until_killed(recipe, "write", 2)`: a real process that kills itself at a point, the second time there."""
 
     def train(recipe: Recipe, point: str, number: int) -> None:
-        file = tmp_path / "recipe.json"
+        file, said = tmp_path / "recipe.json", tmp_path / "said.txt"
         file.write_text(recipe.model_dump_json())
-        words = [sys.executable, "-c", KILLED_AT, str(file), point, str(number)]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+        order = {"recipe": str(file), "point": point, "number": number, "said": str(said)}
+        status = killed_at({**order, "environment": dict(os.environ)})
+        assert status == -signal.SIGKILL, said.read_text()
 
     return train
 
