@@ -49,12 +49,12 @@ def test_draws_are_those_of_the_row_whatever_file_and_batch_it_is_in(
     for row in (0, 25, int(store.counts["rows"]) - 1):
         logits, targets = said(teacher, shards, row)
         points = torch.from_numpy(uniforms(store.counts["seed"], row, len(targets)))
-        ids, entropy = draws(logits / temperature, points, 16)
+        ids, values = draws(logits / temperature, points, 16)
         found, kept = ShardReader(shards, "train", store).stored, targets != IGNORED
         assert found is not None
         mine = found.rows([row])
         assert float((mine.ids_BTK[0, kept] == ids[kept]).float().mean()) > 0.999  # but for a rounding at a border
-        torch.testing.assert_close(mine.values_BTF[0, kept], entropy[kept], atol=4e-3, rtol=1e-3)
+        torch.testing.assert_close(mine.values_BTF[0, kept], values[kept], atol=4e-3, rtol=1e-3)
         assert not mine.ids_BTK[0, ~kept].any()
         assert not mine.values_BTF[0, ~kept].any()
         assert mine.sampled

@@ -10,7 +10,7 @@ from slm.core.batch import IGNORED, Stored
 from slm.distill.keep import draws, likeliest
 from slm.objective.divergence import Divergence, against_teacher, linear_divergence
 from slm.objective.stored import against_stored
-from tests.distill.test_keep import pieces
+from tests.distill.test_keep import pieces, shares
 from tests.objective.test_divergence import KINDS, VOCABULARY, names, plainly, tensors
 
 FORWARD = [how for how in KINDS if how.kind == "forward_kl"]
@@ -32,8 +32,8 @@ def teacher_logits(how: Divergence) -> Tensor:
 
 
 def stored_draws(how: Divergence, uniforms: Tensor, count: int) -> Stored:
-    ids, entropy = draws(teacher_logits(how), uniforms, count)
-    return Stored(ids[None].int(), entropy[None], sampled=True)
+    ids, values = draws(teacher_logits(how), uniforms, count)
+    return Stored(ids[None].int(), values[None], sampled=True)
 
 
 def stored_likeliest(how: Divergence, count: int) -> Stored:
@@ -53,8 +53,8 @@ def test_over_all_draws_of_a_position_the_gradient_is_the_whole_ones(how: Diverg
     for point in points:
         uniforms[place] = point
         found.append(learned(stored_draws(how, uniforms, 4), how))
-    ids = stored_draws(how, uniforms, 4).ids_BTK[0, :, 1:].long()
-    p = torch.nn.functional.one_hot(ids, VOCABULARY).float().mean(1)
+    stored = stored_draws(how, uniforms, 4)
+    p = shares(stored.ids_BTK[0].long(), stored.values_BTF[0], VOCABULARY).float()
     p[place] = teacher_logits(how)[place].softmax(-1)
     wanted = against_fixed(p, how)
     assert len(found) > 20

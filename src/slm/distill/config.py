@@ -14,10 +14,10 @@ class DistillConfig(Config):
     objective.distill also name the teacher and the temperature."""
 
     method: Literal["samples", "top_k"] = "samples"
-    """Draws of each distribution, which train right in expectation; or its likeliest tokens with their probabilities,
-    all others counting as one."""
+    """The likeliest token and draws of the others, which train right in expectation; or the likeliest tokens with their
+    probabilities, all others counting as one."""
     kept: int = Field(16, ge=1)
-    """Draws, or likeliest tokens, kept of each distribution: with up to 65,536 ids 2 bytes a draw and 4 beside them, or
+    """Draws, or likeliest tokens, kept of each distribution: with up to 65,536 ids 2 bytes a draw and 6 beside them, or
     4 bytes a likeliest token."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the teacher."""

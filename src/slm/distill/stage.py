@@ -2,7 +2,7 @@
 
 In: the shards of the recipe and the checkpoint that `objective.distill.teacher` names, which must be of the same
 tokenizer, template and version: its parents' fingerprints prove it. Out: `rows-00000.arrow`, ..., each of
-`distill.unit_tokens` positions (see `slm.shards.store`). At 16 draws and up to 65,536 ids a position takes 36 bytes on
+`distill.unit_tokens` positions (see `slm.shards.store`). At 16 draws and up to 65,536 ids a position takes 38 bytes on
 disk. Positions without a target (padding, ends, what SFT does not learn) hold zeros, so that a row is found by its
 number alone.
 

@@ -55,7 +55,7 @@ class Writer:
         sampled = config.method == "samples"
         narrow = np.uint16 if self._reader.vocab_size <= 1 << 16 else np.uint32
         ids_NTK = np.zeros((len(rows), seq_len, config.kept + sampled), narrow)
-        values_NTF = np.zeros((len(rows), seq_len, 1 if sampled else config.kept), np.float16)
+        values_NTF = np.zeros((len(rows), seq_len, 2 if sampled else config.kept), np.float16)
         targets, figure = 0, 0.0
         step = max(1, config.batch_tokens // seq_len)
         for begin in range(0, len(rows), step):
@@ -84,9 +84,10 @@ class Writer:
                 places_C = rows_C.cpu().numpy()
                 if self._config.method == "samples":
                     points_C = torch.from_numpy(uniforms_N[places_C]).to(self._device)
-                    kept = draws(logits_CV, points_C, self._config.kept)
+                    ids_CK, values_CF = draws(logits_CV, points_C, self._config.kept)
+                    figure += float(values_CF[:, 0].double().sum())
                 else:
-                    kept = likeliest(logits_CV, self._config.kept)
-                ids_NK[places_C], values_NF[places_C] = (tensor.cpu().numpy() for tensor in kept)
-                figure += float(kept[1].double().sum())
+                    ids_CK, values_CF = likeliest(logits_CV, self._config.kept)
+                    figure += float(values_CF.double().sum())
+                ids_NK[places_C], values_NF[places_C] = ids_CK.cpu().numpy(), values_CF.cpu().numpy()
         return len(asked_N), figure

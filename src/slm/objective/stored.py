@@ -3,10 +3,10 @@
 In: a chunk of the student's logits and, for each row, ids and values of a store (see `Stored`). Out: D of each row, its
 slopes by the logits, and the token that the teacher finds likeliest.
 
-- Draws: KL(p | q) is, but for the teacher's entropy, the mean of -log q over draws from p, and its slope q minus the
-  share of each token among the draws. Both are linear in those shares, whose expectation is p, so loss and gradient are
-  right in expectation whatever the number of draws (arXiv 2503.16870). Reverse KL and JSD are not linear in p, so they
-  cannot be had from draws.
+- Draws: the likeliest token has its probability, and each of the S draws of the others the S-th part of what that
+  leaves. These shares are p on average; KL(p | q), but for the teacher's entropy, and its slope, q minus p, are linear
+  in p, so loss and gradient with the shares in its place are right in expectation whatever the number of draws (arXiv
+  2503.16870). Reverse KL and JSD are not linear in p, so they cannot be had from draws.
 - The likeliest tokens: all others count as one more outcome, for teacher and student alike, so the divergence is that
   of the two coarser distributions; never above that of the whole ones, and equal to it where all tokens are kept. Any
   divergence can be had so, but what the teacher says among the others is lost, which biases the student.
@@ -36,14 +36,14 @@ def against_stored(stored: Stored, how: Divergence) -> Against:
     return against
 
 
-def from_draws(student_CV: Tensor, ids_CK: Tensor, entropy_C1: Tensor, how: Divergence) -> tuple[Tensor, Tensor]:
+def from_draws(student_CV: Tensor, ids_CK: Tensor, values_C2: Tensor, how: Divergence) -> tuple[Tensor, Tensor]:
     """An unbiased estimate of KL(p | q) and of its slopes; the first of the ids is the likeliest and no draw."""
     log_q_CV = (student_CV / how.temperature).log_softmax(-1)
-    draws_CS = ids_CK[:, 1:]
-    found_C = -log_q_CV.gather(1, draws_CS).mean(1) - entropy_C1[:, 0]
-    slope_CV = log_q_CV.exp_()
-    share = slope_CV.new_full((), -1 / draws_CS.shape[1]).expand(draws_CS.shape)
-    return found_C, slope_CV.scatter_add_(1, draws_CS, share).div_(how.temperature)
+    entropy_C, rest_C1 = values_C2[:, 0], values_C2[:, 1:]
+    num_draws = ids_CK.shape[1] - 1
+    shares_CK = torch.cat([1 - rest_C1, (rest_C1 / num_draws).expand(-1, num_draws)], -1)
+    found_C = -(shares_CK * log_q_CV.gather(1, ids_CK)).sum(1) - entropy_C
+    return found_C, log_q_CV.exp_().scatter_add_(1, ids_CK, -shares_CK).div_(how.temperature)
 
 
 def from_likeliest(student_CV: Tensor, ids_CK: Tensor, p_CK: Tensor, how: Divergence) -> tuple[Tensor, Tensor]:
