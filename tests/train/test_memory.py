@@ -17,7 +17,8 @@ from slm.compose import load_recipe
 from slm.core.distributed import session
 from slm.model import block
 from slm.model.block import set_fused, set_recompute
-from slm.model.config import ModelConfig
+from slm.model.config import LoraConfig, ModelConfig
+from slm.model.lora import attach, bytes_held, fresh
 from slm.model.recompute import Recompute
 from slm.model.transformer import build
 from slm.objective import build as build_objective
@@ -86,12 +87,20 @@ def test_predicted_memory_is_within_a_tenth_of_measured(name, precision):
 
 
 def measured_step(
-    config: ModelConfig, rows: int, precision: str, kind: str, ema_decay: float, parallel: Parallel = ALONE
+    config: ModelConfig,
+    rows: int,
+    precision: str,
+    kind: str,
+    ema_decay: float,
+    parallel: Parallel = ALONE,
+    lora: LoraConfig | None = None,
 ) -> int:
     """The most bytes that torch's CPU allocator had out during a whole second step, with all that stands by then."""
     objective, batch = build_objective(ObjectiveConfig()), blank_batch(rows, config.max_seq_len)
     batch.documents_BT[:, -1] = 1
     model = build(config, 0)
+    if lora is not None:
+        attach(model, fresh(model, lora, 0))
     average = parallel.distribute(average_of(model)) if ema_decay else None
     optimizer = Optimizer(parallel.distribute(model), OptimizerConfig(kind=kind))
 
@@ -117,7 +126,8 @@ def measured_step(
         if event.name() == "[memory]":
             now += event.nbytes()
             peak = max(peak, now)
-    return peak + sum(tensor.nbytes for tensor in local(held))
+    codes = bytes_held(model)[0] - sum(parameter.nbytes for parameter in model.parameters())
+    return peak + codes + sum(tensor.nbytes for tensor in local(held))
 
 
 @pytest.mark.filterwarnings("ignore")  # the profiler's own, about its clock
@@ -132,6 +142,18 @@ def test_memory_of_whole_steps_is_within_a_tenth_of_measured(name, rows, precisi
     assert use.total == pytest.approx(measured_step(config, rows, precision, kind, ema_decay), rel=0.1)
     assert use.average == (use.weights if ema_decay else 0)
     assert use.gathered == 0
+
+
+@pytest.mark.filterwarnings("ignore")  # the profiler's own, about its clock
+@pytest.mark.parametrize("name", ["deep", "wide"])
+@pytest.mark.parametrize("lora", [{"rank": 8}, {"rank": 4, "dora": True}, {"base": "int4"}, {"base": "nf4"}], ids=str)
+def test_beside_frozen_weights_only_adapters_take_gradients_and_moments(name, lora):
+    config, how = SHAPES[name], LoraConfig.model_validate(lora)
+    use = predict(config, ObjectiveConfig(), "adamw", "fp32", 2, config.max_seq_len, lora=how)
+    assert use.total == pytest.approx(measured_step(config, 2, "fp32", "adamw", 0.0, lora=how), rel=0.1)
+    whole = predict(config, ObjectiveConfig(), "adamw", "fp32", 2, config.max_seq_len)
+    assert use.gradients * 2 == use.optimizer < 0.3 * whole.optimizer
+    assert (use.weights < whole.weights) == (how.base != "float")
 
 
 SHARED = {
@@ -260,5 +282,5 @@ def test_the_largest_micro_batch_divides_the_batch_and_fits():
 @pytest.mark.parametrize("passes", [1, 2])
 def test_a_deep_model_takes_what_following_all_its_layers_finds(passes, recompute):
     config = SHAPES["deep"].model_copy(update={"layers": 16})
-    settings = (ObjectiveConfig(), "bf16", 64, passes, recompute, True, 1)
+    settings = (ObjectiveConfig(), "bf16", 64, passes, recompute, True, None, 1)
     assert memory._peak_at_any_depth(config, *settings) == memory._simulated_peak(config, *settings)

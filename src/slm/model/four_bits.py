@@ -100,14 +100,18 @@ def linear(x: Tensor, matrix: FourBits) -> Tensor:
     return made
 
 
-@cache
 def levels_of_nf4() -> Tensor:
     """The 16 levels [16], from -1 to 1: seven quantiles below 0, 0, and eight above."""
+    levels = torch.tensor(_quantiles(), dtype=torch.float64)  # not kept: a forecast's tensors have no content
+    return (levels / levels.max()).float()
+
+
+@cache
+def _quantiles() -> tuple[float, ...]:
     normal = NormalDist()
 
     def quantiles(count: int) -> list[float]:
         step = (OFFSET - 0.5) / count
         return [normal.inv_cdf(OFFSET - number * step) for number in range(count)]
 
-    levels = torch.tensor(sorted([*quantiles(8), 0.0, *(-one for one in quantiles(7))]), dtype=torch.float64)
-    return (levels / levels.max()).float()
+    return tuple(sorted([*quantiles(8), 0.0, *(-one for one in quantiles(7))]))

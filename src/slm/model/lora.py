@@ -136,10 +136,26 @@ def attach(model: Transformer, adapter: Adapter) -> None:
     """Put `adapter` onto `model` in place; from now on only its tensors are trained. One that is there goes first."""
     detach(model)
     _check(model, adapter)
+    _beside(model, adapter)
+
+
+def attach_blank(model: Transformer, config: LoraConfig) -> None:
+    """Put a fresh adapter onto a model whose tensors may have no content, for forecasts."""
+    _beside(model, fresh(model, config, 0))
+
+
+def _beside(model: Transformer, adapter: Adapter) -> None:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for name, linear in list(_matrices(model, adapter.config.targets)):
         _put(model, name, LoraLinear.around(linear, adapter.config, adapter.tensors[name], name))
+
+
+def bytes_held(model: Transformer) -> tuple[int, int]:
+    """Bytes of all weights, codes counted as they lie in memory, and of those that are trained."""
+    codes = sum(module.codes.bytes for _, module in _attached(model) if module.codes is not None)
+    sizes = [(parameter.nbytes, parameter.requires_grad) for parameter in model.parameters()]
+    return codes + sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
 
 
 def detach(model: Transformer) -> None:

@@ -33,8 +33,9 @@ from torch.utils._pytree import tree_iter
 
 from slm.core.batch import Batch
 from slm.model.block import set_fused, set_recompute
-from slm.model.config import ModelConfig
+from slm.model.config import LoraConfig, ModelConfig
 from slm.model.counting import num_parameters, parameters_by_part
+from slm.model.lora import attach_blank, bytes_held
 from slm.model.recompute import Recompute
 from slm.model.transformer import Transformer
 from slm.objective import build as build_objective
@@ -94,19 +95,24 @@ def predict(
     fused: bool = True,
     average: bool = False,
     parallel: Parallel | None = None,
+    lora: LoraConfig | None = None,
 ) -> Memory:
     """Memory of a step with micro-batches of `rows` rows of several documents, for each process.
 
     `fused` is for CPUs (`slm.model.fused`); without it blocks keep what their modules keep. With `accumulates` the
-    gradients of earlier micro-batches stay while the next is computed.
+    gradients of earlier micro-batches stay while the next is computed. With `lora` adapters alone have gradients and
+    optimizer state.
     """
     parallel = parallel or Parallel()
     parts = parallel.shard_processes
-    weights, weight_copy = num_parameters(model) * 4, weight_copy_bytes(model, precision)
+    weights, trained = weight_bytes(model, lora)
+    weight_copy = weight_copy_bytes(model, precision)
     accumulates = accumulates or parts > 1  # in shards, gradients leave for their owners: one set stays
     most = max(1, SIMULATED_TOKENS // seq_len)
     passes = 2 if accumulates else 1
-    simulate = functools.partial(_peak_at_any_depth, model, objective, precision, seq_len, passes, recompute, fused)
+    simulate = functools.partial(
+        _peak_at_any_depth, model, objective, precision, seq_len, passes, recompute, fused, lora
+    )
     if rows <= most:
         peak = simulate(rows)
     else:
@@ -115,15 +121,15 @@ def predict(
         peak = high + (high - low) * (rows - half - most) // most
     chunk = min(CHUNK_ROWS, rows * seq_len) * model.vocab_size * matmul_dtype(precision).itemsize
     rest = peak - weights - weight_copy
-    gradients = min(weights, rest) if accumulates else 0
+    gradients = min(trained, rest) if accumulates else 0
     logits = min(chunk, rest - gradients)
     gathered = _gathered(model, parallel)
-    travelling = min(weights, 4 * BUCKET_ELEMENTS) if parallel.strategy == "ddp" else 0
-    updating = max(_update_peak(model.model_copy(update={"layers": 1}), optimizer) // parts, travelling)
-    later = weights // parts + updating - (gradients // parts + rest - gradients + gathered)
+    travelling = min(trained, 4 * BUCKET_ELEMENTS) if parallel.strategy == "ddp" else 0
+    updating = max(_update_peak(model.model_copy(update={"layers": 1}), optimizer, lora) // parts, travelling)
+    later = trained // parts + updating - (gradients // parts + rest - gradients + gathered)
     return Memory(
         weights=weights // parts + weight_copy,  # which is not sharded
-        optimizer=optimizer_bytes(model, optimizer) // parts,
+        optimizer=optimizer_bytes(model, optimizer, lora) // parts,
         gradients=gradients // parts,
         average=weights // parts if average else 0,
         logits=logits,
@@ -170,6 +176,7 @@ def predict_for(
         fused=device == "cpu" and not (recipe.train.compile or dropout.rate or dropout.drop_path),
         average=bool(recipe.train.ema_decay),
         parallel=parallel,
+        lora=recipe.train.lora,
     )
     if recipe.train.quantization.bits:  # the weights themselves, kept aside while rounded ones stand in their places
         use = replace(
@@ -183,11 +190,25 @@ def weight_copy_bytes(model: ModelConfig, precision: Precision) -> int:
     return 2 * num_parameters(model) if precision == "bf16_weights" else 0
 
 
-def optimizer_bytes(model: ModelConfig, kind: str) -> int:
-    """Two float32 moments a parameter; with Muon one for the matrices of the blocks."""
+@functools.cache
+def weight_bytes(model: ModelConfig, lora: LoraConfig | None) -> tuple[int, int]:
+    """Bytes of the weights, in float32 but for what `lora` holds in 4 bits, and of those that are trained."""
+    whole = 4 * num_parameters(model)
+    if lora is None:
+        return whole, whole
+    with FakeTensorMode():
+        one = Transformer(model.model_copy(update={"layers": 1}))
+        before = sum(parameter.nbytes for parameter in one.parameters())
+        attach_blank(one, lora)
+        held, trained = bytes_held(one)
+    return whole + model.layers * (held - before), model.layers * trained
+
+
+def optimizer_bytes(model: ModelConfig, kind: str, lora: LoraConfig | None = None) -> int:
+    """Two float32 moments a parameter that is trained; with Muon one for the matrices of the blocks."""
     parts = parameters_by_part(model)
     matrices = parts["attention"] + parts["ffn"]
-    return 4 * (2 * num_parameters(model) - (matrices if kind == "muon" else 0))
+    return 2 * weight_bytes(model, lora)[1] - (4 * matrices if kind == "muon" else 0)
 
 
 def largest_that_fits(candidates: Sequence[int], peak: Callable[[int], int], budget_bytes: float) -> int | None:
@@ -229,6 +250,7 @@ def _simulated_peak(
     passes: int,
     recompute: Recompute,
     fused: bool,
+    lora: LoraConfig | None,
     rows: int,
 ) -> int:
     compute_loss = build_objective(objective.stand_in())
@@ -238,6 +260,9 @@ def _simulated_peak(
         model = Transformer(config)
         set_recompute(model, recompute)
         set_fused(model, fused)
+        if lora is not None:
+            attach_blank(model, lora)
+            live.peak = live.live  # what quantizing took is gone
         working = working_copy(model, precision).model
         batch = blank_batch(rows, seq_len)
         for _ in range(passes):
@@ -249,15 +274,17 @@ def _simulated_peak(
 
 
 @functools.cache
-def _update_peak(config: ModelConfig, kind: str) -> int:
+def _update_peak(config: ModelConfig, kind: str, lora: LoraConfig | None) -> int:
     """Working space of the optimizer's update, which goes from matrix to matrix: the same for any depth."""
     live = LiveBytes()
     with FakeTensorMode(), live:
         model = Transformer(config)
+        if lora is not None:
+            attach_blank(model, lora)
         optimizer = Optimizer(model, OptimizerConfig.model_validate({"kind": kind}))
         for _ in range(2):  # the first makes the state
             for parameter in model.parameters():
-                parameter.grad = torch.empty_like(parameter)
+                parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
             standing = live.peak = live.live
             optimizer.step(1.0)
     return live.peak - standing

@@ -15,7 +15,7 @@ from slm.recipe import Recipe
 from slm.train.batch_ramp import step_tokens, stretches
 from slm.train.config import TrainConfig
 from slm.train.curriculum import shares
-from slm.train.memory import optimizer_bytes, weight_copy_bytes
+from slm.train.memory import optimizer_bytes, weight_bytes, weight_copy_bytes
 from slm.train.precision import Precision, matmul_dtype
 from slm.train.speed import Meter, flops_text
 
@@ -98,8 +98,8 @@ def announce(
     recipe: Recipe, facts: Plan, device: str, precision: Precision, epochs: float, probed: Probe, meter: Meter
 ) -> None:
     """Print the facts, and what was `probed`, with the time that this leads to."""
-    state = facts.num_parameters * 8 + optimizer_bytes(recipe.model, recipe.train.optimizer.kind)
-    state += weight_copy_bytes(recipe.model, precision)
+    state = sum(weight_bytes(recipe.model, recipe.train.lora)) + weight_copy_bytes(recipe.model, precision)
+    state += optimizer_bytes(recipe.model, recipe.train.optimizer.kind, recipe.train.lora)
     batch_tokens = recipe.train.batch_tokens
     whole = probed.step_seconds * facts.tokens / batch_tokens
     rate = facts.flops / whole
