@@ -32,7 +32,7 @@ def test_every_change_stands_with_its_interval():
     effects = [effect("train.clip_norm: 1.0 -> 0.5", -0.2, 0.01), effect("model.<b>: 1 -> 2", 0.01, 0.8)]
     found = Ablation(base, effects, [])
     page = ablation_page(found)
-    assert "Of 2 differences, 1 are told from chance at 5% after Holm" in page
+    assert "Of 2 differences, 1 is told from chance at 5% after Holm" in page
     assert "train.clip_norm: 1.0 -&gt; 0.5" in page
     assert "model.<b>" not in page
     assert "-0.2000 [-0.3000, -0.1000]" in page

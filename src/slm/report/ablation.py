@@ -33,8 +33,10 @@ def ablation_page(found: Ablation) -> str:
     told = [one for one in found.effects if one.corrected_p <= LEVEL]
     count = len({one.change for one in found.effects})
     title = f"{count} change{'s' if count != 1 else ''} of {found.base.runs[0]}"
+    are = "is" if len(told) == 1 else "are"
     summary = (
-        f"Of {len(found.effects)} differences, {len(told)} are told from chance at {LEVEL:.0%} after Holm's correction."
+        f"Of {len(found.effects)} differences, {len(told)} {are} told from chance at {LEVEL:.0%} after Holm's "
+        "correction."
     )
     facts = [Fact(name, f"{sum(values.values()) / len(values):.4f}", f"the base, mean over {len(values)} seeds")
              for name, values in found.base.seeds.items()]  # fmt: skip
