@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 Request = dict[str, Any]
+Count = Callable[[dict[str, Any]], Iterable[int]]
+"""Of a batch the tokens that are no padding, those that are learned, and places."""
 Counts = dict[str, float]
 
 
@@ -91,23 +93,32 @@ def ours(request: Request, turns: Turns) -> None:
 
 def sft_trainer(request: Request, turns: Turns) -> None:
     """`SFTTrainer.train()`, held before each step until it is told to go on."""
+    from transformers import AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    tokenizer = AutoTokenizer.from_pretrained(Path(request["place"]) / "model")
+    train_in_turns((SFTTrainer, SFTConfig), "conversations.jsonl", tokenizer, counted, request, turns)
+
+
+def train_in_turns(
+    kinds: tuple[Any, Any], name: str, tokenizer: Any, count: Count, request: Request, turns: Turns
+) -> None:
+    """Train with TRL's trainer and configuration (`kinds`) on the rows of the file `name`, each step in its turn."""
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import SFTConfig, SFTTrainer
+    from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(request["threads"])
     place = Path(request["place"])
-    rows = [json.loads(line) for line in (place / "conversations.jsonl").open(encoding="utf-8")]
-    config = SFTConfig(
+    rows = [json.loads(line) for line in (place / name).open(encoding="utf-8")]
+    config = kinds[1](
         output_dir=str(place / "trl"), use_cpu=True, report_to="none", save_strategy="no", max_steps=10**6,
         max_length=request["seq_len"], disable_tqdm=True, **request["config"],
     )  # fmt: skip
-
-    kind, callback = held(SFTTrainer, turns, counted)
+    kind, callback = held(kinds[0], turns, count)
     trainer = kind(
         model=AutoModelForCausalLM.from_pretrained(place / "model"), args=config, train_dataset=Dataset.from_list(rows),
-        processing_class=AutoTokenizer.from_pretrained(place / "model"), callbacks=[callback],
+        processing_class=tokenizer, callbacks=[callback],
     )  # fmt: skip
     print(json.dumps({"ready": True}), flush=True)
     try:
@@ -116,9 +127,8 @@ def sft_trainer(request: Request, turns: Turns) -> None:
         return
 
 
-def held(kind: Any, turns: Turns, count: Callable[[dict[str, Any]], Iterable[int]]) -> tuple[Any, Any]:
-    """A trainer of `kind` whose steps each wait for their turn, and the callback that it needs for that; `count` says
-    of a batch the tokens that are no padding, those that are learned, and places."""
+def held(kind: Any, turns: Turns, count: Count) -> tuple[Any, Any]:
+    """A trainer of `kind` whose steps each wait for their turn, and the callback that it needs for that."""
     from transformers import TrainerCallback
 
     seen = list[dict[str, Any]]()

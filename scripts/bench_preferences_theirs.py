@@ -129,26 +129,9 @@ def counted(batch: dict[str, Any]) -> tuple[int, int, int]:
 
 def dpo_trainer(request: Request) -> None:
     """`DPOTrainer.train()`, held before each step until it is told to go on."""
-    from bench_posttrain_sides import Turns, held
+    from bench_posttrain_sides import Turns, train_in_turns
 
-    turns, place = Turns(request), Path(request["place"])
-    torch.set_num_threads(request["threads"])
-    rows = [json.loads(line) for line in (place / "pairs.jsonl").open(encoding="utf-8")]
-    config = DPOConfig(
-        output_dir=str(place / "trl"), use_cpu=True, report_to="none", save_strategy="no", max_steps=10**6,
-        max_length=request["seq_len"], disable_tqdm=True, **request["config"],
-    )  # fmt: skip
-
-    kind, callback = held(Ready, turns, counted)
-    trainer = kind(
-        model=AutoModelForCausalLM.from_pretrained(place / "model"), args=config,
-        train_dataset=Dataset.from_list(rows), processing_class=tokenizer(), callbacks=[callback],
-    )  # fmt: skip
-    print(json.dumps({"ready": True}), flush=True)
-    try:
-        trainer.train()
-    except KeyboardInterrupt:
-        return
+    train_in_turns((Ready, DPOConfig), "pairs.jsonl", tokenizer(), counted, request, Turns(request))
 
 
 if __name__ == "__main__":

@@ -86,11 +86,13 @@ def train(order: dict[str, Any]) -> None:
     place, name, matches = POINTS[order["point"]]
     setattr(place, name, deadly(getattr(place, name), order["number"], matches))
     slm.train.run(Recipe.model_validate_json(Path(order["recipe"]).read_text()))
+    print(f"survived: {order['point']} was not reached {order['number']} times")
 
 
 def main() -> None:
     """One training after the other."""
-    artifact.library_versions(), artifact.git_commit()  # asked once, too
+    for remembered in (artifact.library_versions, artifact.git_commit):
+        remembered()
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
@@ -99,7 +101,8 @@ def main() -> None:
                 train(json.loads(line))
                 status = 0
             finally:
-                traceback.print_exception(sys.exception())
+                if (error := sys.exception()) is not None:
+                    traceback.print_exception(error)
                 sys.stdout.flush()
                 os._exit(status)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
