@@ -28,6 +28,19 @@ def test_what_is_there_is_read_and_the_rest_is_empty(recipe: Recipe, make_run: M
     assert run.broken_links == ()
 
 
+def test_a_vocabulary_of_another_text_is_out_of_date_unless_the_recipe_takes_it_from_there(
+    recipe: Recipe, make_run: Make, tmp_path: Path
+) -> None:
+    artifacts = make_run(recipe)
+    other = publish_corpus(tmp_path / "other")
+    mixed = {**artifacts, "corpus": other}
+    assert gather(recipe, mixed).stale["tokenizer"] == "corpus"
+    paths = recipe.artifacts.model_copy(update={"tokenizer": str(artifacts["tokenizer"].path)})
+    taken = gather(recipe.model_copy(update={"artifacts": paths}), mixed)
+    assert "tokenizer" not in taken.stale
+    assert taken.stale["shards"] == "corpus"
+
+
 def test_a_damaged_artifact_is_refused_not_left_out(recipe: Recipe, make_run: Make) -> None:
     made = make_run(recipe, "evaluate")
     made["evaluate"].file("results.json").write_text("{}")

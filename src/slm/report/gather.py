@@ -157,7 +157,7 @@ def gather(recipe: Recipe, artifacts: Mapping[Stage, Artifact]) -> Run:
         beside=beside,
         beside_name=name,
         broken_links=_broken_links(artifacts),
-        stale=_stale(artifacts),
+        stale=_stale(recipe, artifacts),
     )
 
 
@@ -173,7 +173,7 @@ def gather_data(recipe: Recipe, artifacts: Mapping[Stage, Artifact]) -> Run:
         samples=[],
         tokenizer=_content(artifacts.get("tokenizer"), "report.json"),
         broken_links=_broken_links(artifacts),
-        stale=_stale(artifacts),
+        stale=_stale(recipe, artifacts),
     )
 
 
@@ -203,10 +203,13 @@ def _broken_links(artifacts: Mapping[Stage, Artifact]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _stale(artifacts: Mapping[Stage, Artifact]) -> dict[Stage, str]:
-    """Stages whose recorded parent is not the artifact in hand."""
+def _stale(recipe: Recipe, artifacts: Mapping[Stage, Artifact]) -> dict[Stage, str]:
+    """Stages whose recorded parent is not the artifact in hand; a vocabulary taken from another run is that of its own
+    text, as where a base is taught to answer."""
     found: dict[Stage, str] = {}
     for stage, artifact in artifacts.items():
+        if stage == "tokenizer" and recipe.artifacts.tokenizer:
+            continue
         for name, recorded in artifact.manifest["parents"].items():
             for kind, parent in artifacts.items():
                 if kind == name and parent.fingerprint != recorded["fingerprint"]:
