@@ -21,7 +21,7 @@ from slm.shards.loader import Loader, collate_parts
 from slm.tokenizer import Tokenizer
 from slm.train import loop, on_policy
 from slm.train.ledger import read_ledger, totals
-from slm.train.on_policy import Answer, answers_of, own_answers, refuse_shards, with_answers, writes
+from slm.train.on_policy import Answer, answers_of, own_answers, with_answers, writes
 from slm.train.parallel import Parallel
 from tests.train.readings import rows_of
 
@@ -185,12 +185,7 @@ def test_the_guard_refuses_a_bad_step_on_the_students_own_words(make_student, mo
     assert [row["step"] for row in rows_of(recipe, "skip")] == [6]
 
 
-def test_models_in_shards_and_rows_that_are_cut_are_refused(make_student):
-    recipe = make_student("refused", 0.5)
-    with pytest.raises(UserError, match=r"on_policy \(0\.5\) has the student write, .* set train\.parallel=ddp"):
-        refuse_shards(recipe, Parallel(World(0, 2), "full_shard"))
-    refuse_shards(recipe, Parallel(World(0, 2), "ddp"))
-    refuse_shards(make_student("plain", 0.0), Parallel(World(0, 2), "full_shard"))
+def test_rows_that_are_cut_are_refused():
     distill = {"teacher": "t", "on_policy": 1}
     with pytest.raises(UserError, match=r"train\.curriculum\.lengths \(32\) would cut them"):
         build_recipe({

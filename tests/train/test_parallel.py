@@ -115,17 +115,17 @@ def low_bits(pruned: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def make_own(make_recipe: Callable[..., Recipe], alone: Recipe) -> Callable[[str], Recipe]:
+def make_own(make_recipe: Callable[..., Recipe], alone: Recipe) -> Callable[..., Recipe]:
     """A run that learns from `alone`, in half of its steps of what it writes itself."""
     distill = {"teacher": str(alone.folder("train").parent), "on_policy": 0.5}
     objective = ObjectiveConfig.model_validate({"kind": "distill", "distill": distill})
-    return lambda name: make_recipe(name, **SHAPE).model_copy(update={"objective": objective})
+    return lambda name, **how: make_recipe(name, **SHAPE, **how).model_copy(update={"objective": objective})
 
 
 @pytest.fixture(scope="module")
 def two(
     make_recipe: Callable[..., Recipe],
-    make_own: Callable[[str], Recipe],
+    make_own: Callable[..., Recipe],
     averaged: dict[int, Recipe],
     low_bits: dict[str, object],
     tmp_path_factory: pytest.TempPathFactory,
@@ -148,12 +148,14 @@ def two(
         "muon": make_recipe("muon-2", **muon, parallel="full_shard", activation_checkpointing="full"),
         "low-bits": make_recipe("low-bits-2", **low_bits, parallel="full_shard"),
         "own": make_own("own-2"),
+        "own-shards": make_own("own-shards-2", parallel="full_shard"),
     }
     happens = {
         "broken": ["stop:1:1", "stop:0:2", ""],
         "offloaded": ["offload"],
         "moved": ["stop:1:3", "lost"],
         "stopped": ["stop-save:1:1", "stop-evaluation:1:6", ""],
+        "own-shards": ["stop:1:1", ""],
         "unheard": ["unheard:1:3"],
         "unread": ["unread:1:2"],
         "speechless": ["speechless:0:1"],
@@ -165,7 +167,7 @@ def two(
 
 def test_two_processes_learn_what_one_learns_by_every_strategy(two, alone, averaged):
     recipes, said = two
-    assert said.count("train: finished 4 steps") == 13  # rank 0 alone speaks
+    assert said.count("train: finished 4 steps") == 14  # rank 0 alone speaks
     assert "ddp over 2 processes (gloo)" in said
     assert "shard_grad_op over 2 processes (gloo)" in said
     agree(recipes["ddp"], alone)
@@ -179,7 +181,8 @@ def test_two_processes_write_and_learn_the_answers_that_one_does(two, make_own):
     alone = make_own("own-alone")
     slm.train.run(alone)
     assert {row["on_policy"] for row in figures(alone) if row["kind"] == "train"} == {0, 1}
-    agree(two[0]["own"], alone)
+    for name in ("own", "own-shards"):
+        agree(two[0][name], alone)
 
 
 def test_shards_are_rounded_and_kept_sparse_where_they_lie(two, make_recipe, low_bits, pruned):
@@ -194,7 +197,7 @@ def test_shards_are_rounded_and_kept_sparse_where_they_lie(two, make_recipe, low
 def test_the_same_processes_go_on_bit_for_bit(two):
     recipes, said = two
     assert said.count("SIGTERM received") == 1  # rank 1's own are not printed
-    assert said.count("another process was told to stop") == 5
+    assert said.count("another process was told to stop") == 6
     assert re.findall(r"going on from \S+broken\S+ \(step (\d)", said) == ["1", "3"]
     assert re.findall(r"going on from \S+stopped\S+ \(step (\d)", said) == ["2", "4"]  # in the save, in an evaluation
     for name, reference in [("broken", "unbroken"), ("stopped", "ddp")]:

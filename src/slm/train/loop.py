@@ -45,7 +45,7 @@ from slm.train.ledger import Ledger, print_ledger, totals_of_run
 from slm.train.metrics import Metrics, NoMetrics, StepFigures
 from slm.train.micro_batch import choose_micro_batch
 from slm.train.noise_scale import NoiseScale
-from slm.train.on_policy import own_answers, refuse_shards, writes
+from slm.train.on_policy import own_answers, writes
 from slm.train.optim import Optimizer, offloads
 from slm.train.parallel import Parallel, choose
 from slm.train.plan import Plan, announce, plan
@@ -177,7 +177,6 @@ def prepare(recipe: Recipe, spec: Spec, ledger: Ledger | None = None, world: Wor
     """Build everything in order of dependency, restore the newest sound checkpoint, print the facts."""
     config, folder, facts = recipe.train, recipe.folder("train"), plan(recipe)
     parallel = choose(config, world)
-    refuse_shards(recipe, parallel)
     device, precision = prepare_device(config)
     torch.manual_seed(derive(recipe.seed, "train", *([world.rank] if world.rank else [])))
 

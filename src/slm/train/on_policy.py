@@ -9,7 +9,8 @@ the stream of all processes; so a resumed run draws the same, and another number
 An answer has the room that the text's had, so rows stay as they were packed: it ends with its end token or is cut, and
 nothing learns the room behind an end. It is written by the model that the step trains (rounded or sparse where that
 is), over the cache of `slm.evaluate.generation`. The time goes to the ledger's phase `generate`; forecasts of time and
-`train.max_flops` do not count it. Models in shards are refused: each token would gather all weights anew.
+`train.max_flops` do not count it. Of a model in shards each process puts together a whole copy, once a step, which it
+writes with and drops: during the writing a process holds the whole weights in float32.
 
 Shapes: B rows, T tokens of a row.
 """
@@ -26,11 +27,9 @@ import torch
 from numpy.typing import NDArray
 
 from slm.core.batch import IGNORED, Batch
-from slm.core.errors import UserError
 from slm.core.seeds import derive
 from slm.evaluate.generation import Prompt, generate
 from slm.evaluate.scorer import end_tokens
-from slm.train.parallel import Parallel
 
 if TYPE_CHECKING:
     from slm.recipe import Recipe
@@ -52,19 +51,10 @@ def writes(recipe: Recipe, step: int) -> bool:
     return chance > 0 and derive(recipe.seed, "on_policy", step) < chance * 2**63
 
 
-def refuse_shards(recipe: Recipe, parallel: Parallel) -> None:
-    """Refuse a student whose weights lie in pieces."""
-    if recipe.objective.distill.on_policy and parallel.shards:
-        raise UserError(
-            f"objective.distill.on_policy ({recipe.objective.distill.on_policy:g}) has the student write, which "
-            f"train.parallel={parallel.strategy} would make gather all weights for each token; set train.parallel=ddp"
-        )
-
-
 def own_answers(run: Run, recipe: Recipe, batches: list[Batch]) -> Iterator[Batch]:
     """The micro-batches of a step with the student's answers, one after the other, on the device."""
     world, first_row = run.parallel.world, run.state.loader.step_row
-    model, place = run.working.refresh(), world.rank
+    model, place = run.parallel.everywhere(run.working.refresh()), world.rank
     for batch in batches:
         places = range(place, place + world.size * len(batch.tokens_BT), world.size)
         seeds = [derive(recipe.seed, "on_policy", "row", first_row + each) for each in places]

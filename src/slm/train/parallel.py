@@ -142,6 +142,15 @@ class Parallel:
             return None
         return lambda: model_from(model.config, state, Path("train")).to(self.world.device)
 
+    @torch.no_grad()
+    def everywhere(self, model: Transformer) -> Transformer:
+        """A model that each process can use alone: itself, or a copy put together from shards; all must call it."""
+        if not self.shards:
+            return model
+        tensors = merged_state(model).items()
+        state = {name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for name, tensor in tensors}
+        return model_from(model.config, state, Path("train"))
+
     def gather_equal(self, tensor: Tensor) -> list[Tensor]:
         """The same small CPU tensor of every process, by rank, everywhere."""
         if self.world.size == 1:
