@@ -1,12 +1,13 @@
 """Held-out preference accuracy of models beside that of the model before them, pair by pair.
 
-    python scripts/preference_accuracy.py --corpus RUN/corpus --tokenizer RUN/tokenizer --before RUN RUN ...
+    python scripts/preference_accuracy.py --tokenizer RUN/tokenizer --before RUN RUN ...
 
-Each model is asked what `slm evaluate` asks (`slm.evaluate.tasks.preference`): whether the chosen answer is the
-likelier one, as a whole (acc) and per byte (acc_bytes). Beside that stands how often a model has raised the chosen
-answer above the rejected one, compared with the model before (acc_ratio: DPO's implicit reward; the model before has
-none, so that chance is a half). Intervals are 95 %, over pairs drawn anew; differences are paired. The last line is
-JSON.
+A run is asked about the pairs that its own corpus holds out, or all about those of `--corpus`. Where no two runs hold
+out the same pair (the folds of a cross-validation), the row `all` is that of all pairs together. Each model is asked
+what `slm evaluate` asks (`slm.evaluate.tasks.preference`): whether the chosen answer is the likelier one, as a whole
+(acc) and per byte (acc_bytes). Beside that stands how often a model has raised the chosen answer above the rejected
+one, compared with the model before (acc_ratio: DPO's implicit reward; the model before has none, so that chance is a
+half). Intervals are 95 %, over pairs drawn anew; differences are paired. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Rows = dict[str, dict[str, Result]]
 def main() -> None:
     """Ask all, print a table."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--corpus", type=Path, required=True, help="a corpus of pairs")
+    parser.add_argument("--corpus", type=Path, help="a corpus of pairs; RUN/corpus if left out")
     parser.add_argument("--before", type=Path, required=True, help="the run that the others are compared with")
     parser.add_argument("--tokenizer", type=Path, required=True, help="the folder of their tokenizer")
     parser.add_argument("--pairs", type=int, default=0, help="held-out pairs at even distances; 0 takes all")
@@ -43,25 +44,43 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    before = asked(args.before, args)
-    found = {str(run): compared(before, asked(run, args)) for run in args.runs}
+    corpora = {run: args.corpus or run / "corpus" for run in args.runs}
+    before = {corpus: asked(args.before, corpus, args) for corpus in dict.fromkeys(corpora.values())}
+    sides = {str(run): (before[corpus], asked(run, corpus, args)) for run, corpus in corpora.items()}
+    if len(sides) > 1 and (both := together(list(sides.values()))):
+        sides["all"] = both
+    found = {name: compared(*side) for name, side in sides.items()}
+    pairs = {name: len(told["acc"]) for name, (told, _) in sides.items()}
     print(f"{'run':<28}{'':<12}{'before':>9}{'after':>9}   difference [95 %]")
     for run, figures in found.items():
         for name, (old, new, low, high) in figures.items():
             print(f"{run:<28}{name:<12}{old:>9.3f}{new:>9.3f}   {new - old:+.3f} [{low:+.3f}, {high:+.3f}]")
-    print(json.dumps({"pairs": len(before["acc"]), "precision": args.precision, "runs": found}))
+    print(json.dumps({"pairs": pairs, "precision": args.precision, "runs": found}))
 
 
 @torch.inference_mode()
-def asked(run: Path, args: argparse.Namespace) -> Rows:
-    """What a run's newest checkpoint says of each pair."""
-    pairs = held_out_pairs(open_artifact(args.corpus, "corpus"), args.pairs)
+def asked(run: Path, corpus: Path, args: argparse.Namespace) -> Rows:
+    """What a run's newest checkpoint says of each pair that a corpus holds out."""
+    pairs = held_out_pairs(open_artifact(corpus, "corpus"), args.pairs)
     model = load_model(newest_checkpoint(run)).eval()
     outcome = run_preference(Scorer(model, Tokenizer.load(args.tokenizer), 4_096, args.precision), pairs)
     rows: Rows = {}
     for result in outcome.results:
         rows.setdefault(result.metric, {})[result.item] = result
     return rows
+
+
+def together(sides: list[tuple[Rows, Rows]]) -> tuple[Rows, Rows] | None:
+    """Before and after over the pairs of all runs; None where two runs were asked about the same pair."""
+    items = [item for before, _ in sides for item in before["acc"]]
+    if len(set(items)) < len(items):
+        return None
+    before, after = ({metric: {} for metric in sides[0][0]} for _ in range(2))
+    for side in sides:
+        for whole, part in zip((before, after), side, strict=True):
+            for metric, rows in part.items():
+                whole[metric] |= rows
+    return before, after
 
 
 def compared(before: Rows, after: Rows) -> dict[str, tuple[float, float, float, float]]:

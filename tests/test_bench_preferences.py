@@ -53,3 +53,14 @@ def test_what_a_model_has_raised_is_judged_pair_by_pair(scripts: dict[str, Modul
     assert found["acc_ratio"][:2] == (0.5, 0.5)
     for _, _, low, high in found.values():
         assert low <= high
+
+
+def test_folds_are_judged_together_and_runs_that_share_a_pair_are_not(scripts: dict[str, ModuleType]) -> None:
+    script = scripts["preference_accuracy"]
+    one = told(one=(-5.0, -4.0)), told(one=(-3.0, -4.0))
+    other = told(two=(-5.0, -6.0), three=(-9.0, -2.0)), told(two=(-5.0, -6.0), three=(-9.0, -3.0))
+    before, after = script.together([one, other])
+    assert set(before["acc"]) == set(after["acc"]) == {"one", "two", "three"}
+    found = script.compared(before, after)
+    assert found["acc"][:2] == pytest.approx((1 / 3, 2 / 3))
+    assert script.together([one, other, one]) is None

@@ -15,6 +15,7 @@ from slm.core.artifact import Artifact
 from slm.core.errors import UserError
 from slm.corpus import read_documents
 from slm.corpus.build import split_of
+from slm.corpus.config import CorpusConfig
 from slm.corpus.decontamination.report import clean_items
 from slm.corpus.samples import PER_NAME
 
@@ -72,6 +73,24 @@ def test_a_larger_validation_fraction_only_adds_to_the_held_out(document_id: str
     smaller, larger = sorted([one, other])
     if split_of(document_id, smaller) == "validation":
         assert split_of(document_id, larger) == "validation"
+
+
+@given(st.text(min_size=1))
+def test_each_document_is_held_out_in_one_fold(document_id: str) -> None:
+    sides = [split_of(document_id, 0.2, fold) for fold in range(5)]
+    assert sides.count("validation") == 1
+
+
+def test_a_cross_validation_holds_out_every_document_once(corpus_of: Corpus, folder: Path) -> None:
+    corpora = [corpus_of(text_source(folder), run=f"fold-{fold}", validation_fold=fold) for fold in range(5)]
+    held_out = [document.id for corpus in corpora for document in read_documents(corpus, "validation")]
+    assert len(set(held_out)) == len(held_out) == corpora[0].counts["sources"]["text"]["documents"]
+
+
+def test_a_fold_that_is_not_there_is_refused() -> None:
+    assert CorpusConfig(validation_fraction=0.1, validation_fold=9).validation_fold == 9
+    with pytest.raises(ValueError, match=r"validation_fold \(3\) .*fraction \(0.3\) there are 3 .*; set it below 3"):
+        CorpusConfig(validation_fraction=0.3, validation_fold=3)
 
 
 def test_the_held_out_share_is_the_fraction_asked_for() -> None:

@@ -5,9 +5,10 @@ In: the finished units of a plan. Out: `train-00000.parquet`, `validation-00000.
 personal data included), and the counts for the manifest. The order is the plan's, so the files are the same bytes
 whoever made the units.
 
-A document is held out if the sha256 of its id, or of its `split_column`, falls below `validation_fraction`: adding a
-source or reading in another order never moves a document from one side to the other. Memory holds one row group of 8
-MB per split and what `duplicates.find` needs, whatever the corpus.
+A document is held out if the sha256 of its id, or of its `split_column`, falls into the part of all hashes that
+`validation_fraction` and `validation_fold` name: adding a source or reading in another order never moves a document
+from one side to the other. Memory holds one row group of 8 MB per split and what `duplicates.find` needs, whatever the
+corpus.
 """
 
 from __future__ import annotations
@@ -55,10 +56,11 @@ def tidy(config: CorpusConfig, root: Path) -> None:
     keep_only(root, {unit.key for unit in plan(config)} if config.keep_units else set())
 
 
-def split_of(name: str, validation_fraction: float) -> Split:
+def split_of(name: str, validation_fraction: float, fold: int = 0) -> Split:
     """The side that a document falls on: a function of its id alone, or of its value of `split_column`."""
     draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
-    return "validation" if draw < validation_fraction else "train"
+    held_out = fold * validation_fraction <= draw < (fold + 1) * validation_fraction
+    return "validation" if held_out else "train"
 
 
 def files_of(artifact: Artifact, split: Split) -> list[str]:
@@ -159,7 +161,7 @@ def merge(config: CorpusConfig, units: Sequence[Unit], folder: Path, root: Path)
                         document = _renumbered(config, document, copies[row], unit)
                         tally.renumbered += 1
                     name = document.metadata.get(SPLIT_BY, document.id)
-                    writer = writers[split_of(name, config.validation_fraction)]
+                    writer = writers[split_of(name, config.validation_fraction, config.validation_fold)]
                     tally.bytes[document.source] += writer.write(document)
                     tally.kept[document.source] += 1
     finally:

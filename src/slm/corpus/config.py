@@ -213,6 +213,8 @@ class CorpusConfig(Config):
     """The sources, read in order."""
     validation_fraction: float = Field(0.05, gt=0, lt=0.5)
     """Share of documents held out, chosen by a hash of each document's id."""
+    validation_fold: int = Field(0, ge=0)
+    """Which part of that size is held out: a run with each in turn is a cross-validation."""
     on_bad_text: Literal["refuse", "skip"] = "refuse"
     """What to do with text that cannot be used (not UTF-8, not JSON, without its column, too long, a damaged file, an
     id that stands twice): stop and name it, or leave it out and count it (an id that stands twice gets a number)."""
@@ -243,6 +245,16 @@ class CorpusConfig(Config):
     def preferences(self) -> Preferences:
         """What all its sources hold."""
         return self.sources[0].preferences
+
+    @model_validator(mode="after")
+    def _the_fold_is_there(self) -> CorpusConfig:
+        folds = int(1 / self.validation_fraction + 1e-9)
+        if self.validation_fold >= folds:
+            raise ValueError(
+                f"validation_fold ({self.validation_fold}) counts from 0, and of validation_fraction "
+                f"({self.validation_fraction:g}) there are {folds} whole folds; set it below {folds}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _preferences_stay_among_themselves(self) -> CorpusConfig:
