@@ -12,6 +12,7 @@ import slm.train
 import slm.train.loop
 from slm.core.artifact import open_artifact
 from slm.core.batch import IGNORED
+from slm.core.distributed import SOLO, World
 from slm.core.errors import UserError
 from slm.model.load import load_model, load_tensors
 from slm.objective.config import ObjectiveConfig
@@ -93,6 +94,19 @@ def test_the_cache_holds_what_the_reference_says_of_each_answer_alone(make_recip
                 log_probs = model(tokens_T[None])[0].log_softmax(-1)
             expected = log_probs.gather(1, targets_T.clamp_min(0)[:, None])[:, 0][targets_T != IGNORED].sum()
             torch.testing.assert_close(table["validation"][row, document], expected, atol=1e-4, rtol=0)
+
+
+def test_any_number_of_processes_asks_for_every_row_once_and_finds_the_same(base, shards, monkeypatch):
+    monkeypatch.setattr(reference, "BATCH_TOKENS", 3 * 64)
+    model = load_model(base.artifact("train").path)
+    reader = ShardReader(open_artifact(shards["pairs"], "shards"), "train")
+    whole = reference.ask(model, reader, "cpu", "fp32", SOLO)
+    assert len(whole) >= 5
+    assert len(reference.joined([whole])) == reader.num_rows
+    for size in (2, 3, len(whole) + 1):
+        parts = [reference.ask(model, reader, "cpu", "fp32", World(rank, size)) for rank in range(size)]
+        assert max(map(len, parts)) < len(whole)
+        assert torch.equal(reference.joined(parts), reference.joined([whole]))
 
 
 def test_the_cache_is_made_once_and_again_for_another_reference(make_recipe, base, shards, monkeypatch):
