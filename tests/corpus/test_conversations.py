@@ -12,7 +12,17 @@ from slm.compose import load_recipe
 from slm.core.errors import UserError
 from slm.corpus import read_documents, run
 from slm.corpus.config import CorpusConfig, SourceConfig
-from slm.corpus.conversations import MalformedError, Message, messages_of, read_messages
+from slm.corpus.conversations import (
+    MalformedError,
+    Message,
+    listed_messages,
+    messages_of,
+    read_messages,
+    with_messages,
+)
+from slm.corpus.document import Document
+from tests.corpus.cleaning.running import cleaner
+from tests.corpus.cleaning.running import document as document_of
 
 OPENAI = [{"role": "user", "content": " What is it?\n"}, {"role": "assistant", "content": "A house."}]
 SHAREGPT = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "A house."}]
@@ -45,6 +55,21 @@ def test_an_input_stands_below_its_instruction() -> None:
     assert read_messages(source("alpaca"), row)[0].content == "Sum up.\n\nA long text."
 
 
+def test_an_answer_of_weight_0_is_read_and_not_learned() -> None:
+    turns = [*SHAREGPT, *SHAREGPT]
+    unlearned = [turns[0], {**turns[1], "weight": 0}, turns[2], {**turns[3], "weight": None}]
+    found = read_messages(source("sharegpt"), {"conversations": unlearned})
+    assert [message.weight for message in found] == [1, 0, 1, 1]
+    document = with_messages(document_of(""), found)
+    assert messages_of(document) == found
+    cleaned = cleaner({"step": "unicode"})(document)
+    assert isinstance(cleaned, Document)
+    assert messages_of(cleaned) == found
+    assert document.metadata["messages"].count("weight") == 1
+    chosen = listed_messages([{"role": "assistant", "content": "a", "weight": 0}], "chosen")
+    assert chosen == [Message("assistant", "a")], "of a pair both answers count"
+
+
 def talk(*turns: tuple[str, str]) -> dict[str, Any]:
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
@@ -65,6 +90,8 @@ def talk(*turns: tuple[str, str]) -> dict[str, Any]:
         ({"messages": "not JSON"}, "no conversation", "neither a list nor JSON"),
         ({"messages": 3}, "no conversation", "holds int, not a list of messages"),
         ({"messages": ["hello"]}, "unknown role", r"messages\[0\].role is None"),
+        ({"messages": [{**OPENAI[0], "weight": 0.5}]}, "malformed turns", r"\[0\].weight is 0.5, not 0 or 1"),
+        ({"messages": [OPENAI[0], {**OPENAI[1], "weight": 0}]}, "no answer learned", "every answer has weight 0"),
     ],
 )
 def test_what_is_no_conversation_is_said(row: dict[str, Any], reason: str, finding: str) -> None:

@@ -109,6 +109,17 @@ def test_what_the_assistant_has_to_say_is_its_words_and_the_end_of_its_turn(toke
     assert [bool(learned[place]) for place in ends] == [False, False, True, False, True]
 
 
+def test_an_answer_of_weight_0_is_read_as_any_other_and_not_learned(tokenizer: Tokenizer) -> None:
+    said = [{"role": role, "content": role[0]} for role in ("user", "assistant", "user", "assistant")]
+    ids, learned = tokenizer.encode_chat([said[0], {**said[1], "weight": 0}, *said[2:]])
+    plain_ids, plain = tokenizer.encode_chat(said)
+    assert ids.tolist() == plain_ids.tolist()
+    first_end = ids.tolist().index(5, int(plain.argmax()))
+    assert not learned[: first_end + 1].any()
+    assert learned[first_end + 1 :].tolist() == plain[first_end + 1 :].tolist()
+    assert learned.any()
+
+
 def test_what_comes_before_an_answer_is_the_prompt_that_generation_begins_with(tokenizer: Tokenizer) -> None:
     for content in ("x", "\n\n    x", "  é", "'''"):
         talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": content}]

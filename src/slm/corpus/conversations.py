@@ -6,8 +6,9 @@ those that are not empty, are the question (instruction, input, output; prompt, 
 is wrong with them. White space around a content is taken off: what a model generates begins with a word.
 
 A conversation may begin with a system message; user and assistant then take turns, the assistant has the last word,
-and nobody says nothing. In a document, `text` is what was said, with an empty line between messages, which is what
-duplicates, contamination and judging steps look at; the messages lie in its metadata as JSON.
+and nobody says nothing. An answer of a list with `"weight": 0`, as OpenAI's fine-tuning has it, is read but not
+learned; one at least must be. In a document, `text` is what was said, with an empty line between messages, which is
+what duplicates, contamination and judging steps look at; the messages lie in its metadata as JSON.
 
 What it does not do: tools, images, several answers to one question.
 """
@@ -39,6 +40,13 @@ class Message(NamedTuple):
 
     role: str
     content: str
+    weight: int = 1
+    """0 for an answer that is not to be learned."""
+
+    def row(self) -> dict[str, Any]:
+        """As templates take it and documents keep it."""
+        plain = {"role": self.role, "content": self.content}
+        return plain if self.weight else {**plain, "weight": 0}
 
 
 class MalformedError(Exception):
@@ -62,7 +70,7 @@ def read_messages(config: SourceConfig, row: Mapping[str, Any]) -> list[Message]
 
 def checked(messages: list[Message]) -> list[Message]:
     """The messages without white space around them; raises `MalformedError` where they are no conversation."""
-    trimmed = [Message(message.role, message.content.strip()) for message in messages]
+    trimmed = [message._replace(content=message.content.strip()) for message in messages]
     turns = trimmed[1:] if trimmed and trimmed[0].role == "system" else trimmed
     if not turns:
         raise MalformedError("no turns", "nobody says anything")
@@ -76,12 +84,14 @@ def checked(messages: list[Message]) -> list[Message]:
             raise MalformedError(kind, f"message {number + 1}, the {message.role}'s, is empty")
     if turns[-1].role != "assistant":
         raise MalformedError("no answer", "the user has the last word")
+    if not any(message.weight for message in turns[1::2]):
+        raise MalformedError("no answer learned", "every answer has weight 0, so there is nothing to learn")
     return trimmed
 
 
 def with_messages(document: Document, messages: list[Message], rejected: str = "") -> Document:
     """The document that holds this conversation, and in a pair the answer that was rejected."""
-    told = json.dumps([message._asdict() for message in messages], ensure_ascii=False)
+    told = json.dumps([message.row() for message in messages], ensure_ascii=False)
     text = joined([*(message.content for message in messages), rejected])
     more = {MESSAGES: told, **({REJECTED: rejected} if rejected else {})}
     return replace(document, text=text, metadata={**document.metadata, **more})
@@ -137,10 +147,16 @@ def _listed(entries: Any, column: str, role_key: str, content_key: str) -> list[
             raise MalformedError("unknown role", f"{column}[{number}].{role_key} is {role!r}, not one of {known}")
         if not isinstance(content, str):
             raise MalformedError("malformed turns", f"{column}[{number}].{content_key} is {content!r}, not text")
-        found.append(Message(_ROLES[role], content))
+        weight = 1 if entry.get("weight") is None else entry["weight"]
+        if weight not in (0, 1):
+            raise MalformedError("malformed turns", f"{column}[{number}].weight is {weight!r}, not 0 or 1")
+        found.append(Message(_ROLES[role], content, int(weight)))
     return found
 
 
 def listed_messages(entries: Any, column: str) -> list[Message]:
-    """The entries of a list in the layout of OpenAI, unchecked as a conversation; raises `MalformedError`."""
-    return _listed(entries, column, *_LISTS["openai"])
+    """The entries of a list in the layout of OpenAI, without weights; raises `MalformedError`.
+
+    They are not checked as a conversation.
+    """
+    return [message._replace(weight=1) for message in _listed(entries, column, *_LISTS["openai"])]

@@ -55,7 +55,7 @@ def sides_of(document: Document, ids: Ids, tokenizer: Tokenizer) -> list[tuple[i
 
 def _said(messages: list[Message], tokenizer: Tokenizer, *, last: bool) -> Ids:
     """A conversation's ids; with `last` only its last answer is learned, as preferences are about that alone."""
-    ids_T, learned_T = tokenizer.encode_chat([message._asdict() for message in messages])
+    ids_T, learned_T = tokenizer.encode_chat([message.row() for message in messages])
     if last and learned_T.any():
         learned_T[: int(np.flatnonzero(learned_T & ~np.roll(learned_T, 1))[-1])] = False
     return Ids(ids_T, learned_T)

@@ -77,15 +77,15 @@ def render_learned(
 ) -> tuple[list[int], list[bool]]:
     """The ids of `render_ids` without a generation prompt, and for each whether the assistant has to say it.
 
-    That is what the assistant's messages hold, and the control token that ends the turn. A token that begins before the
-    message does, since its first characters melt with what the template writes before it, is none: at generation the
-    prompt ends there.
+    That is what the assistant's messages hold, and the control token that ends the turn; of a message with `weight` 0
+    nothing. A token that begins before the message does, since its first characters melt with what the template writes
+    before it, is none: at generation the prompt ends there.
     """
     sign, begin, end = _unused_signs(messages)
     name = _any_of(control)
     shielded = _shielded(messages, name, sign)
     marked = [
-        {**message, "content": begin + message["content"] + end} if _is_answer(message) else message
+        {**message, "content": begin + message["content"] + end} if _is_learned(message) else message
         for message in shielded
     ]
     text = render_text(template, marked, control, add_generation_prompt=False)
@@ -123,8 +123,9 @@ def render_learned(
     return ids, learned
 
 
-def _is_answer(message: Mapping[str, Any]) -> bool:
-    return message.get("role") == "assistant" and isinstance(message.get("content"), str)
+def _is_learned(message: Mapping[str, Any]) -> bool:
+    is_answer = message.get("role") == "assistant" and isinstance(message.get("content"), str)
+    return is_answer and message.get("weight") != 0
 
 
 def _any_of(control: Sequence[str]) -> re.Pattern[str]:

@@ -101,7 +101,7 @@ class Cleaner:
             if refused is not None:
                 return Dropped(f"{name}/{refused.reason}", refused.note)
             if name in CHANGING:
-                made = [Message(m.role, str(content)) for m, content in zip(messages, results, strict=True)]
+                made = [m._replace(content=str(content)) for m, content in zip(messages, results, strict=True)]
                 after = joined(message.content for message in made)
                 if made != messages:
                     counts[f"{name}/{CHANGED}"] += 1

@@ -29,7 +29,7 @@ def replies(scorer: Scorer, documents: Iterable[Document], max_tokens: int) -> O
     """Ask and judge; refused where no document holds a conversation."""
     outcome, asked = Outcome(), list[tuple[Document, str, Prompt]]()
     for document in documents:
-        messages = [message._asdict() for message in messages_of(document)[:-1]]
+        messages = [message.row() for message in messages_of(document)[:-1]]
         if not messages:
             continue
         ids = np.array(scorer.tokenizer.render_chat(messages), dtype=np.int32)
