@@ -71,24 +71,33 @@ def test_merging_keeps_the_outputs(base: Transformer, kind: str) -> None:
     assert set(base.state_dict()) == set(build(base.config, seed=0).state_dict())
 
 
-@pytest.mark.parametrize("kind", ["int4", "nf4"])
+@pytest.mark.parametrize(("kind", "dora"), [("int4", False), ("nf4", False), ("nf4", True)])
 def test_beside_a_base_in_4_bits_adapters_learn_and_merge_into_what_the_codes_stand_for(
-    shape: Callable[..., ModelConfig], kind: str
+    shape: Callable[..., ModelConfig], tmp_path: Path, kind: str, dora: bool
 ) -> None:
     base = build(shape(width=64, ffn_width=128, head_dim=32), seed=1)
+    before, float_logits = copy.deepcopy(base.state_dict()), logits(base)
     rounded = copy.deepcopy(base)
     for name, matrix in rounded.named_modules():
         if name.startswith("blocks.") and isinstance(matrix, torch.nn.Linear):
             matrix.weight.data = FourBits(matrix.weight, kind, name).dense()
-    attach(base, fresh(base, LoraConfig(rank=4, base=kind), seed=2))
+    attach(base, fresh(base, LoraConfig(rank=4, base=kind, dora=dora), seed=2))
     torch.testing.assert_close(logits(base), logits(rounded), atol=1e-5, rtol=0)
     held = {name for name in base.state_dict() if name.startswith("blocks.") and "norm" not in name}
-    assert {name.rpartition(".")[2] for name in held} == {"a", "b"}
+    assert {name.rpartition(".")[2] for name in held} == ({"a", "b", "magnitude"} if dora else {"a", "b"})
     base(TOKENS_BT).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in base.parameters() if p.requires_grad)
     detach(base)
-    attach(base, trained(base, base=kind))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
+    adapter = trained(base, base=kind, dora=dora)
+    attach(base, adapter)
     beside = logits(base)
+    save_adapter(adapter, tmp_path)
+    again = load_adapter(tmp_path)
+    attach(base, again)
+    assert again.config.base == kind
+    assert torch.equal(logits(base), beside)
+    assert not torch.allclose(beside, float_logits, atol=0.01)
     merge(base)
     torch.testing.assert_close(logits(base), beside, atol=1e-5, rtol=0)
     assert base.state_dict().keys() == build(base.config, seed=0).state_dict().keys()
@@ -127,6 +136,10 @@ def test_several_adapters_take_turns_on_one_base(base: Transformer) -> None:
     assert not torch.equal(logits(base), one)
     attach(base, first)
     assert torch.equal(logits(base), one)
+    deeper = build(base.config.model_copy(update={"layers": base.config.layers + 1}), seed=1)
+    with pytest.raises(UserError, match="they differ in blocks"):
+        attach(base, trained(deeper))
+    assert torch.equal(logits(base), one), "what does not fit leaves the present one where it is"
 
 
 def test_a_saved_adapter_is_the_same(base: Transformer, tmp_path: Path) -> None:
@@ -144,8 +157,10 @@ def test_a_saved_adapter_is_the_same(base: Transformer, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"bias": "all"}, r"bias \(all\) is not supported"), ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"),
-     ({"modules_to_save": ["lm_head"]}, "modules_to_save"), ({"r": "many"}, "does not describe an adapter")],
-    ids=["bias", "ranks", "saved modules", "rank"],
+     ({"modules_to_save": ["lm_head"]}, "modules_to_save"), ({"r": "many"}, "does not describe an adapter"),
+     ({"init_lora_weights": "pissa"}, r"init_lora_weights \(pissa\)"), ({"layer_replication": [[0, 1]]}, "replication"),
+     ({"alora_invocation_tokens": [5]}, "alora_invocation_tokens")],
+    ids=["bias", "ranks", "saved modules", "rank", "a base that changes", "layers twice", "invoked"],
 )  # fmt: skip
 def test_what_would_compute_something_else_is_refused(
     base: Transformer, tmp_path: Path, change: dict[str, object], message: str

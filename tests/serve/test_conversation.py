@@ -87,6 +87,11 @@ def test_a_question_that_alone_is_too_long_is_refused_and_not_remembered(scripte
         conversation.ask("~" * 40)
     assert conversation.turns == []
     assert "".join(conversation.ask("short"))
+    conversation.record("xy")
+    with pytest.raises(UserError, match="must be shorter than the context of script"):
+        conversation.ask("~" * 40)
+    assert [turn.question for turn in conversation.turns] == ["short"]
+    assert conversation.dropped == 0
 
 
 def test_half_of_the_context_is_the_most_that_is_kept_for_an_answer(scripted: Scripts, recipe: Recipe) -> None:

@@ -20,7 +20,7 @@ from slm.corpus.config import CorpusConfig
 from slm.corpus.decontamination import check
 from slm.corpus.duplicates import signatures
 
-UNIT_VERSION = 3
+UNIT_VERSION = 4
 """Raised when the same unit would be made into something else than before."""
 
 

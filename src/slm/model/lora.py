@@ -9,7 +9,8 @@ take turns on one base; `merge` writes W' into the matrices. Files are peft's: `
 `adapter_model.safetensors` with peft's names, so peft opens ours and we open peft's (tested, outputs equal). The
 base's fingerprint stands in the safetensors header, where peft leaves it alone.
 
-With `base` int4 or nf4 the frozen matrices are held in 4 bits (`four_bits`), and W stands for what these mean.
+With `base` int4 or nf4 the frozen matrices are held in 4 bits (`four_bits`), and W stands for what these mean. A file
+says so beside the fingerprint, and `attach` then holds them like that again; peft and llama.cpp do not know it.
 
 What it does not do: dropout on an adapter's input (`train.dropout` leaves out parts of the stream instead), adapters of
 embeddings, head or norms, biases, ranks that differ by layer; peft folders that have any of these are refused by name.
@@ -43,12 +44,18 @@ CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
 _PEFT_STEM = "base_model.model."
 _PEFT_NAMES = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
+_BASE, _HELD = "base", "base_held_as"
+"""What the header of `TENSORS` says of the base: its fingerprint, and int4 or nf4 where it is held so."""
 _MUST_BE: dict[str, tuple[object, ...]] = {
     "peft_type": ("LORA",), "bias": ("none", None), "lora_bias": (False, None), "fan_in_fan_out": (False, None),
     "modules_to_save": (None, []), "rank_pattern": ({}, None), "alpha_pattern": ({}, None), "layers_to_transform":
     (None,), "target_parameters": (None, []), "trainable_token_indices": (None, [], {}), "use_qalora": (False, None),
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"), "alora_invocation_tokens": (None, []),
+    "layer_replication": (None, []), "arrow_config": (None,), "use_bdlora": (False, None, {}), "velora_config": (None,),
+    "kasa_config": (None,), "monteclora_config": (None,),
 }  # fmt: skip
-"""What a peft configuration must say, where it says anything, for its adapter to compute what ours does."""
+"""What a peft configuration must say, where it says anything, for its adapter to compute what ours does. Other initial
+weights than these (PiSSA, OLoRA, CorDA, LoftQ) go with a base that peft changes when it loads the adapter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +77,11 @@ class LoraLinear(nn.Linear):
     magnitude: nn.Parameter | None
     codes: FourBits | None
     """The matrix where it is held in 4 bits; `weight` is None then."""
+    before: Tensor | None
+    """The matrix as it was before it was held in 4 bits, where it is kept."""
 
     @staticmethod
-    def around(linear: nn.Linear, lora: LoraConfig, tensors: dict[str, Tensor], name: str) -> LoraLinear:
+    def around(linear: nn.Linear, lora: LoraConfig, tensors: dict[str, Tensor], name: str, *, keep: bool) -> LoraLinear:
         """`linear`, its weight shared (or held in 4 bits) and frozen, with an adapter beside it."""
         with torch.device("meta"):
             made = LoraLinear(linear.in_features, linear.out_features, bias=False)
@@ -81,6 +90,7 @@ class LoraLinear(nn.Linear):
             made.weight = nn.Parameter(linear.weight.detach(), requires_grad=False)
         else:
             made.register_parameter("weight", None)
+        made.register_buffer("before", linear.weight.detach() if keep and made.codes else None, persistent=False)
         own = {name: nn.Parameter(tensor.to(linear.weight.device, torch.float32)) for name, tensor in tensors.items()}
         made.a, made.b, made.magnitude = own["a"], own["b"], own.get("magnitude")
         made.scale = lora.scale
@@ -128,27 +138,32 @@ def fresh(model: Transformer, config: LoraConfig, seed: int) -> Adapter:
         a_RI = torch.empty(config.rank, linear.in_features).uniform_(-bound, bound, generator=generator)
         tensors[name] = {"a": a_RI, "b": torch.zeros(linear.out_features, config.rank)}
         if config.dora:
-            tensors[name]["magnitude"] = linear.weight.detach().float().norm(dim=1)
+            held = linear.weight if config.base == "float" else FourBits(linear.weight, config.base, name).dense()
+            tensors[name]["magnitude"] = held.detach().float().norm(dim=1)
     return Adapter(config, tensors)
 
 
-def attach(model: Transformer, adapter: Adapter) -> None:
-    """Put `adapter` onto `model` in place; from now on only its tensors are trained. One that is there goes first."""
-    detach(model)
+def attach(model: Transformer, adapter: Adapter, *, keep: bool = True) -> None:
+    """Put `adapter` onto `model` in place; from now on only its tensors are trained. One that is there goes first.
+
+    A base that the adapter holds in 4 bits is kept beside them for `detach`, unless `keep` is false. Where the adapter
+    does not fit, `UserError`, and the model is as it was.
+    """
     _check(model, adapter)
-    _beside(model, adapter)
+    detach(model)
+    _beside(model, adapter, keep=keep)
 
 
 def attach_blank(model: Transformer, config: LoraConfig) -> None:
     """Put a fresh adapter onto a model whose tensors may have no content, for forecasts."""
-    _beside(model, fresh(model, config, 0))
+    _beside(model, fresh(model, config, 0), keep=False)
 
 
-def _beside(model: Transformer, adapter: Adapter) -> None:
+def _beside(model: Transformer, adapter: Adapter, *, keep: bool) -> None:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for name, linear in list(_matrices(model, adapter.config.targets)):
-        _put(model, name, LoraLinear.around(linear, adapter.config, adapter.tensors[name], name))
+        _put(model, name, LoraLinear.around(linear, adapter.config, adapter.tensors[name], name, keep=keep))
 
 
 def bytes_held(model: Transformer) -> tuple[int, int]:
@@ -159,9 +174,9 @@ def bytes_held(model: Transformer) -> tuple[int, int]:
 
 
 def detach(model: Transformer) -> None:
-    """The model as it was before `attach`, all its weights trainable."""
+    """The model as it was before `attach`, all its weights trainable; of a base in 4 bits that was not kept these."""
     for name, module in list(_attached(model)):
-        _put(model, name, _plain(module, module.frozen()))
+        _put(model, name, _plain(module, module.frozen() if module.before is None else module.before))
     for parameter in model.parameters():
         parameter.requires_grad_(True)
 
@@ -215,7 +230,10 @@ def save_adapter(adapter: Adapter, folder: Path, base_name: str = "") -> None:
         for name, parts in adapter.tensors.items()
         for part, tensor in parts.items()
     }
-    save_file(named, folder / TENSORS, metadata={"format": "pt", **({"base": adapter.base} if adapter.base else {})})
+    told = {_BASE: adapter.base, _HELD: "" if config.base == "float" else config.base}
+    save_file(
+        named, folder / TENSORS, metadata={"format": "pt", **{key: value for key, value in told.items() if value}}
+    )
 
 
 def load_adapter(folder: Path) -> Adapter:
@@ -231,6 +249,8 @@ def load_adapter(folder: Path) -> Adapter:
         name, part = _ours(key, folder)
         tensors.setdefault(name, {})[part] = tensor
     found = {name.split(".", 2)[2] for name in tensors}
+    with safe_open(folder / TENSORS, framework="pt") as file:
+        told = file.metadata() or {}
     try:
         config = LoraConfig(
             rank=content["r"],
@@ -238,12 +258,11 @@ def load_adapter(folder: Path) -> Adapter:
             targets=tuple(matrix for matrix in MATRICES if matrix in found),
             dora=content.get("use_dora") or False,
             rslora=content.get("use_rslora") or False,
+            base=told.get(_HELD, "float"),
         )
     except (KeyError, ValidationError) as error:
         raise DamagedError(f"{folder / CONFIG} does not describe an adapter ({error}); restore it") from error
-    with safe_open(folder / TENSORS, framework="pt") as file:
-        base = (file.metadata() or {}).get("base", "")
-    return Adapter(config, tensors, base)
+    return Adapter(config, tensors, told.get(_BASE, ""))
 
 
 def _check(model: Transformer, adapter: Adapter) -> None:

@@ -50,13 +50,14 @@ class Conversation:
         return self.settings.chat_format == "plain"
 
     def ask(self, question: str) -> Generation:
-        """Start the answer to `question`; `UserError` if the question alone is too long."""
+        """Start the answer to `question`; `UserError` if the question alone is too long, and nothing is forgotten."""
+        before = list(self.turns), self.dropped
         self.turns.append(Turn(question, ""))
         try:
             self._make_room()
             return self.engine.generate(self._prompt(), self.settings)
         except UserError:
-            self.turns.pop()
+            self.turns, self.dropped = before
             raise
 
     def record(self, answer: str) -> None:

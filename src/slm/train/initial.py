@@ -156,7 +156,7 @@ def starting_model(recipe: Recipe, spec: Spec) -> Transformer:
         if recipe.train.lora is not None:
             from slm.model.lora import attach, fresh
 
-            attach(model, fresh(model, recipe.train.lora, recipe.seed))
+            attach(model, fresh(model, recipe.train.lora, recipe.seed), keep=False)
         return model
     from slm.model.transformer import build
     from slm.train.parametrization import rescale
