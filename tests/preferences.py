@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ def labelled(number: int) -> list[dict[str, Any]]:
     return [{"prompt": row["prompt"], "completion": row["chosen" if wanted else "rejected"], "label": wanted}]
 
 
-def preference_shards(base: Path, name: str, rows: list[Any], layout: str, **shards: Any) -> Recipe:
+def preference_shards(
+    base: Path, name: str, rows: list[Any], layout: str, others: Sequence[dict[str, str]] = (), **shards: Any
+) -> Recipe:
     """The recipe of a run in `base` whose shards hold these rows, made; the tokenizer is that of `runs/data`."""
     base.mkdir(exist_ok=True)
     path = base / f"{name}.jsonl"
@@ -41,7 +44,7 @@ def preference_shards(base: Path, name: str, rows: list[Any], layout: str, **sha
             "run": name,
             "runs_dir": str(base / "runs"),
             "artifacts": {"tokenizer": str(base / "runs/data/tokenizer")},
-            "corpus": {"sources": [source], "validation_fraction": 0.2, "duplicates": {"near": False}},
+            "corpus": {"sources": [source, *others], "validation_fraction": 0.2, "duplicates": {"near": False}},
             "tokenizer": {"vocab_size": 400, "threads": 1},
             "model": {"vocab_size": 400, "width": 32, "heads": 2, "head_dim": 16, "layers": 2, "max_seq_len": 64},
             "shards": {"seq_len": 64, "threads": 1, **shards},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import keyword
 import random
 from pathlib import Path
@@ -15,6 +16,7 @@ from slm.core.artifact import open_artifact
 from slm.core.errors import UserError
 from slm.model.load import load_model
 from slm.model.lora import attach, load_adapter
+from tests.serve.test_engine import reseal
 from tests.tiny_run import tiny_recipe, train, write_source
 
 
@@ -51,6 +53,26 @@ def test_beside_its_base_it_is_the_merged_model(runs: Path, tmp_path: Path) -> N
         assert not torch.allclose(load_model(initial.path)(tokens_BT), merged(tokens_BT), atol=1e-3)
     assert (tmp_path / "adapter" / "adapter.gguf").is_file()
     assert open_artifact(tmp_path / "adapter", "adapter").counts["rank"] == 4
+
+
+def test_it_says_where_its_base_has_been_exported_for_transformers(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(name: str) -> str:
+        cli.dispatch(["adapter", str(runs / "tuned"), str(tmp_path / name)])
+        return str(json.loads((tmp_path / name / "adapter_config.json").read_text())["base_model_name_or_path"])
+
+    assert told("before") == ""
+    folder = runs / "base" / "export"
+    (folder / "hf").mkdir(parents=True)
+    base = open_artifact(_newest(runs / "base"), "train")
+    checkpoint = {"fingerprint": "f" * 64, "kind": "train", "path": "../train", "settings": {}}
+    reseal(folder, {**base.manifest, "kind": "export", "parents": {"train": checkpoint}})
+    assert told("another") == ""
+    checkpoint["fingerprint"] = base.fingerprint
+    reseal(folder, {**base.manifest, "kind": "export", "parents": {"train": checkpoint}})
+    monkeypatch.chdir(runs.parent)
+    assert told("after") == "runs/base/export/hf"
 
 
 def test_a_run_without_adapters_has_none(runs: Path, tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 In: a checkpoint (a run's folder, its train folder or one step of it) that was trained with adapters. Out: FOLDER, an
 artifact of kind `adapter` with peft's two files, which peft, transformers and vLLM put beside the base, and, unless it
-is DoRA, `adapter.gguf`, which llama.cpp puts beside any GGUF file of the base (`--lora`). Its parent is the checkpoint,
-whose own parent is the base. The model with its adapter merged is the checkpoint itself.
+is DoRA, `adapter.gguf`, which llama.cpp puts beside any GGUF file of the base (`--lora`), but for one of rescaled
+weights (`export.gguf_variant`). Its parent is the checkpoint, whose own parent is the base. The model with its adapter
+merged is the checkpoint itself. Where the base has been exported for transformers, the adapter says where that lies.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +22,7 @@ from slm.export.gguf_adapter import write_adapter
 from slm.model.config import LoraConfig
 from slm.model.load import load_tensors, read_config
 from slm.model.lora import Adapter, save_adapter
+from slm.serve.engine import exported_from
 from slm.train.checkpoint import ADAPTER
 
 if TYPE_CHECKING:
@@ -46,9 +50,22 @@ def _write(checkpoint: Artifact, settings: dict[str, object], draft: Draft) -> N
         tensors.setdefault(matrix, {})[part] = tensor
     initial = checkpoint.manifest["parents"]["initial"]
     found = Adapter(config, tensors, initial["fingerprint"])
-    save_adapter(found, draft.path, str(initial["path"]))
+    save_adapter(found, draft.path, _exported(checkpoint, initial))
+    if config.base != "float":
+        say(
+            f"adapter: it was trained beside a base in {config.base}, which slm holds so again; peft and llama.cpp put "
+            "it beside the float base, where it computes something else: give them the checkpoint, which is merged"
+        )
     if config.dora:
         say("adapter: llama.cpp has no DoRA, so no GGUF file is written; export the checkpoint, which is merged")
     else:
         write_adapter(found, read_config(checkpoint.path), draft.path / "adapter.gguf")
     draft.counts.update(base=found.base, rank=config.rank, matrices=len(tensors))
+
+
+def _exported(checkpoint: Artifact, initial: Mapping[str, str]) -> str:
+    """Where the base lies as transformers opens it, from the present directory; empty if it has not been exported."""
+    base = Path(os.path.normpath(checkpoint.path / initial["path"]))
+    folders = (run / "export" / "hf" for run in base.parents[:2])
+    found = (folder for folder in folders if exported_from(folder) == initial["fingerprint"])
+    return next((os.path.relpath(folder) for folder in found), "")

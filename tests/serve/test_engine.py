@@ -219,6 +219,12 @@ def test_an_adapter_may_be_named_at_the_start_and_only_beside_a_model_in_torch(
         plain.adapt(str(tmp_path / "one"))
         told = {"".join(engine.generate("def main", recipe.serve)) for engine in (plain, other, ours)}
         assert len(told) == 1
+    stranger = recipe.model_copy(update={"serve": recipe.serve.model_copy(update={"adapter": str(tmp_path / "other")})})
+    for place in ("", places["hf"]):
+        with pytest.raises(
+            UserError, match=r"was trained beside checkpoint ffffffffffff, but .* is .*; name the check"
+        ):
+            Engine.open(place, stranger)
     for name in ("gguf", "onnx"):
         with pytest.raises(
             UserError, match=r"serve\.adapter \(.*\) cannot go beside .*; name a checkpoint or a Hugging"

@@ -111,6 +111,20 @@ def test_where_no_answer_fits_a_sentence_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "smoke" / "shards").exists()
 
 
+def test_a_source_of_which_nothing_fits_is_refused_and_not_lost_among_others(tmp_path: Path) -> None:
+    endless = [talk(number, 1) for number in range(20)]
+    for conversation in endless:
+        conversation["messages"][1]["content"] *= 20
+    (tmp_path / "endless.jsonl").write_text("".join(json.dumps(row) + "\n" for row in endless))
+    kinds = [
+        f"{{kind: jsonl, name: {name}, path: {tmp_path}/{name}.jsonl, conversations: openai, licence: MIT}}"
+        for name in ("rows", "endless")
+    ]
+    rows = [talk(number, 1) for number in range(20, 60)]
+    with pytest.raises(UserError, match="no conversation of endless has an answer that fits into 128 tokens; raise sh"):
+        made(tmp_path, rows, f"corpus.sources=[{', '.join(kinds)}]")
+
+
 def test_long_ones_end_after_the_last_answer_that_fits(tmp_path: Path) -> None:
     endless = talk(99, 1)
     endless["messages"][1]["content"] *= 20

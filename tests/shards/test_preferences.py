@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,15 @@ def test_what_is_too_long_is_cut_or_left_out_and_counted(base: Path) -> None:
     ]
     counts = preference_shards(base, "long", rows, "pairs").artifact("shards").counts["answers"]
     assert counts == {"whole": 24, "cut": 3, "prompt longer than the row": 1, "equal when cut": 1}
+
+
+def test_a_source_of_which_no_pair_fits_is_refused_and_not_lost_among_others(base: Path) -> None:
+    long = [{"prompt": "class " * 80 + str(n), "chosen": "yes", "rejected": "no"} for n in range(12)]
+    (base / "endless.jsonl").write_text("".join(json.dumps(row) + "\n" for row in long))
+    other = {"kind": "jsonl", "name": "endless", "path": str(base / "endless.jsonl"), "conversations": "pairs"}
+    rows = [pair(number) for number in range(24)]
+    with pytest.raises(UserError, match=r"no endless train preference fits into rows of 64 tokens \(24 whole, 12 pr"):
+        preference_shards(base, "both", rows, "pairs", others=[{**other, "licence": "CC0-1.0", "origin": "made up"}])
 
 
 def test_shards_without_a_pair_are_refused(base: Path) -> None:

@@ -105,7 +105,7 @@ class Engine:
 
         self._of_base = self.chat_tuned
         self.fingerprint = ""
-        """Of the checkpoint, where it is one of ours."""
+        """Of the checkpoint, or of the one that a Hugging Face folder was exported from; empty where nothing tells."""
 
     @classmethod
     def open(cls, where: str, recipe: Recipe) -> Engine:
@@ -237,7 +237,10 @@ def _from_hugging_face(folder: Path, recipe: Recipe) -> Engine:
 
     vocabulary = open_vocabulary(folder)
     vocabulary.end_ids |= generation_end_ids(folder)
-    return Engine(TorchBackend(from_pretrained(folder), vocabulary, recipe.serve), str(folder), trained_on_chat(folder))
+    backend = TorchBackend(from_pretrained(folder), vocabulary, recipe.serve)
+    engine = Engine(backend, str(folder), trained_on_chat(folder))
+    engine.fingerprint = exported_from(folder)
+    return engine
 
 
 def _from_gguf(path: Path, recipe: Recipe) -> Engine:
@@ -254,8 +257,7 @@ def _from_onnx(path: Path, recipe: Recipe) -> Engine:
 
 def trained_on_chat(path: Path) -> bool | None:
     """Whether the checkpoint behind a model was trained on conversations; None if no manifest tells."""
-    path = path.absolute()
-    folder = next((place for place in (path, *path.parents[:2]) if (place / MANIFEST).is_file()), path)
+    folder = _of_manifest(path)
     visited: set[Path] = set()
     while folder not in visited and (folder / MANIFEST).is_file():
         visited.add(folder)
@@ -267,6 +269,20 @@ def trained_on_chat(path: Path) -> bool | None:
         except (UserError, KeyError, TypeError):
             return None  # a manifest.json of some other program, or an artifact made from no checkpoint
     return None
+
+
+def exported_from(path: Path) -> str:
+    """The fingerprint of the checkpoint that an exported model was made of; empty if no manifest tells."""
+    try:
+        return str(read_manifest(_of_manifest(path) / MANIFEST)["parents"]["train"]["fingerprint"])
+    except (UserError, OSError, KeyError, TypeError):
+        return ""  # a manifest.json of some other program, or none
+
+
+def _of_manifest(path: Path) -> Path:
+    """The artifact that a model's file or folder lies in; itself where it lies in none."""
+    path = path.absolute()
+    return next((place for place in (path, *path.parents[:2]) if (place / MANIFEST).is_file()), path)
 
 
 def _parent_path(folder: Path, manifest: dict[str, Any], name: str) -> Path:

@@ -47,6 +47,8 @@ class FittedAnswers:
     def __init__(self, work: ShardsWork, tokenizer: Tokenizer, seq_len: int, kind: Preferences) -> None:
         self._work, self._tokenizer, self._seq_len, self._kind = work, tokenizer, seq_len, kind
         self.counts = {"whole": 0, "cut": 0, "prompt longer than the row": 0, "equal when cut": 0}
+        self.left_out: set[str] = set()
+        """Sources of the train split that something was left out of."""
 
     def __call__(self, split: Split) -> Iterator[Encoded]:
         from slm.shards.units import read_unit
@@ -58,7 +60,10 @@ class FittedAnswers:
                     if self._kind == "pairs" and not document.side:
                         chosen = [document]
                     else:
-                        yield from self._fit([*chosen, document] if self._kind == "pairs" else [document])
+                        fitting = self._fit([*chosen, document] if self._kind == "pairs" else [document])
+                        yield from fitting
+                        if not fitting and split == "train":
+                            self.left_out.add(document.source)
 
     def _fit(self, sides: Sequence[Encoded]) -> list[Encoded]:
         cut = [self._cut(side) for side in sides]
@@ -79,12 +84,12 @@ class FittedAnswers:
         return side._replace(ids_T=ids_T, learned_T=learned_T, num_bytes=said_bytes(self._tokenizer, ids_T, learned_T))
 
 
-def require_some(counts: dict[str, int], split: str, rows: int, seq_len: int) -> None:
-    """Refuse shards in which nothing is left of a split."""
+def require_some(counts: dict[str, int], what: str, rows: int, seq_len: int) -> None:
+    """Refuse shards in which nothing is left of a split or of a source."""
     if not rows:
         found = ", ".join(f"{number:,} {reason}" for reason, number in counts.items() if number) or "none"
         raise UserError(
-            f"no {split} preference fits into rows of {seq_len:,} tokens ({found}, over all splits); raise "
+            f"no {what} preference fits into rows of {seq_len:,} tokens ({found}, over all); raise "
             "shards.seq_len, shorten the prompts, or give more rows"
         )
 

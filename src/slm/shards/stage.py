@@ -110,18 +110,19 @@ def _build(recipe: Recipe, corpus: Artifact, tokenizer_artifact: Artifact, draft
     groups, documents = Groups({"licences": {}, "languages": {}}), _fitted(work, tokenizer, layout)
     sources = _write_train(corpus, documents, layout, draft, groups)
     validation = _write_validation(corpus, documents, layout, draft)
+    gone = sorted(documents.left_out - sources.keys())
     if layout.preferences:
         draft.counts.update(preferences=layout.preferences, answers=documents.counts)
-        for split, rows in (("train", sum(one.rows for one in sources.values())), ("held-out", validation.rows)):
-            require_some(documents.counts, split, rows, config.seq_len)
+        rows = {"train": sum(one.rows for one in sources.values()), "held-out": validation.rows}
+        for what, number in (rows | dict.fromkeys((f"{name} train" for name in gone), 0)).items():
+            require_some(documents.counts, what, number, config.seq_len)
     elif layout.talks:
         draft.counts["conversations"] = documents.counts
-        for name, tally in [*sources.items(), ("held-out text", validation)]:
-            if not tally.rows:
-                raise UserError(
-                    f"no conversation of {name} has an answer that fits into {config.seq_len:,} tokens; raise "
-                    "shards.seq_len, give shorter ones, or leave it out"
-                )
+        if nothing := [*gone, *([] if validation.rows else ["held-out text"])]:
+            raise UserError(
+                f"no conversation of {', '.join(nothing)} has an answer that fits into {config.seq_len:,} tokens; "
+                "raise shards.seq_len, give shorter ones, or leave it out"
+            )
     draft.counts.update({**count(sources, validation, layout), **groups})
     _print(draft.counts)
     _mix(recipe, draft.counts)
@@ -143,6 +144,8 @@ class Fitted:
     def __init__(self, work: ShardsWork, tokenizer: Tokenizer, seq_len: int) -> None:
         self._work, self._tokenizer, self._seq_len = work, tokenizer, seq_len
         self.counts = {"whole": 0, "cut": 0, "left_out": 0}
+        self.left_out: set[str] = set()
+        """Sources of the train split that something was left out of."""
 
     def __call__(self, split: Split) -> Iterator[Encoded]:
         from slm.shards.units import read_unit
@@ -153,6 +156,8 @@ class Fitted:
                     fitting = document if document.learned_T is None else self._fit(document, document.learned_T)
                     if fitting is not None:
                         yield fitting
+                    elif split == "train":
+                        self.left_out.add(document.source)
 
     def _fit(self, document: Encoded, learned_T: NDArray[np.bool_]) -> Encoded | None:
         import numpy as np
