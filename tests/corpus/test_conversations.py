@@ -70,6 +70,14 @@ def test_an_answer_of_weight_0_is_read_and_not_learned() -> None:
     assert chosen == [Message("assistant", "a")], "of a pair both answers count"
 
 
+def test_a_system_message_that_is_empty_is_none() -> None:
+    for role in ("system", "developer"):
+        silent = {"messages": [{"role": role, "content": " "}, *OPENAI]}
+        assert read_messages(source("openai"), silent) == [ASKED, SAID]
+    told = {"messages": [{"role": "developer", "content": "Be brief."}, *OPENAI]}
+    assert read_messages(source("openai"), told)[0] == Message("system", "Be brief.")
+
+
 def talk(*turns: tuple[str, str]) -> dict[str, Any]:
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
@@ -90,6 +98,14 @@ def talk(*turns: tuple[str, str]) -> dict[str, Any]:
         ({"messages": "not JSON"}, "no conversation", "neither a list nor JSON"),
         ({"messages": 3}, "no conversation", "holds int, not a list of messages"),
         ({"messages": ["hello"]}, "unknown role", r"messages\[0\].role is None"),
+        ({"messages": [{**OPENAI[0], "role": ["user"]}]}, "unknown role", r"role is \['user'\], not one of"),
+        ({"messages": "[" * 100_000}, "no conversation", "neither a list nor JSON"),
+        (
+            {"messages": [OPENAI[0], {**OPENAI[1], "tool_calls": [{"id": "x"}]}]},
+            "a call of tools",
+            r"messages\[1\] holds tool_calls",
+        ),
+        ({"messages": [OPENAI[0], {**OPENAI[1], "train": False}]}, "no answer learned", "every answer has weight 0"),
         ({"messages": [{**OPENAI[0], "weight": 0.5}]}, "malformed turns", r"\[0\].weight is 0.5, not 0 or 1"),
         ({"messages": [OPENAI[0], {**OPENAI[1], "weight": 0}]}, "no answer learned", "every answer has weight 0"),
     ],

@@ -16,6 +16,7 @@ import slm.shards
 import slm.tokenizer
 import slm.train
 from slm.core.batch import IGNORED
+from slm.core.errors import UserError
 from slm.recipe import build_recipe
 from slm.train import loop
 from slm.train.ledger import read_ledger, totals
@@ -119,3 +120,9 @@ def test_only_the_assistants_words_are_learned_and_the_checkpoint_says_what_they
     assert sum(int((target != IGNORED).sum()) for target in targets) < 0.5 * sum(target.numel() for target in targets)
     assert end.counts["conversations"] is True
     assert "conversations" in recipe.artifact("shards").counts
+
+
+def test_a_curriculum_that_would_cut_answers_from_their_questions_is_refused(begun):
+    recipe = begun("cut", curriculum={"lengths": [24], "shares": [0.5]})
+    with pytest.raises(UserError, match=r"train\.curriculum cuts rows, .* without what was asked; leave it out"):
+        slm.train.run(recipe)

@@ -6,11 +6,12 @@ those that are not empty, are the question (instruction, input, output; prompt, 
 is wrong with them. White space around a content is taken off: what a model generates begins with a word.
 
 A conversation may begin with a system message; user and assistant then take turns, the assistant has the last word,
-and nobody says nothing. An answer of a list with `"weight": 0`, as OpenAI's fine-tuning has it, is read but not
-learned; one at least must be. In a document, `text` is what was said, with an empty line between messages, which is
-what duplicates, contamination and judging steps look at; the messages lie in its metadata as JSON.
+and nobody says nothing; a system message that is empty is none. An answer of a list with `"weight": 0` (OpenAI's
+fine-tuning) or `"train": false` (axolotl) is read but not learned; one at least must be. In a document, `text` is what
+was said, with an empty line between messages, which is what duplicates, contamination and judging steps look at; the
+messages lie in its metadata as JSON.
 
-What it does not do: tools, images, several answers to one question.
+What it does not do: calls of tools (such a row is refused), images, several answers to one question.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ place of the last message; of an answer with a label, whether it is `wanted` or 
 WANTED = {True: "wanted", False: "unwanted"}
 _ROLES = {
     "system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant",
-    "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
+    "chatgpt": "assistant", "bot": "assistant", "model": "assistant", "developer": "system",
 }  # fmt: skip
 _LISTS = {"openai": ("role", "content"), "sharegpt": ("from", "value")}
 """Layouts in which a column holds a list, and the keys of its entries."""
@@ -71,6 +72,8 @@ def read_messages(config: SourceConfig, row: Mapping[str, Any]) -> list[Message]
 def checked(messages: list[Message]) -> list[Message]:
     """The messages without white space around them; raises `MalformedError` where they are no conversation."""
     trimmed = [message._replace(content=message.content.strip()) for message in messages]
+    if trimmed and trimmed[0] == ("system", "", 1):  # a system message that says nothing is none
+        del trimmed[0]
     turns = trimmed[1:] if trimmed and trimmed[0].role == "system" else trimmed
     if not turns:
         raise MalformedError("no turns", "nobody says anything")
@@ -135,23 +138,31 @@ def _listed(entries: Any, column: str, role_key: str, content_key: str) -> list[
     if isinstance(entries, str):
         try:
             entries = json.loads(entries)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise MalformedError("no conversation", f"{column} is neither a list nor JSON ({error})") from error
     if not isinstance(entries, list):
         raise MalformedError("no conversation", f"{column} holds {type(entries).__name__}, not a list of messages")
     found = []
     for number, entry in enumerate(entries):
         role, content = (entry.get(key) if isinstance(entry, dict) else None for key in (role_key, content_key))
-        if role not in _ROLES:
+        if not isinstance(role, str) or role not in _ROLES:
             known = ", ".join(_ROLES)
             raise MalformedError("unknown role", f"{column}[{number}].{role_key} is {role!r}, not one of {known}")
+        if call := next((key for key in ("tool_calls", "function_call") if entry.get(key)), ""):
+            raise MalformedError("a call of tools", f"{column}[{number}] holds {call}, which is not learned here")
         if not isinstance(content, str):
             raise MalformedError("malformed turns", f"{column}[{number}].{content_key} is {content!r}, not text")
-        weight = 1 if entry.get("weight") is None else entry["weight"]
-        if weight not in (0, 1):
-            raise MalformedError("malformed turns", f"{column}[{number}].weight is {weight!r}, not 0 or 1")
-        found.append(Message(_ROLES[role], content, int(weight)))
+        found.append(Message(_ROLES[role], content, _weight(entry, f"{column}[{number}]")))
     return found
+
+
+def _weight(entry: Mapping[str, Any], place: str) -> int:
+    """Whether a message is learned, by OpenAI's `weight` or axolotl's `train`; yes where it says nothing."""
+    for key in ("weight", "train"):
+        value = entry.get(key)
+        if value is not None and value not in (0, 1):
+            raise MalformedError("malformed turns", f"{place}.{key} is {value!r}, not 0 or 1")
+    return int(all(entry.get(key) in (None, 1) for key in ("weight", "train")))
 
 
 def listed_messages(entries: Any, column: str) -> list[Message]:

@@ -17,7 +17,7 @@ from slm.core.errors import UserError
 from slm.model.config import ModelConfig
 from slm.objective.config import ObjectiveConfig
 from slm.train.config import TrainConfig
-from slm.train.initial import check_preferences, initial_model, reference_of, store_of, teacher_of
+from slm.train.initial import check_rows, initial_model, reference_of, store_of, teacher_of
 from slm.train.metrics import METRICS, read_metrics
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def specification(recipe: Recipe) -> Spec:
     parents = {"shards": recipe.artifact("shards"), "tokenizer": recipe.artifact("tokenizer")}
     inputs: dict[str, str] = {}
     require_parent(parents["shards"], "tokenizer", parents["tokenizer"])
-    check_preferences(recipe, parents["shards"])
+    check_rows(recipe, parents["shards"])
     if recipe.train.initial:
         parents["initial"], inputs = initial_model(recipe, parents["tokenizer"])
     if recipe.objective.reads_store:

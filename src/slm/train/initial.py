@@ -108,9 +108,14 @@ def store_of(recipe: Recipe, parents: Mapping[str, Artifact]) -> Artifact:
     return found
 
 
-def check_preferences(recipe: Recipe, shards: Artifact) -> None:
-    """Refuse an objective that these rows do not suit, and settings that preferences cannot follow."""
+def check_rows(recipe: Recipe, shards: Artifact) -> None:
+    """Refuse an objective that these rows do not suit, and settings that conversations cannot follow."""
     held, kind, settings = shards.counts.get("preferences", ""), recipe.objective.kind, recipe.objective.preference
+    if recipe.train.curriculum.lengths and (held or "conversations" in shards.counts):
+        raise UserError(
+            f"train.curriculum cuts rows, and with them what is said in {shards.path}: answers would be learned "
+            "without what was asked; leave it out"
+        )
     if held and kind != "preference":
         raise UserError(
             f"{shards.path} holds preferences, which objective.kind={kind} would learn both sides of; set it to "
@@ -133,8 +138,6 @@ def check_preferences(recipe: Recipe, shards: Artifact) -> None:
             f"objective.preference.loss={settings.loss} compares with a reference; begin with one by "
             "train.initial=RUN, or name another by objective.preference.reference"
         )
-    if recipe.train.curriculum.lengths:
-        raise UserError("train.curriculum cuts rows, and with them answers that belong together; leave it out")
 
 
 def starting_model(recipe: Recipe, spec: Spec) -> Transformer:

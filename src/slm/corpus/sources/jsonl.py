@@ -23,6 +23,8 @@ SUFFIXES = (
 LINE_GROWTH, LINE_MORE_BYTES = 2, 1 << 20
 """A line may be so many times as long as the longest document (escapes), and so much more (other columns)."""
 
+ARRAY = "if the file is one JSON array, make lines of it: jq -c '.[]' array.json > lines.jsonl"
+
 
 class Line(NamedTuple):
     """A line, where a person finds it, and the byte at which it begins."""
@@ -110,13 +112,13 @@ def _object(content: str, place: str, rejects: Rejects) -> dict[str, Any] | None
         row = json.loads(content)
     except json.JSONDecodeError as error:
         found = f"not JSON ({error.msg} at character {error.pos}, {content[:40].strip()!r})"
-        rejects.bad("not JSON", place, found, "correct or delete the line")
+        rejects.bad("not JSON", place, found, ARRAY if content.startswith("[") else "correct or delete the line")
         return None
     except RecursionError:
         rejects.bad("not JSON", place, "nested too deeply", "correct or delete the line")
         return None
     if not isinstance(row, dict):
         found = f"holds a {type(row).__name__}, but each line must be an object"
-        rejects.bad("not JSON", place, found, "correct the line")
+        rejects.bad("not JSON", place, found, ARRAY if isinstance(row, list) else "correct the line")
         return None
     return row
