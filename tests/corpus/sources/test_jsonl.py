@@ -57,9 +57,7 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, line: str, sentence
 def test_of_one_array_the_way_to_lines_is_said(tmp_path: Path) -> None:
     for content in ('[\n  {"text": "a"}\n]', '[{"text": "a"}, {"text": "b"}]'):
         (tmp_path / "a.jsonl").write_text(content)
-        with pytest.raises(
-            UserError, match=r"a.jsonl:1: .*one JSON array, make lines of it: jq -c"
-        ):
+        with pytest.raises(UserError, match=r"a.jsonl:1: .*one JSON array, make lines of it: jq -c"):
             documents(tmp_path / "a.jsonl")
 
 
