@@ -72,7 +72,7 @@ def read_messages(config: SourceConfig, row: Mapping[str, Any]) -> list[Message]
 def checked(messages: list[Message]) -> list[Message]:
     """The messages without white space around them; raises `MalformedError` where they are no conversation."""
     trimmed = [message._replace(content=message.content.strip()) for message in messages]
-    if trimmed and trimmed[0] == ("system", "", 1):  # a system message that says nothing is none
+    if trimmed and trimmed[0][:2] == ("system", ""):  # a system message that says nothing is none
         del trimmed[0]
     turns = trimmed[1:] if trimmed and trimmed[0].role == "system" else trimmed
     if not turns:
