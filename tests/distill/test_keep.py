@@ -91,7 +91,9 @@ def test_a_number_is_a_function_of_seed_row_and_position() -> None:
 
 def test_the_likeliest_tokens_come_in_order_with_their_probabilities() -> None:
     many = logits(20, seed=3)
-    ids, p = likeliest(many, 5)
+    ids, values = likeliest(many, 5)
     wanted = many.softmax(-1).sort(-1, descending=True)
     assert torch.equal(ids, wanted.indices[:, :5])
-    torch.testing.assert_close(p, wanted.values[:, :5])
+    torch.testing.assert_close(values[:, 1:], wanted.values[:, 1:5])
+    torch.testing.assert_close(values[:, 0], wanted.values[:, 5:].sum(-1))
+    assert not bool(likeliest(many, VOCABULARY)[1][:, 0].any())

@@ -9,7 +9,7 @@ from torch import Tensor
 from slm.core.batch import IGNORED, Stored
 from slm.distill.keep import draws, likeliest
 from slm.objective.divergence import Divergence, against_teacher, linear_divergence
-from slm.objective.stored import against_stored
+from slm.objective.stored import against_stored, from_likeliest
 from tests.distill.test_keep import pieces, shares
 from tests.objective.test_divergence import KINDS, VOCABULARY, names, plainly, tensors
 
@@ -118,3 +118,21 @@ def coarsened(logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
     p = (logits / temperature).softmax(-1)
     mine = p.gather(1, ids)
     return torch.cat([mine, 1 - mine.sum(-1, keepdim=True)], -1).log() * temperature
+
+
+@pytest.mark.parametrize("gap", [6.0, 9.0, 30.0])
+@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl", "jsd"])
+def test_what_a_sure_teacher_leaves_to_others_survives_the_disk(kind: str, gap: float) -> None:
+    """Values go through float16, as on disk; a student that says what the teacher does learns nothing."""
+    generator = torch.Generator().manual_seed(5)
+    teacher = torch.randn(64, 512, generator=generator).index_add_(1, torch.tensor([7]), torch.full((64, 1), gap))
+    how, ids_values = Divergence(kind, 0.5, 1.0, 0.0), likeliest(teacher, 20)
+    values = ids_values[1].half().float()
+    same, slope = from_likeliest(teacher.clone(), ids_values[0], values, how)
+    assert float(same.abs().max()) < 1e-4
+    assert float(slope.abs().max()) < 1e-3 * float((1 - teacher.softmax(-1)[:, 7]).max()) + 1e-6
+    other = torch.randn(64, 512, generator=generator).index_add_(1, torch.tensor([7]), torch.full((64, 1), gap))
+    found, slopes = from_likeliest(other.clone(), ids_values[0], values, how)
+    exact, exact_slopes = from_likeliest(other.clone(), *ids_values, how)
+    torch.testing.assert_close(found, exact, rtol=5e-3, atol=1e-6)
+    assert float((slopes - exact_slopes).norm()) < 0.005 * float(exact_slopes.norm()) + 1e-6

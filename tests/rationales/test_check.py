@@ -9,6 +9,7 @@ from slm.rationales.check import label_of, question_of, rationale_of
 
 NUMBER = Item("Question: How many legs have two spiders?\nAnswer:", answers=(" 8 and 8.\n#### 1,600", "1600"))
 CHOICE = Item("Question: What has legs?\nAnswer:", (" a snake", " The spider", " no: one"), 1)
+SIGNS = Item("Question: Which?\nAnswer:", ("1.5 m", "+1", "1/2", "10%", "<", "5"), 1)
 
 
 def test_the_question_stands_alone_with_its_choices_by_letter():
@@ -36,6 +37,14 @@ def test_the_question_stands_alone_with_its_choices_by_letter():
         (CHOICE, "Eight.\n#### A", "", "wrong answer"),
         (CHOICE, "Eight.\n#### a snake", "", "wrong answer"),
         (CHOICE, "Eight.\n#### it has B legs", "", "wrong answer"),
+        *((CHOICE, f"Eight.\n#### {said}", "Eight.", "") for said in ("B. The spider", "B: spider", "b", "\\boxed{B}")),
+        (CHOICE, "Eight.\n#### B. A snake", "", "wrong answer"),
+        (CHOICE, "Eight.\n#### E", "", "wrong answer"),
+        *((SIGNS, f"So.\n#### {said}", "", "wrong answer") for said in ("-1", "1", "15 m", "12", "10", ">", ".5")),
+        (SIGNS, "So.\n#### +1", "So.", ""),
+        (NUMBER, "<think>\n\n</think>\n\n800 and 800.\n#### 1600", "800 and 800.", ""),
+        (NUMBER, "Is it 2? #### 2</think>800 and 800.\n#### 1600", "800 and 800.", ""),
+        (NUMBER, "<think>It may be\n#### 1600", "", "a thought without an end"),
     ],
 )
 def test_only_a_right_answer_gives_its_rationale(item, answer, rationale, reason):

@@ -97,7 +97,24 @@ def test_other_bounds_on_what_is_kept_ask_nothing_again(asking: Asking, server: 
 def test_a_question_that_the_server_refuses_is_counted_and_others_go_on(asking: Asking, server: ChatServer) -> None:
     server.script = [Failure(status=400)]
     made = run(asking(samples=1))
-    assert (made.counts["kept"], made.counts["dropped"]) == (ITEMS - 1, {"no answer": 1})
+    assert (made.counts["kept"], made.counts["dropped"]) == (ITEMS - 1, {"refused by the server": 1})
+    assert "400" in rows(made, "dropped.jsonl")[0]["answer"]
+
+
+def test_a_server_that_refuses_all_is_said_with_its_reason_and_asked_again(asking: Asking, server: ChatServer) -> None:
+    server.say = lambda _: Failure(status=400, body=b'{"message": "max_tokens must be at most 7"}')
+    sentence = rf"refused all {ITEMS} questions \(HTTPStatusError: .*400.*max_tokens must be at most 7.*; change how"
+    with pytest.raises(UserError, match=sentence):
+        run(asking())
+    server.say = solved
+    assert run(asking()).counts["kept"] == ITEMS
+
+
+def test_half_of_a_character_ends_nothing(asking: Asking, server: ChatServer) -> None:
+    broken = json.dumps(completion({"messages": []}, "It is \ud83d so.\n#### 0")).encode()
+    server.script = [Failure(body=broken)]
+    made = run(asking())
+    assert rows(made, "rationale.jsonl")[0]["completion"] == "It is ? so."
 
 
 def test_answers_come_several_at_once_and_to_the_same_files(asking: Asking, server: ChatServer) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 
 import pytest
@@ -183,6 +185,44 @@ def test_a_step_that_spikes_is_skipped(make_recipe, base, shards, figures, monke
     monkeypatch.setattr(slm.train.loop, "forward_backward", spiking)
     slm.train.run(recipe)
     assert [row["step"] for row in rows(recipe, figures, "skip")] == [2]
+
+
+@pytest.mark.parametrize("loss", ["dpo", "kto"])
+def test_a_run_is_rewound_past_rows_that_poison_it(make_recipe, base, shards, figures, monkeypatch, loss):
+    guard = {"warm_in": 2, "window": 4, "max_skips": 2}
+    recipe = preferring(
+        make_recipe,
+        f"rewound-{loss}",
+        base,
+        shards,
+        loss,
+        tokens=8 * 256,
+        save_every_steps=2,
+        guard=guard,
+        checkpoints={"keep_last": 9},
+    )
+    honest, seen = slm.train.loop.forward_backward, []
+
+    def poisoned(*words):
+        found = honest(*words)
+        seen.append(found)
+        return (math.nan, found[1]) if len(seen) in (5, 6) else found
+
+    monkeypatch.setattr(slm.train.loop, "forward_backward", poisoned)
+    slm.train.run(recipe)
+    (rewound,) = rows(recipe, figures, "rewind")
+    assert rewound["to_step"] == 4
+    told = json.loads((recipe.folder("train") / rewound["autopsy"]).read_text())["rows"]
+    model, reader = (
+        load_model(recipe.folder("train") / "step-00000004"),
+        ShardReader(recipe.artifact("shards"), "train"),
+    )
+    for row in (row for row in told if "loss" in row):
+        batch = read_batch(reader, [row["shard_row"]])
+        with torch.no_grad():
+            log_probs = model(batch.tokens_BT, positions_BT=batch.positions_BT, documents_BT=batch.documents_BT)
+        mean = torch.nn.functional.cross_entropy(log_probs[0], batch.targets_BT[0], ignore_index=IGNORED)
+        assert row["loss"] == pytest.approx(float(mean), rel=1e-4)
 
 
 @pytest.mark.parametrize(

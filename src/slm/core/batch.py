@@ -34,8 +34,8 @@ class Stored:
     """What a teacher was written down to say of the next token at each position, [B, T, ...].
 
     `sampled`: `ids_BTK` int32 are its likeliest token and then draws of the others, and `values_BTF` float32 its
-    entropy in nats and the share of the others, [B, T, 2]. Else they are its likeliest tokens in order and the
-    probability of each, [B, T, K].
+    entropy in nats and the share of the others, [B, T, 2]. Else they are its likeliest tokens in order, and the share
+    of all others with the probability of each but the first, [B, T, K].
     """
 
     ids_BTK: Tensor

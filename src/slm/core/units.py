@@ -83,11 +83,15 @@ def verified(root: Path, unit: Unit) -> Path:
 
 
 def keep_only(root: Path, keys: Collection[str]) -> None:
-    """Delete all finished units but those of `keys`, and the folder where none is left."""
+    """Delete all finished units but those of `keys`, and the folder where nothing is left.
+
+    Drafts that others may be writing stay.
+    """
+    remove_abandoned(root)
     for folder in root.iterdir():
-        if folder.name not in keys:
+        if folder.name not in keys and ".tmp-" not in folder.name:
             shutil.rmtree(folder, ignore_errors=True)
-    if not keys:
+    if not any(root.iterdir()):
         root.rmdir()
 
 

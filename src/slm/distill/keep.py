@@ -48,6 +48,11 @@ def draws(logits_CV: Tensor, uniforms_C: Tensor, count: int) -> tuple[Tensor, Te
 
 
 def likeliest(logits_CV: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` likeliest tokens in order, and their probabilities, both [C, K]."""
-    p_CK, ids_CK = logits_CV.float().softmax(-1).topk(count)
-    return ids_CK, p_CK
+    """The `count` likeliest tokens in order; the share of all others, and the probabilities but the first, both [C, K].
+
+    The first is what these leave: near 1 float16 would lose by it what the others are worth.
+    """
+    p_CV = logits_CV.float().softmax(-1)
+    p_CK, ids_CK = p_CV.topk(count)
+    others_C1 = p_CV.scatter(1, ids_CK, 0.0).sum(-1, keepdim=True)
+    return ids_CK, torch.cat([others_C1, p_CK[:, 1:]], -1)

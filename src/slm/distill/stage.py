@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slm.core.artifact import Artifact, Draft, Spec, make, require_parent
+from slm.core.artifact import Artifact, Draft, Spec, find, make, require_parent
 from slm.core.console import Progress, duration, say, size
 from slm.core.errors import UserError, is_disk_full
 from slm.core.parts import part_of
@@ -69,6 +69,9 @@ def run(recipe: Recipe) -> Artifact | None:
     units = plan(recipe, facts, int(shards.counts["train"]["rows"]))
     if recipe.distill.part:
         number, total = part_of("distill", recipe.distill.part)
+        if find(folder, spec, redo=recipe.redo) is not None:
+            say(f"distill: part {recipe.distill.part} has nothing to do, the store is there, put together ({folder})")
+            return None
         fill(recipe, parents, facts, root, units[number::total])
         there = sum(is_finished(root, unit) for unit in units)
         say(

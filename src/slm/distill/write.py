@@ -88,6 +88,6 @@ class Writer:
                     figure += float(values_CF[:, 0].double().sum())
                 else:
                     ids_CK, values_CF = likeliest(logits_CV, self._config.kept)
-                    figure += float(values_CF.double().sum())
+                    figure += float((1 - values_CF[:, 0].double()).sum())
                 ids_NK[places_C], values_NF[places_C] = ids_CK.cpu().numpy(), values_CF.cpu().numpy()
         return len(asked_N), figure

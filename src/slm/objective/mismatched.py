@@ -2,7 +2,8 @@
 
 In: a `Batch` of packed conversations of which the last answer is learned. Out: the same rows in which each prompt has
 the answer of the document before it, the first that of the last (Ethayarajh et al. 2024, arXiv 2402.01306, section
-4.1). A row keeps its length, since its answers only move; one with a single document stays as it is.
+4.1). A row keeps its length, since its answers only move. One with a single document has no other prompt, so nothing of
+it counts: the reference point is then that of the other row of the pair, or 0.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ def _moved(tokens_T: Tensor, targets_T: Tensor, documents_T: Tensor) -> tuple[Te
         torch.full_like(tokens_T, IGNORED),
         torch.full_like(documents_T, -1),
     )
+    if number_of_documents < 2:
+        return tokens_T, moved[1], documents_T, torch.arange(len(tokens_T))
     positions_T = torch.zeros_like(tokens_T)
     place = 0
     for number, (prompt, answer, tail) in enumerate(zip(prompts, [*answers[-1:], *answers[:-1]], tails, strict=True)):

@@ -12,7 +12,8 @@ neither micro-batch nor processes; it costs a second forward.
 
 `kl` is the mean of log reference - log model over the answers: KL(reference | model) as far as they are the reference's
 own. Where no gradient is wanted, in evaluations, the loss is the cross-entropy of all answers, and the metrics tell how
-often the chosen answer is the likelier one, with and without regard to the reference.
+often the chosen answer is the likelier one, with and without regard to the reference (without, where the batch does not
+say which rows it holds).
 
 Shapes: B rows of T tokens, P documents in the fullest row, G = B / 2 groups of rows, K preferences.
 """
@@ -93,6 +94,8 @@ class Preference:
             )
         width = max(1, int(batch.documents_BT.max()) + 1)
         found = answer_sums(model, batch, width)
+        if batch.rows_B is None and not torch.is_grad_enabled():
+            reference = None
         theirs_BP = None if reference is None else _of_rows(reference.answers_RP, batch, width)
         if not torch.is_grad_enabled():
             return self._evaluated(found, theirs_BP, batch)
@@ -181,8 +184,16 @@ def _smoothed(margin_K: Tensor, smoothing: float) -> Tensor:
     return -logsigmoid(margin_K) * (1 - smoothing) - logsigmoid(-margin_K) * smoothing
 
 
+CERTAIN = -1e-7
+"""The logarithm of the largest probability that odds are taken of."""
+
+
 def _log_rest(log_prob_K: Tensor) -> Tensor:
-    """log(1 - p) from log p < 0; for p near 1 and near 0 without loss of digits (Maechler 2012)."""
+    """log(1 - p) from log p; for p near 1 and near 0 without loss of digits (Maechler 2012).
+
+    p is held below 1, which answers reach whose every token is certain in float32: its gradient is nothing there.
+    """
+    log_prob_K = log_prob_K.clamp_max(CERTAIN)
     near_one = log_prob_K > -math.log(2)
     safe = torch.where(near_one, log_prob_K, -1.0)
     return torch.where(near_one, torch.log(-torch.expm1(safe)), torch.log1p(-log_prob_K.exp()))

@@ -46,10 +46,13 @@ def from_draws(student_CV: Tensor, ids_CK: Tensor, values_C2: Tensor, how: Diver
     return found_C, log_q_CV.exp_().scatter_add_(1, ids_CK, -shares_CK).div_(how.temperature)
 
 
-def from_likeliest(student_CV: Tensor, ids_CK: Tensor, p_CK: Tensor, how: Divergence) -> tuple[Tensor, Tensor]:
+def from_likeliest(student_CV: Tensor, ids_CK: Tensor, values_CK: Tensor, how: Divergence) -> tuple[Tensor, Tensor]:
     """D of the distributions over the kept tokens and all others as one, and its slopes by all logits."""
-    tail_C1 = (1 - p_CK.sum(-1, keepdim=True)).clamp_min(0)
-    log_p = torch.cat([p_CK, tail_C1], -1).clamp_min(torch.finfo(torch.float32).tiny).log()
+    held_CK = values_CK.clamp_min(SMALLEST)
+    if ids_CK.shape[1] == student_CV.shape[1]:
+        held_CK[:, 0] = torch.finfo(torch.float32).tiny  # there are no others
+    p = torch.cat([1 - held_CK.sum(-1, keepdim=True), held_CK[:, 1:], held_CK[:, :1]], -1)
+    log_p = p.clamp_min(torch.finfo(torch.float32).tiny).log()
     log_q_CV = (student_CV / how.temperature).log_softmax(-1)
     others_CV = log_q_CV.scatter(1, ids_CK, -torch.inf)
     others_C1 = others_CV.logsumexp(-1, keepdim=True).clamp_min(NEVER)  # of none, where all tokens are kept
@@ -59,5 +62,8 @@ def from_likeliest(student_CV: Tensor, ids_CK: Tensor, p_CK: Tensor, how: Diverg
     return found_C, slope_CV.scatter_(1, ids_CK, slope[:, :-1])
 
 
+SMALLEST = 2.0**-26
+"""Half of what float16 rounds to 0: what a teacher all but rules out is not impossible, or its logarithm would be
+infinite."""
 NEVER = -100.0
 """The logarithm of a probability of nothing in float32."""

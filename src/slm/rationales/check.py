@@ -1,8 +1,8 @@
 """What a teacher is asked, and whether its answer is the known one.
 
 In: an item of a task file. Out: the question as the teacher reads it, with its choices by letter; the known answer as a
-student learns it; and of an answer the rationale, or why there is none. Numbers and words are compared as the
-evaluation's tasks compare them.
+student learns it; and of an answer the rationale, or why there is none. Numbers are compared as the evaluation's tasks
+compare them; choices by their words, in which every sign counts, or by their letter.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 import re
 import string
 
-from slm.evaluate.tasks.answer import judged, normalised
+from slm.evaluate.tasks.answer import judged
 from slm.evaluate.tasks.layouts import Item
 
 MARK = "####"
-_LETTER = re.compile(r"\W*([A-Z])\W*")
+THOUGHT = ("<think>", "</think>")
+"""What models that think first put around it; no part of the rationale."""
+_LETTER = re.compile(r"\W*(?:boxed\W*)?([A-Za-z])(?:\W*|[).:\]}]+\s+(.*))", re.DOTALL)
+_ARTICLE = re.compile(r"(?:a|an|the)\s+(?=\w)")
 
 
 def question_of(item: Item) -> str:
@@ -31,6 +34,9 @@ def label_of(item: Item) -> str:
 
 def rationale_of(item: Item, answer: str) -> tuple[str, str]:
     """The rationale in an answer and nothing; or nothing, and the reason under which it is counted."""
+    answer = answer.rpartition(THOUGHT[1])[2]
+    if THOUGHT[0] in answer:
+        return "", "a thought without an end"
     rationale, mark, said = answer.rpartition(MARK)
     if not answer.strip():
         return "", "no answer"
@@ -45,7 +51,26 @@ def is_right(item: Item, said: str) -> bool:
     """Whether what stands after the mark is the known answer: its number, its words, or the letter of its choice."""
     if not item.choices:
         return bool(judged("gsm8k", f"{MARK}{said}", item.answers[1:])["exact_match"])
-    if any(normalised(said) == normalised(choice) for choice in item.choices):
-        return normalised(said) == normalised(item.choices[item.gold])
-    letter = _LETTER.fullmatch(said.partition(")")[0] if ")" in said else said)
-    return letter is not None and string.ascii_uppercase.index(letter[1]) == item.gold
+    told = _choice(item, said)
+    if told is None and (letter := _LETTER.fullmatch(said.strip())):
+        told = _choice(item, letter[2]) if letter[2] else None
+        told = string.ascii_uppercase.index(letter[1].upper()) if told is None else told
+    return told == item.gold
+
+
+def _choice(item: Item, said: str) -> int | None:
+    """The one choice that these are the words of; None where it is none, or more than one."""
+    for same in (_collapsed, _bare):
+        choices = [same(choice) for choice in item.choices]
+        if same(said) and choices.count(same(said)) == 1:
+            return choices.index(same(said))
+    return None
+
+
+def _collapsed(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+def _bare(text: str) -> str:
+    """The words without an article before and marks around them; signs, points and units are part of them."""
+    return _ARTICLE.sub("", _collapsed(text).lstrip("\"'`*").rstrip(".,;:?\"'`*"), count=1)

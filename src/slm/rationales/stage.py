@@ -6,7 +6,8 @@ and why, and in the counts the yield, what was dropped by reason, tokens and pri
 id, and the `item` by which a corpus keeps both tasks of an item on one side of its split (`split_column`).
 
 Every answer is kept beside the artifact, in `rationales.answers`, as it comes, and stays there: a run that was killed,
-or whose server stopped, goes on from it, and other bounds on what is kept ask nothing again.
+or whose server stopped, goes on from it, and other bounds on what is kept ask nothing again. A refusal of the server is
+counted and not kept: made anew, the artifact asks these questions again.
 """
 
 from __future__ import annotations
@@ -72,6 +73,10 @@ class Work:
         self._seen.add(" ".join(rationale.split()))
         self.kept[name] = rationale
         self.lengths.append(tokens)
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Count a question that the server would not answer."""
+        self.dropped.append((name, "refused by the server", reason))
 
 
 def run(recipe: Recipe) -> Artifact:
@@ -160,6 +165,7 @@ def _rounds(
     """Ask for each item until a rationale is kept or `samples` answers were given, an answer an item in each round."""
     from slm.evaluate.journal import key_of
     from slm.rationales.teacher import Asked
+    from slm.serve.openai_client import Reply
 
     config = recipe.rationales
     for number in range(config.samples):
@@ -173,13 +179,24 @@ def _rounds(
         ]
         keys = [key_of(identity, *one, config.temperature, config.answer_tokens) for one in asked]
         missing = [place for place, key in enumerate(keys) if journal.get(key) is None]
+        refused = dict[str, str]()
         title = f"rationales: round {number + 1} of {config.samples}"
         with Progress(title, len(names), "answers", start=len(names) - len(missing)) as progress:
             for some in _until_it_stops(config, journal, len(asked), answered([asked[place] for place in missing])):
-                journal.put((keys[missing[place]], list(_plain(reply))) for place, reply in some)
+                told = [(keys[missing[place]], reply) for place, reply in some]
+                journal.put((key, list(_plain(reply))) for key, reply in told if isinstance(reply, Reply))
+                refused.update((key, str(reply)) for key, reply in told if not isinstance(reply, Reply))
                 progress.advance(len(some))
+        if names and len(refused) == len(work.items):
+            raise UserError(
+                f"rationales.server.url ({config.server.url}) refused all {len(refused):,} questions "
+                f"({next(iter(refused.values()))}); change how it is started, rationales.server.model or answer_tokens"
+            )
         for name, key in zip(names, keys, strict=True):
-            work.take(name, journal.get(key), tokenizer, config.max_tokens)
+            if key in refused:
+                work.refuse(name, refused[key])
+            else:
+                work.take(name, journal.get(key), tokenizer, config.max_tokens)
 
 
 def _plain(reply: Any) -> tuple[str, int, int]:

@@ -3,12 +3,11 @@
 In: questions, each with a seed. Out: their answers with the tokens they took, in whatever order they come. A checkpoint
 with our tokenizer answers in batches, any other model here one question at a time; a server several at once. An answer
 depends on question, settings and seed alone, as far as the server keeps to the seed. A question that does not fit the
-model, or that the server refuses, gives an empty answer.
+model gives an empty answer; one that the server refuses, what it says to that.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from slm.serve.torch_backend import TorchBackend
 
 NOTHING = Reply("", 0, 0)
-Replies = Iterator[list[tuple[int, Reply]]]
+Replies = Iterator[list[tuple[int, Reply | RefusedError]]]
 """Some answers at a time, each with the number of its question."""
 
 
@@ -44,12 +43,13 @@ def server_answers(config: RationalesConfig, asked: Sequence[Asked]) -> Replies:
         server.url, server.model, server.key_variable, timeout_seconds=server.timeout_seconds, attempts=server.attempts
     )
 
-    def ask(one: Asked) -> Reply:
-        with contextlib.suppress(RefusedError):
+    def ask(one: Asked) -> Reply | RefusedError:
+        try:
             return client.ask(one.messages, config.temperature, max_tokens=config.answer_tokens, seed=one.seed)
-        return NOTHING
+        except RefusedError as error:
+            return error
 
-    waiting, busy = iter(enumerate(asked)), dict[Future[Reply], int]()
+    waiting, busy = iter(enumerate(asked)), dict[Future[Reply | RefusedError], int]()
     with client, ThreadPoolExecutor(config.parallel) as pool:
         while True:
             while not failed and len(busy) < config.parallel and (following := next(waiting, None)):

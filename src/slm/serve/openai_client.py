@@ -67,7 +67,9 @@ class ChatClient:
                 answer = self._client.post(self._address, json=body)
                 answer.raise_for_status()
                 return _reply(answer)
-            except (httpx.TransportError, httpx.HTTPStatusError, ValueError) as error:
+            except httpx.InvalidURL as error:
+                raise NoAnswerError(f"{self._address} is no address ({error})") from error
+            except (httpx.RequestError, httpx.HTTPStatusError, ValueError) as error:
                 last: Exception = error
                 if isinstance(error, httpx.HTTPStatusError):
                     if error.response.status_code < 500 and error.response.status_code not in MAY_PASS:
@@ -78,7 +80,8 @@ class ChatClient:
         kind = NoAnswerError
         if isinstance(last, httpx.HTTPStatusError) and last.response.status_code in REFUSED:
             kind = RefusedError
-        raise kind(f"{type(last).__name__}: {last}".splitlines()[0][:200]) from last
+        told = f": {' '.join(last.response.text.split())[:200]}" if isinstance(last, httpx.HTTPStatusError) else ""
+        raise kind(f"{type(last).__name__}: {last}".splitlines()[0][:200] + told) from last
 
     def __enter__(self) -> ChatClient:
         return self
@@ -96,7 +99,8 @@ def _reply(answer: httpx.Response) -> Reply:
         content = said["choices"][0]["message"]["content"]
         used = said.get("usage") or {}
         tokens = [int(used.get(key) or 0) for key in ("prompt_tokens", "completion_tokens")]
-        return Reply(str(content or ""), *tokens)
+        text = str(content or "").encode("utf-8", "replace").decode()  # JSON can hold half of a character
+        return Reply(text, *tokens)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise NoAnswerError(f"its answer is no chat completion: {answer.text[:100]}") from error
 

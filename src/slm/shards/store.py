@@ -23,7 +23,7 @@ from slm.core.artifact import Artifact
 from slm.core.batch import Stored
 from slm.core.errors import DamagedError
 
-STORE_VERSION = 2
+STORE_VERSION = 3
 """Raised when a store is laid out otherwise, or the same settings draw other tokens."""
 IDS, VALUES = "teacher_ids", "teacher_values"
 FACTS = ("store_version", "teacher", "tokenizer_hash", "template", "shards", "method", "kept", "temperature", "seed")

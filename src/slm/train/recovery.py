@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -141,7 +142,9 @@ def _beginnings(run: Run, index: int) -> list[str]:
 @torch.no_grad()
 def _row_loss(run: Run, index: int) -> float | str:
     reader = run.state.loader.reader
-    batch = read_batch(reader, [index]).to(run.device)
+    batch = replace(read_batch(reader, [index]), rows_B=None).to(
+        run.device
+    )  # which a reference has under held-out rows
     with run.rounding.applied(run.state.model, run.state.tokens), autocast(run.device, run.precision):
         loss = run.objective(run.state.model, batch)
     run.parallel.settle(run.state.model)
