@@ -19,7 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from slm.compose import guarded
 from slm.core.artifact import newest_checkpoint, open_artifact
+from slm.core.errors import UserError
 from slm.evaluate.scorer import Scorer
 from slm.evaluate.statistics.intervals import estimate
 from slm.evaluate.statistics.paired import difference
@@ -62,6 +64,8 @@ def main() -> None:
 def asked(run: Path, corpus: Path, args: argparse.Namespace) -> Rows:
     """What a run's newest checkpoint says of each pair that a corpus holds out."""
     pairs = held_out_pairs(open_artifact(corpus, "corpus"), args.pairs)
+    if not pairs:
+        raise UserError(f"{corpus} holds no pairs of answers; name the corpus of a preference run with --corpus")
     model = load_model(newest_checkpoint(run)).eval()
     outcome = run_preference(Scorer(model, Tokenizer.load(args.tokenizer), 4_096, args.precision), pairs)
     rows: Rows = {}
@@ -99,4 +103,4 @@ def compared(before: Rows, after: Rows) -> dict[str, tuple[float, float, float, 
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

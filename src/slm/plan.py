@@ -155,10 +155,11 @@ def say_here(recipe: Recipe, facts: Plan, device: str, precision: Precision, fre
     say(f"here: {fits} into {size(free)}{' for each process' if recipe.train.processes > 1 else ''}")
     say(f"here: {quantity(facts.tokens / seconds)} tokens/s, {flops_text(rate)}")
     share = rate / meter.matmul_flops
+    teacher = " and the teacher's" if recipe.objective.asks_teacher else ""
     told = f"{100 * share:.0f} %" if share <= 1 else f"an {UNKNOWN} share (the machine is busy: more than all)"
     say(f"here: {told} of {meter.yardstick()}")
     say(
-        f"here: {duration(seconds)} for the whole training in one process, without the optimizer's own; "
+        f"here: {duration(seconds)} for the whole training in one process, without the optimizer's own{teacher}; "
         f"cost {cost(recipe, seconds)}"
     )
 

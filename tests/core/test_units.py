@@ -86,5 +86,10 @@ def test_what_is_not_to_be_kept_is_deleted(tmp_path: Path) -> None:
         work.make(unit, lambda *_: None)
     keep_only(work.root, {"unit1"})
     assert [path.name for path in work.root.iterdir()] == ["unit1"]
+    draft = work.root / f"unit2.tmp-{socket.gethostname()}-{os.getpid()}"
+    draft.mkdir()
+    keep_only(work.root, set())
+    assert list(work.root.iterdir()) == [draft], "somebody may be writing it"
+    draft.rmdir()
     keep_only(work.root, set())
     assert not work.root.exists()

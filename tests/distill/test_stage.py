@@ -86,6 +86,9 @@ def test_parts_make_what_one_makes(stored: Artifact, recipe_of: MakeRecipe, caps
     assert slm.distill.run(recipe) is None
     assert "part 1/2 is made, " in capsys.readouterr().out
     assert hashes(slm.distill.run(recipe_of("parts"))) == hashes(stored)
+    assert slm.distill.run(recipe) is None
+    assert "part 1/2 has nothing to do, the store is there" in capsys.readouterr().out
+    assert not units(recipe).exists()
 
 
 def test_a_disk_that_fills_leaves_the_finished_files_and_no_other(

@@ -8,6 +8,7 @@ import torch
 import slm.distill
 import slm.shards
 import slm.train
+from slm import plan
 from slm.core.errors import UserError
 from slm.distill.config import DistillConfig
 from slm.model.config import ModelConfig
@@ -62,6 +63,15 @@ def test_a_smaller_student_comes_nearer_to_its_teacher(make_recipe, teacher):
     assert sum(distances[-4:]) < 0.8 * sum(distances[:4])
     assert all(0 <= row["teacher_agreement"] <= 1 for row in rows(recipe))
     assert end.manifest["parents"]["teacher"]["fingerprint"] == teacher.artifact("train").fingerprint
+
+
+def test_micro_batches_are_chosen_and_plans_made_beside_a_teacher(make_recipe, teacher, capsys):
+    recipe = taught(make_recipe, "chosen", teacher, micro_batch_rows="auto")
+    assert 8 % slm.train.run(recipe).counts["micro_batch_rows"] == 0
+    plan.run(recipe)
+    printed = capsys.readouterr().out
+    assert "  teacher " in printed
+    assert "without the optimizer's own and the teacher's" in printed
 
 
 def test_evaluations_do_not_ask_the_teacher(make_recipe, teacher, monkeypatch):

@@ -20,9 +20,10 @@ from slm.model.block import set_fused, set_recompute
 from slm.model.config import LoraConfig, ModelConfig
 from slm.model.lora import attach, bytes_held, fresh
 from slm.model.recompute import Recompute
-from slm.model.transformer import build
+from slm.model.transformer import Transformer, build
 from slm.objective import build as build_objective
 from slm.objective.config import ObjectiveConfig
+from slm.objective.distill import build as build_distill
 from slm.train import memory
 from slm.train.averaging import average_of, follow
 from slm.train.config import OptimizerConfig, TrainConfig
@@ -94,9 +95,12 @@ def measured_step(
     ema_decay: float,
     parallel: Parallel = ALONE,
     lora: LoraConfig | None = None,
+    teacher: Transformer | None = None,
 ) -> int:
     """The most bytes that torch's CPU allocator had out during a whole second step, with all that stands by then."""
     objective, batch = build_objective(ObjectiveConfig()), blank_batch(rows, config.max_seq_len)
+    if teacher is not None:
+        objective = build_distill(DISTILL, teacher)
     batch.documents_BT[:, -1] = 1
     model = build(config, 0)
     if lora is not None:
@@ -119,6 +123,7 @@ def measured_step(
     once(0)
     gc.collect()
     held = [*model.parameters(), *(average.parameters() if average else ()), *optimizer.state_tensors().values()]
+    held += teacher.parameters() if teacher is not None else ()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         once(1)
     now = peak = 0
@@ -154,6 +159,26 @@ def test_beside_frozen_weights_only_adapters_take_gradients_and_moments(name, lo
     whole = predict(config, ObjectiveConfig(), "adamw", "fp32", 2, config.max_seq_len)
     assert use.gradients * 2 == use.optimizer < 0.3 * whole.optimizer
     assert (use.weights < whole.weights) == (how.base != "float")
+
+
+DISTILL = ObjectiveConfig.model_validate({"kind": "distill", "distill": {"teacher": "beside", "divergence": "jsd"}})
+
+
+@pytest.mark.filterwarnings("ignore")  # the profiler's own, about its clock
+@pytest.mark.parametrize(
+    ("student", "master", "rows", "precision"),
+    [("deep", {"width": 256, "head_dim": 64, "layers": 3}, 4, "bf16"), ("vocabulary", {"layers": 4}, 8, "fp32")],
+)
+def test_a_teacher_beside_takes_its_weights_and_what_its_forward_needs(monkeypatch, student, master, rows, precision):
+    config = SHAPES[student]
+    shape = config.model_copy(update=master)
+    monkeypatch.setattr(memory, "_teacher_of", lambda _: shape)
+    use = predict(config, DISTILL, "adamw", precision, rows, config.max_seq_len)
+    teacher = build(shape, 1).requires_grad_(False)
+    assert use.teacher == sum(parameter.nbytes for parameter in teacher.parameters())
+    assert use.total == pytest.approx(measured_step(config, rows, precision, "adamw", 0.0, teacher=teacher), rel=0.1)
+    spread = DISTILL.distill.model_copy(update={"teacher_memory_bytes": {"cpu": 1000, "0": 5000}})
+    assert memory.teacher_bytes(DISTILL.model_copy(update={"distill": spread})) == 5000
 
 
 SHARED = {

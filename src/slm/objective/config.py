@@ -106,9 +106,14 @@ class ObjectiveConfig(Config):
         """Whether what is learned comes from a store that slm distill makes."""
         return self.kind == "distill" and self.distill.source == "store"
 
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether a teacher answers beside the student while it learns."""
+        return self.kind == "distill" and self.distill.source == "teacher"
+
     def stand_in(self) -> ObjectiveConfig:
-        """What costs about as much and can be computed on any batch, for forecasts: preferences need real pairs."""
-        return ObjectiveConfig() if self.kind == "preference" else self
+        """What can be computed on any batch, for forecasts: preferences need real pairs, and teachers their weights."""
+        return ObjectiveConfig() if self.kind == "preference" or self.asks_teacher else self
 
     @model_validator(mode="after")
     def _kinds_have_their_settings(self) -> ObjectiveConfig:

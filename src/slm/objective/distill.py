@@ -31,11 +31,11 @@ from slm.objective.next_token import build as build_next_token
 from slm.objective.stored import against_stored
 
 
-def build(config: ObjectiveConfig) -> Objective:
-    """The objective as a function of model and batch; reads the teacher, unless its distributions are stored."""
+def build(config: ObjectiveConfig, teacher: Transformer | None = None) -> Objective:
+    """The objective as a function of model and batch; reads the teacher, unless it is given or its words are stored."""
     settings, plain = config.distill, build_next_token(config)
     how = Divergence(settings.divergence, settings.beta, settings.temperature, settings.cross_entropy)
-    ask = _store(how) if settings.source == "store" else _teacher(settings, how)
+    ask = _store(how) if settings.source == "store" else _asked(teacher or _teacher(settings), settings, how)
 
     def distill(model: Transformer, batch: Batch) -> Loss:
         against = ask(batch) if torch.is_grad_enabled() else None
@@ -57,15 +57,19 @@ def build(config: ObjectiveConfig) -> Objective:
     return distill
 
 
-def _teacher(settings: DistillConfig, how: Divergence) -> Callable[[Batch], Against]:
-    """A teacher in memory, which is asked about each batch on its device, or a spread one, which has its own."""
+def _teacher(settings: DistillConfig) -> Transformer:
     where, memory = newest_checkpoint(Path(settings.teacher)), settings.teacher_memory_bytes
-    teacher = load_spread(where, memory) if memory else load_model(where).eval().requires_grad_(False)
+    return load_spread(where, memory) if memory else load_model(where).eval().requires_grad_(False)
+
+
+def _asked(teacher: Transformer, settings: DistillConfig, how: Divergence) -> Callable[[Batch], Against]:
+    """A teacher in memory, which is asked about each batch on its device, or a spread one, which has its own."""
+    memory = settings.teacher_memory_bytes
 
     @torch.no_grad()
     def ask(batch: Batch) -> Against:
         device = batch.tokens_BT.device
-        beside = teacher if memory else teacher.to(device)
+        beside = teacher if memory or teacher.head_weight.device == device else teacher.to(device)
         hidden_BTE = beside.hidden(batch.tokens_BT, positions_BT=batch.positions_BT, documents_BT=batch.documents_BT)
         return against_teacher(hidden_BTE.flatten(0, 1).to(device), beside.head_weight.to(device), how)
 

@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from slm.core.batch import IGNORED
 
@@ -103,7 +104,10 @@ class _LinearDivergence(torch.autograd.Function):
         context: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, against: Against, how: Divergence,
         dtype: torch.dtype,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        kept_N = (targets_N != IGNORED).nonzero()[:, 0]  # the others have no logits at all
+        if isinstance(targets_N, FakeTensor):  # whose memory alone is asked for: all are targets
+            kept_N = torch.arange(len(targets_N))
+        else:
+            kept_N = (targets_N != IGNORED).nonzero()[:, 0]  # the others have no logits at all
         hidden, weight = hidden_ND[kept_N].to(dtype), weight_VD.to(dtype)
         grad_hidden, grad_weight = torch.zeros_like(hidden_ND), torch.zeros_like(weight_VD, dtype=torch.float32)
         total, nats, distance, agreed = (torch.zeros((), dtype=torch.float32, device=hidden.device) for _ in range(4))

@@ -10,7 +10,8 @@ steps it is within 1 % on the shapes tested. 24 layers of width 1,024 take 1 s.
 With several processes the figure is that of one of them: `ddp` adds the flat piece that gradients travel in;
 in shards each holds its part of weights, gradients, optimizer and average, and beside it the whole of what is
 gathered: embedding, head and last norm, and two blocks with the gradients of one. That part is a formula
-(`_gathered`); with it two processes on a CPU are within 10 % of measured.
+(`_gathered`); with it two processes on a CPU are within 10 % of measured. A teacher beside is followed by one layer, and
+its weights are added.
 
 What is left out: what the process itself takes, the allocator's fragmentation, dropout's masks (a byte an
 entry), and kernels of a GPU where they differ from those of the CPU, whose operations are followed here;
@@ -23,6 +24,7 @@ import functools
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,16 +33,20 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from slm.core.artifact import newest_checkpoint
 from slm.core.batch import Batch
 from slm.model.block import set_fused, set_recompute
 from slm.model.config import LoraConfig, ModelConfig
 from slm.model.counting import num_parameters, parameters_by_part
+from slm.model.load import read_config
 from slm.model.lora import attach_blank, bytes_held
 from slm.model.recompute import Recompute
 from slm.model.transformer import Transformer
 from slm.objective import build as build_objective
 from slm.objective.config import ObjectiveConfig
+from slm.objective.distill import build as build_distill
 from slm.objective.linear_cross_entropy import CHUNK_ROWS
+from slm.objective.loss import Objective
 from slm.recipe import Recipe
 from slm.train.config import OptimizerConfig
 from slm.train.optim import Optimizer
@@ -75,6 +81,8 @@ class Memory:
     """What other processes hold and this one borrows, and gradients on their way to them."""
     update: int
     """What the optimizer's working space takes more than the activations, which are gone by then."""
+    teacher: int = 0
+    """The weights of a teacher that answers beside the student; what its forward takes is among the activations."""
 
     @property
     def total(self) -> int:
@@ -120,7 +128,7 @@ def predict(
         low, high = simulate(half), simulate(half + most)
         peak = high + (high - low) * (rows - half - most) // most
     chunk = min(CHUNK_ROWS, rows * seq_len) * model.vocab_size * matmul_dtype(precision).itemsize
-    rest = peak - weights - weight_copy
+    rest = peak - weights - weight_copy - teacher_bytes(objective, standing=True)
     gradients = min(trained, rest) if accumulates else 0
     logits = min(chunk, rest - gradients)
     gathered = _gathered(model, parallel)
@@ -136,7 +144,26 @@ def predict(
         activations=rest - gradients - logits,
         gathered=gathered,
         update=max(later, 0),
+        teacher=teacher_bytes(objective),
     )
+
+
+def teacher_bytes(objective: ObjectiveConfig, *, standing: bool = False) -> int:
+    """Bytes of the weights of a teacher beside the student, 0 without one; `standing`: in the simulation, of one layer.
+
+    Of a spread one those that it may hold in most on one device.
+    """
+    if not objective.asks_teacher:
+        return 0
+    config = _teacher_of(objective)
+    if standing:
+        return 4 * num_parameters(config.model_copy(update={"layers": 1}))
+    whole, given = 4 * num_parameters(config), objective.distill.teacher_memory_bytes
+    return min(whole, max(given.values())) if given else whole
+
+
+def _teacher_of(objective: ObjectiveConfig) -> ModelConfig:
+    return read_config(newest_checkpoint(Path(objective.distill.teacher)))
 
 
 def _gathered(model: ModelConfig, parallel: Parallel) -> int:
@@ -253,10 +280,10 @@ def _simulated_peak(
     lora: LoraConfig | None,
     rows: int,
 ) -> int:
-    compute_loss = build_objective(objective.stand_in())
     config = config.model_copy(update={"attention": "sdpa"})  # what the fake CPU can follow
     live = LiveBytes()
     with FakeTensorMode(), live:
+        compute_loss = _blank_objective(objective)
         model = Transformer(config)
         set_recompute(model, recompute)
         set_fused(model, fused)
@@ -271,6 +298,14 @@ def _simulated_peak(
             loss.nats_sum.backward()  # type: ignore[no-untyped-call]
             del loss
     return live.peak
+
+
+def _blank_objective(objective: ObjectiveConfig) -> Objective:
+    """The objective, with a teacher of one layer where it asks one: its forward takes the same for any depth."""
+    if not objective.asks_teacher:
+        return build_objective(objective.stand_in())
+    one = _teacher_of(objective).model_copy(update={"layers": 1, "attention": "sdpa"})
+    return build_distill(objective, Transformer(one).requires_grad_(False))
 
 
 @functools.cache
