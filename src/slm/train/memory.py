@@ -10,8 +10,8 @@ steps it is within 1 % on the shapes tested. 24 layers of width 1,024 take 1 s.
 With several processes the figure is that of one of them: `ddp` adds the flat piece that gradients travel in;
 in shards each holds its part of weights, gradients, optimizer and average, and beside it the whole of what is
 gathered: embedding, head and last norm, and two blocks with the gradients of one. That part is a formula
-(`_gathered`); with it two processes on a CPU are within 10 % of measured. A teacher beside is followed by one layer, and
-its weights are added.
+(`_gathered`); with it two processes on a CPU are within 10 % of measured. A teacher beside is followed by one
+layer, and its weights are added.
 
 What is left out: what the process itself takes, the allocator's fragmentation, dropout's masks (a byte an
 entry), and kernels of a GPU where they differ from those of the CPU, whose operations are followed here;
