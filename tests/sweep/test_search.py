@@ -14,6 +14,7 @@ import pytest
 
 from slm.core.errors import UserError
 from slm.recipe import Recipe
+from slm.sweep.process import held
 from slm.sweep.search import search
 from slm.sweep.study import open_study, search_folder, trials_of
 from slm.train.plan import plan
@@ -98,6 +99,8 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(recipe_of, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     begun = (working / "output.txt").read_text()
+    with held(working, wait=True) as lock:  # once the trial's own process has left it too, or the next would come first
+        assert lock is not None
     trials = searched(recipe)
     assert (working / "output.txt").read_text().count("begun") == begun.count("begun") + 1 == 2
     assert [(one.state, one.settings, one.measured) for one in trials] == [
