@@ -91,8 +91,8 @@ def train(order: dict[str, Any]) -> None:
 
 def main() -> None:
     """One training after the other."""
-    for remembered in (artifact.library_versions, artifact.git_commit):
-        remembered()
+    for cached in (artifact.library_versions, artifact.git_commit):
+        cached()
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
