@@ -232,8 +232,9 @@ def test_a_teacher_that_is_not_there_is_refused(make_recipe, teacher):
     recipe = taught(make_recipe, "orphan", teacher)
     nobody = recipe.objective.distill.model_copy(update={"teacher": "nowhere"})
     orphan = recipe.model_copy(update={"objective": recipe.objective.model_copy(update={"distill": nobody})})
-    with pytest.raises(UserError, match=r"objective\.distill\.teacher \(nowhere\) cannot teach"):
-        slm.train.run(orphan)
+    for asks in (slm.train.run, plan.run):
+        with pytest.raises(UserError, match=r"objective\.distill\.teacher \(nowhere\) cannot teach"):
+            asks(orphan)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from torch.utils._pytree import tree_iter
 
 from slm.core.artifact import newest_checkpoint
 from slm.core.batch import Batch
+from slm.core.errors import UserError
 from slm.model.block import set_fused, set_recompute
 from slm.model.config import LoraConfig, ModelConfig
 from slm.model.counting import num_parameters, parameters_by_part
@@ -163,7 +164,11 @@ def teacher_bytes(objective: ObjectiveConfig, *, standing: bool = False) -> int:
 
 
 def _teacher_of(objective: ObjectiveConfig) -> ModelConfig:
-    return read_config(newest_checkpoint(Path(objective.distill.teacher)))
+    where = objective.distill.teacher
+    try:
+        return read_config(newest_checkpoint(Path(where)))
+    except UserError as error:
+        raise UserError(f"objective.distill.teacher ({where}) cannot teach: {error}") from error
 
 
 def _gathered(model: ModelConfig, parallel: Parallel) -> int:
