@@ -101,7 +101,7 @@ def test_a_second_run_installs_nothing_and_takes_no_time(checkout: Checkout) -> 
     checkout.log()
     began = time.monotonic()
     done = checkout.call("quickstart.sh")
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 5
     assert checkout.log() == ["pipeline recipe=quickstart"]
     assert "setup:" not in done.stdout
 

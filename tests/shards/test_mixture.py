@@ -53,9 +53,9 @@ def test_a_stretch_equals_its_positions_taken_one_by_one(first, count, weights):
 @pytest.mark.parametrize("position", [0, 1, 1023, 1024, 50_001, 10**12, 10**15])
 def test_a_far_position_is_instant_and_equals_the_definition(position):
     mixture = mix(RANGES, WEIGHTS, seed=9)
-    began = time.perf_counter()
+    began = time.process_time()
     row = int(mixture.rows(position, 1)[0])
-    assert time.perf_counter() - began < 0.1
+    assert time.process_time() - began < 0.1
     assert row == defined_row(position, 9)
 
 

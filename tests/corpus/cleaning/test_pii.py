@@ -86,6 +86,6 @@ def test_replaced_once_is_replaced_for_good(text: str) -> None:
 
 def test_long_runs_without_an_address_take_no_longer_by_the_square() -> None:
     base64 = "QUJD/REVG+0hJSks" * 20_000
-    began = time.perf_counter()
+    began = time.process_time()
     assert clean(f"{base64}@", "pii") == f"{base64}@"
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2

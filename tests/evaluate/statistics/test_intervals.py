@@ -91,3 +91,14 @@ def test_nothing_right_leaves_room_for_what_may_still_be() -> None:
         theirs = stats.binomtest(0, items).proportion_ci(0.95)
         assert (found.value, found.low, found.high) == (0.0, 0.0, pytest.approx(theirs.high))
     assert estimate(np.zeros(9), np.full(9, 100.0), seed=0).high == 0.0  # no score, but a ratio of amounts
+
+
+def test_all_right_leaves_room_for_what_may_still_be_wrong() -> None:
+    for items in (2, 300):
+        found = estimate(np.ones(items), seed=0)
+        theirs = stats.binomtest(items, items).proportion_ci(0.95)
+        assert (found.value, found.low, found.high) == (1.0, pytest.approx(theirs.low), 1.0)
+    documents = np.repeat(np.arange(3), 10)  # as many as three answers say
+    assert estimate(np.ones(30), None, documents, seed=0).low == estimate(np.ones(3), seed=0).low
+    amounts = estimate(np.full(9, 100.0), np.full(9, 100.0), seed=0)
+    assert (amounts.low, amounts.high) == (1.0, 1.0)

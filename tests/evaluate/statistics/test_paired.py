@@ -111,6 +111,15 @@ def test_where_no_item_differs_the_interval_holds_what_so_many_leave_possible() 
     assert difference(right, right, sizes, seed=0).high == 0
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_where_every_item_is_won_the_interval_holds_what_may_still_be_lost(sign: int) -> None:
+    wrong, right = np.zeros(4), np.ones(4)
+    found = difference(*(wrong, right)[::sign], seed=0)
+    bound = stats.binomtest(0, 4).proportion_ci(0.95).high
+    assert (found.value, found.p_value) == (sign, 0.125)
+    assert sorted((sign * found.low, sign * found.high)) == pytest.approx([1 - 2 * bound, 1])  # lost, not only drawn
+
+
 def test_scores_of_few_sizes_are_swapped_together_to_the_same_p_value() -> None:
     generator = np.random.default_rng(9)
     coarse = generator.choice([-1.0, -0.5, 0.0, 0.5, 1.0], size=200, p=[0.15, 0.15, 0.3, 0.2, 0.2])

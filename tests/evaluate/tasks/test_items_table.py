@@ -49,7 +49,7 @@ def test_figures_stand_beside_chance_and_those_of_clean_items():
     assert 0 <= low < 0.5 < high <= 1
     assert first.pop("standard_error") == pytest.approx(stats.sem([1.0, 0.0, 0.5]))
     assert second["standard_error"] is None
-    assert first.pop("clean_interval_95") == [1.0, 1.0]
+    assert first.pop("clean_interval_95") == pytest.approx([0.025, 1.0])  # of one right answer
     assert second["clean_interval_95"] is None
     assert first == {
         "task": "t", "metric": "acc", "value": 0.5, "items": 3, "chance": 1 / 3, "clean_value": 1.0, "clean_items": 1,

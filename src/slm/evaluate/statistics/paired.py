@@ -3,9 +3,9 @@
 In: the numerators of both over the same denominators, item by item, and the clusters of items that share a document.
 Out: the difference B - A of the two ratios. Its interval resamples clusters, A and B of one item together, so what
 makes an item hard for both cancels: between two similar models this interval is several times narrower than either's
-own. Where no score between 0 and 1 differs, it ends at the rate of differing items that so many equal ones leave
-possible. The p value is that of swapping A and B at random within each cluster (a permutation test on paired samples,
-Fisher 1935), which assumes nothing about how scores are distributed; it is two-sided.
+own. Where scores between 0 and 1 all differ by 0, or all by 1, it ends at the rate of other items that so many equal
+ones leave possible. The p value is that of swapping A and B at random within each cluster (a permutation test on
+paired samples, Fisher 1935), which assumes nothing about how scores are distributed; it is two-sided.
 
 Exact where that is cheap: all swaps of up to 13 clusters, and the binomial law where all differences are of one
 size, which makes it the exact test of McNemar for 0-or-1 scores. Else 10,000 random swaps, whose smallest p value is
@@ -21,10 +21,11 @@ import numpy as np
 from slm.evaluate.statistics.intervals import (
     Floats,
     Integers,
+    all_are,
     cluster_sums,
     interval,
     standard_error,
-    unseen_rate,
+    widened,
 )
 
 SWAPS = 10_000
@@ -59,10 +60,9 @@ def difference(
     """The paired difference of two runs on identical items."""
     rows_C2 = cluster_sums(b_N - a_N, denominators_N, clusters_N)
     low, high = interval(rows_C2, seed)
-    of_items = denominators_N is None or bool((denominators_N == 1).all())
-    if of_items and np.array_equal(a_N, b_N) and a_N.min() >= 0 and a_N.max() <= 1:
-        high = unseen_rate(len(rows_C2))
-        low = -high
+    scores = all_are(1, denominators_N) and min(a_N.min(), b_N.min()) >= 0 and max(a_N.max(), b_N.max()) <= 1
+    if scores and b_N[0] - a_N[0] in (-1, 0, 1) and all_are(b_N[0] - a_N[0], b_N - a_N):
+        low, high = widened(b_N[0] - a_N[0], -1, len(rows_C2))
     value = float(rows_C2[:, 0].sum() / rows_C2[:, 1].sum())
     error = standard_error(rows_C2)
     return Difference(value, error, low, high, swap_test(rows_C2[:, 0], seed), len(a_N), len(rows_C2))
