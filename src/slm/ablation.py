@@ -9,8 +9,9 @@ a table and as a page (`ablation.html` beside the runs, unless named).
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from slm.recipe import Recipe
 
 if TYPE_CHECKING:
     from slm.evaluate.ablation import Ablation
+    from slm.sweep.variants import Settings
 
 
 def ablation(arguments: Sequence[str]) -> None:
@@ -53,11 +55,27 @@ def run(recipe: Recipe) -> None:
     from slm.evaluate.ablation import ablate
     from slm.sweep.variants import evaluated, make_shared
 
-    make_shared(recipe)
     changes = {f"change-{number}": change for number, change in enumerate(recipe.sweep.changes, 1)}
+    _require_different(recipe, changes)
+    make_shared(recipe)
     evaluations = evaluated(recipe, "ablation", {"base": {}, **changes})
     found = ablate([one for some in evaluations.values() for one in some], first_is_base=True)
     show(found, Path(recipe.runs_dir) / recipe.run / "ablation" / "ablation.html")
+
+
+def _require_different(recipe: Recipe, changes: Mapping[str, Settings]) -> None:
+    from slm.sweep.variants import variant
+
+    known = {"the recipe as it is": variant(recipe, "ablation/same", {})}
+    for name, change in changes.items():
+        asked = variant(recipe, "ablation/same", change)
+        for other, there in known.items():
+            if asked == there:
+                raise UserError(
+                    f"sweep.changes: {name} ({json.dumps(change)}) says the same as {other}, so there is nothing to "
+                    "compare; take it out"
+                )
+        known[name] = asked
 
 
 def show(found: Ablation, place: Path) -> None:

@@ -73,15 +73,19 @@ def made(recipe: Recipe, stages: Sequence[Stage]) -> None:
 
 
 def teacher_of(recipe: Recipe) -> Artifact | None:
-    """The evaluation of the run that teaches the first step; None where nobody does or there is none."""
+    """The evaluation of the run that teaches the first step; None where nobody does or there is none of it as it is."""
     from slm.evaluate.measurements import evaluation_of
+    from slm.evaluate.scaling import checkpoint_of
 
     if not recipe.objective.distill.teacher:
         return None
     try:
-        return evaluation_of(Path(recipe.objective.distill.teacher))
-    except UserError:
+        found = evaluation_of(Path(recipe.objective.distill.teacher))
+        checkpoint_of(found)
+    except UserError as error:
+        say(f"chain: the teacher has no row: {error}")
         return None
+    return found
 
 
 def main() -> None:

@@ -100,14 +100,14 @@ def test_the_held_out_share_is_the_fraction_asked_for() -> None:
 
 def test_an_empty_split_is_refused_with_the_way_out(corpus_of: Corpus, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("only one document")
-    expected = r"corpus.validation_fraction \(0.2\) leaves no (validation|train) document of 1; (raise|lower) it"
+    expected = r"_fraction \(0.2\) leaves no (validation|train) document of 1 \(left out: nothing\); (raise|lower) it"
     with pytest.raises(UserError, match=expected):
         corpus_of(text_source(tmp_path / "one.txt"))
 
 
 def test_a_source_without_a_document_is_refused_with_what_was_left_out(corpus_of: Corpus, tmp_path: Path) -> None:
     (tmp_path / "blank.txt").write_text("\n")
-    with pytest.raises(UserError, match=r"corpus.sources: text gave no document \(.*blank.txt; 1 empty\)"):
+    with pytest.raises(UserError, match=r"corpus.sources: text gave no document \(.*blank.txt; left out: 1 empty\)"):
         corpus_of(text_source(tmp_path / "blank.txt"))
 
 
@@ -305,14 +305,18 @@ def test_synthetic_text_says_what_wrote_it(corpus_of: Corpus, tmp_path: Path) ->
     assert corpus.counts["sources"]["jsonl"]["synthetic"] == made
 
 
-def test_texts_about_one_thing_are_held_out_together(corpus_of: Corpus, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_texts_about_one_thing_are_held_out_together(corpus_of: Corpus, tmp_path: Path, kind: str) -> None:
     sources = []
     for name in ("questions", "reasons"):
-        path = tmp_path / f"{name}.jsonl"
+        path = tmp_path / f"{name}.{kind}"
         rows = [{"id": f"{name}{n}", "about": f"thing {n}", "text": f"{name} on {n}"} for n in range(80)]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        if kind == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        else:
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         more = {"id_column": "id", "split_column": "about", "licence": "CC0-1.0"}
-        sources.append({"kind": "jsonl", "name": name, "path": str(path), **more})
+        sources.append({"kind": kind, "name": name, "path": str(path), **more})
     corpus = corpus_of(*sources)
     held_out = [document.text.split(" on ") for document in read_documents(corpus, "validation")]
     numbers = {name: {n for who, n in held_out if who == name} for name in ("questions", "reasons")}

@@ -136,7 +136,6 @@ def recipe_of(tmp_path: Path, rows: list[Any], *words: str) -> Any:
         f"runs_dir={tmp_path}/runs",
         f"corpus.sources=[{kind}]",
         "corpus.validation_fraction=0.3",
-        "corpus.duplicates.near=false",
         *words,
     )
 
@@ -149,6 +148,16 @@ def test_a_corpus_holds_conversations_with_what_was_said_as_text(tmp_path: Path)
         asked, said = messages_of(document)
         assert document.text == f"{asked.content}\n\n{said.content}"
         assert {"prompt": asked.content, "completion": said.content} in ROWS
+
+
+def test_questions_over_one_passage_stay_and_copies_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    passage = " ".join(f"word{number}" for number in range(300))
+    rows = [{"prompt": f"{passage} How many trees has {name}?", "completion": f"{name} has some."} for name in TREES]
+    artifact = run(recipe_of(tmp_path, [*rows, rows[0]]))
+    assert artifact.counts["skipped"] == {"duplicate": 1}
+    assert "corpus: left out 1 duplicate (samples in dropped.jsonl)" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"leaves no \w+ document of 1 \(left out: 9 near duplicate, 1 duplicate\); "):
+        run(recipe_of(tmp_path, [*rows, rows[0]], "corpus.duplicates.near_conversations=true", "run=near"))
 
 
 def test_steps_mend_each_message_and_judge_all_that_is_said(tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ def test_runs_that_fail_are_named_when_all_have_been_tried(recipe_of):
 
 
 def test_a_recipes_changes_are_trained_evaluated_and_compared_once(recipe_of, monkeypatch, capsys):
-    recipe = recipe_of("compared", seeds=2, changes=[{"train.optimizer.lr": 1e-5}])
+    sweep = {"seeds": 2, "changes": [{"train.optimizer.lr": 1e-5}]}
+    recipe = recipe_of("compared", **sweep)
     ablation.run(recipe)
     printed = " ".join(capsys.readouterr().out.split())
     assert "the base is base-seed1235, base-seed1236 (seeds 1235, 1236)" in printed
@@ -43,25 +44,43 @@ def test_a_recipes_changes_are_trained_evaluated_and_compared_once(recipe_of, mo
     page = run_folder(recipe) / "ablation" / "ablation.html"
     assert "1 change of base-seed1235" in page.read_text()
     page.unlink()
+    real = variants.started
     monkeypatch.setattr(variants, "started", lambda *_: pytest.fail("a run was made again"))
     ablation.run(recipe)
     assert page.is_file()
+    monkeypatch.setattr(variants, "started", real)
+    longer = recipe_of("compared", {"train": {**recipe.train.model_dump(), "tokens": 24 * 256}}, **sweep)
+    for _ in range(2):  # each time, though the first has found what is there
+        with pytest.raises(UserError, match=r"4 of 4 runs failed: .*train.tokens: 4096 -> 6144"):
+            ablation.run(longer)
 
 
-@pytest.mark.usefixtures("pretending")
-def test_what_is_there_is_not_made_again_unless_something_changed(recipe_of, monkeypatch):
-    begun = []
-    real = variants.started
-    monkeypatch.setattr(variants, "started", lambda *given: begun.append(given) or real(*given))
-    recipe = variant(recipe_of("again"), "one", {"train.evaluate_every_steps": 4})
+def test_what_was_evaluated_otherwise_is_not_taken_for_what_is_asked(recipe_of, tmp_path):
+    golden = tmp_path / "golden.jsonl"
+    golden.write_text('{"name": "one", "prompt": "def", "continuation": " f", "min_logprob_per_token": -99.0}\n')
+    recipe = variant(recipe_of("golden", {"evaluate": {"max_documents": 4, "golden": str(golden)}}), "one", {})
     with held(run_folder(recipe)) as lock:
         assert made(recipe, lock) == ""
-        recipe.folder("evaluate").mkdir()
-        (recipe.folder("evaluate") / "manifest.json").write_text("{}")
-        assert made(recipe, lock) == ""
-        assert len(begun) == 1
-        made(variant(recipe_of("again"), "one", {"train.evaluate_every_steps": 8}), lock)
-        assert len(begun) == 2
+        golden.write_text(golden.read_text() + "\n")
+        for _ in range(2):
+            assert "evaluate was made by another recipe or from other data (inputs.golden" in made(recipe, lock)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ([{"train.clip_norm": 1.0}], r"change-1 \(\{\"train.clip_norm\": 1.0\}\) says the same as the recipe as it is"),
+        (
+            [{"train.clip_norm": 2}, {"train.clip_norm": 2, "train.precision": "fp32"}],
+            r"change-2 .* says the same as change-1, so there is",
+        ),
+    ],
+    ids=["recipe", "change"],
+)
+def test_a_change_that_changes_nothing_is_refused_before_any_run(recipe_of, changes, words):
+    with pytest.raises(UserError, match=words):
+        ablation.run(recipe_of("nothing", changes=changes))
+    assert not run_folder(recipe_of("nothing")).exists()
 
 
 def test_those_that_read_a_teachers_store_share_it(recipe_of):

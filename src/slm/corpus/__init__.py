@@ -50,6 +50,7 @@ def source(kind: str) -> Source:
 def run(recipe: Recipe) -> Artifact | None:
     """Make the corpus that the recipe asks for, or find it made; None where a part of its units was asked for."""
     from slm.core.artifact import Draft, Spec, make
+    from slm.core.console import say
 
     if recipe.artifacts.corpus:
         return recipe.artifact("corpus")
@@ -68,9 +69,12 @@ def run(recipe: Recipe) -> Artifact | None:
     spec = Spec("corpus", config, _parents(config), _inputs(config))
     artifact = make(recipe.folder("corpus"), spec, build, redo=recipe.redo)
     if built:
-        from slm.corpus.build import tidy
+        from slm.corpus.build import left_out, tidy
 
         tidy(config, root)
+        skipped = artifact.manifest["counts"]["skipped"]
+        if skipped:
+            say(f"corpus: left out {left_out(skipped)} (samples in dropped.jsonl)")
     return artifact
 
 

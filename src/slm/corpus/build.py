@@ -169,7 +169,7 @@ def merge(config: CorpusConfig, units: Sequence[Unit], folder: Path, root: Path)
     _write_samples(folder / DROPPED, tally.dropped)
     _write_samples(folder / CHANGED, tally.changed)
     _require_documents(config, tally)
-    _require_both_sides(config, writers)
+    _require_both_sides(config, writers, tally)
     sides: dict[str, Any] = {
         split: {"documents": writer.documents, "bytes": writer.bytes} for split, writer in writers.items()
     }
@@ -237,23 +237,29 @@ def _write_samples(path: Path, samples: Samples) -> None:
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
+def left_out(skipped: Mapping[str, int]) -> str:
+    """How many documents were left out for which reason, the most frequent first, in words."""
+    most_first = sorted(skipped.items(), key=lambda one: -one[1])
+    return ", ".join(f"{count:,} {reason}" for reason, count in most_first) or "nothing"
+
+
 def _require_documents(config: CorpusConfig, tally: Tally) -> None:
     for item in config.sources:
         if not tally.kept[item.label]:
-            found = tally.skipped.get(item.label, Counter())
-            left_out = ", ".join(f"{count:,} {reason}" for reason, count in found.items()) or "nothing left out"
             raise UserError(
-                f"corpus.sources: {item.label} gave no document ({item.origin_or_default}; {left_out}); correct its "
-                "path or columns, or remove the source"
+                f"corpus.sources: {item.label} gave no document ({item.origin_or_default}; left out: "
+                f"{left_out(tally.skipped.get(item.label, {}))}); correct its path or columns, or remove the source"
             )
 
 
-def _require_both_sides(config: CorpusConfig, writers: dict[Split, DocumentWriter]) -> None:
+def _require_both_sides(config: CorpusConfig, writers: dict[Split, DocumentWriter], tally: Tally) -> None:
     total = sum(writer.documents for writer in writers.values())
     for split, writer in writers.items():
         if not writer.documents:
             change = "raise" if split == "validation" else "lower"
+            left = left_out(sum(tally.skipped.values(), Counter()))
             raise UserError(
-                f"corpus.validation_fraction ({config.validation_fraction:g}) leaves no {split} document of {total:,}; "
-                f"{change} it, or give more or shorter documents (a text source falls into documents at its separator)"
+                f"corpus.validation_fraction ({config.validation_fraction:g}) leaves no {split} document of {total:,} "
+                f"(left out: {left}); {change} it, or give more or shorter documents (a text source falls into "
+                "documents at its separator)"
             )

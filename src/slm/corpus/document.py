@@ -148,11 +148,15 @@ class Rejects:
         return None
 
     def usable(self, text: str, place: str) -> bool:
-        """Whether `text` is not too long and can be written: JSON escapes may hold halves of a surrogate pair."""
+        """Whether `text` is not too long and can be written."""
+        return self.writable(text, place) and self.fits(len(text.encode()), place)
+
+    def writable(self, text: str, place: str) -> bool:
+        """Whether `text` can be written: JSON escapes may hold halves of a surrogate pair."""
         try:
-            content = text.encode("utf-8")
+            text.encode()
         except UnicodeEncodeError as error:
             found = f"\\u{ord(text[error.start]):04x} at character {error.start:,} is half a surrogate pair"
             self.bad("not UTF-8", place, found, CONVERT)
             return False
-        return self.fits(len(content), place)
+        return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from slm.core.artifact import Artifact
+    from slm.core.artifact import Artifact, Spec
     from slm.recipe import Recipe
 
 
@@ -14,3 +14,10 @@ def run(recipe: Recipe) -> Artifact:
     from slm.evaluate.stage import run as run_stage
 
     return run_stage(recipe)
+
+
+def specification(recipe: Recipe) -> Spec:
+    """What the run's evaluation is made from."""
+    from slm.evaluate.stage import specification as specified
+
+    return specified(recipe)

@@ -47,26 +47,35 @@ ANSWERS = "evaluate.answers"
 
 def run(recipe: Recipe) -> Artifact:
     """Evaluate the newest checkpoint, unless that is done; `UserError` naming each golden prompt that failed."""
-    parents = _parents(recipe)
-    golden = Path(recipe.evaluate.golden) if recipe.evaluate.golden else None
-    if golden is not None and not golden.is_file():
-        raise UserError(f"evaluate.golden ({golden}) is not a file; correct the path, or leave it empty to skip it")
-    inputs = {
-        "layout_version": LAYOUT_VERSION,
-        "golden": file_sha256(golden) if golden else "",
-        "tasks": {name: task_inputs(recipe, name) for name in recipe.evaluate.tasks},
-    }
-    spec = Spec("evaluate", recipe.evaluate, parents, inputs, recipe.seed)
+    spec = specification(recipe)
 
     def build(draft: Draft) -> None:
         from slm.evaluate.measure import measure
 
-        measure(recipe, parents, golden, draft)
+        measure(recipe, spec.parents, _golden(recipe), draft)
 
     made = make(recipe.folder("evaluate"), spec, build, redo=recipe.redo)
     shutil.rmtree(recipe.folder("evaluate").with_name(ANSWERS), ignore_errors=True)
     _require_golden(made)
     return made
+
+
+def specification(recipe: Recipe) -> Spec:
+    """What the run's evaluation is made from."""
+    golden = _golden(recipe)
+    inputs = {
+        "layout_version": LAYOUT_VERSION,
+        "golden": file_sha256(golden) if golden else "",
+        "tasks": {name: task_inputs(recipe, name) for name in recipe.evaluate.tasks},
+    }
+    return Spec("evaluate", recipe.evaluate, _parents(recipe), inputs, recipe.seed)
+
+
+def _golden(recipe: Recipe) -> Path | None:
+    golden = Path(recipe.evaluate.golden) if recipe.evaluate.golden else None
+    if golden is not None and not golden.is_file():
+        raise UserError(f"evaluate.golden ({golden}) is not a file; correct the path, or leave it empty to skip it")
+    return golden
 
 
 def task_inputs(recipe: Recipe, name: str) -> dict[str, str]:

@@ -58,20 +58,20 @@ def run(recipe: Recipe, began: float | None = None) -> Artifact:
     began = began or time.perf_counter()
     with session(recipe.train.device) as world:
         spec = specification(recipe)
-        finished = None if recipe.redo else world.lead(lambda: _finished(recipe, spec))
-        if finished is not None:
-            say(f"train: up to date in {finished.path} ({finished.fingerprint[:12]})")
+        done = None if recipe.redo else world.lead(lambda: finished(recipe, spec))
+        if done is not None:
+            say(f"train: up to date in {done.path} ({done.fingerprint[:12]})")
             if recipe.train.checkpoints.remote and world.leader:
                 from slm.train.remote import upload_missing
 
                 upload_missing(recipe)
-            return finished
+            return done
         from slm.train.loop import train
 
         return train(recipe, spec, began, world)
 
 
-def _finished(recipe: Recipe, spec: Spec) -> Artifact | None:
+def finished(recipe: Recipe, spec: Spec) -> Artifact | None:
     """The last checkpoint of a run that reached its end; anything else is for the loop to sort out."""
     try:
         checkpoint = recipe.artifact("train")

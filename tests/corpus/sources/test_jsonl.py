@@ -54,6 +54,17 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, line: str, sentence
         documents(tmp_path / "a.jsonl")
 
 
+@pytest.mark.parametrize("key", ["id_column", "split_column", "metadata_columns"])
+def test_half_a_character_beside_a_text_is_refused_or_counted(tmp_path: Path, key: str) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one", "key": "a"}\n{"text": "two", "key": "\\ud83d"}\n')
+    settings = {key: ["key"] if key == "metadata_columns" else "key"}
+    with pytest.raises(UserError, match=r"a.jsonl:2: \\ud83d at character 0 is half a surrogate pair"):
+        documents(tmp_path / "a.jsonl", **settings)
+    rejects = Rejects("skip")
+    assert [document.text for document in documents(tmp_path / "a.jsonl", rejects, **settings)] == ["one"]
+    assert rejects.counts == {"not UTF-8": 1}
+
+
 def test_of_one_array_the_way_to_lines_is_said(tmp_path: Path) -> None:
     for content in ('[\n  {"text": "a"}\n]', '[{"text": "a"}, {"text": "b"}]'):
         (tmp_path / "a.jsonl").write_text(content)

@@ -47,6 +47,22 @@ def test_bytes_that_are_not_utf8_are_refused_or_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "settings",
+    [{"metadata_columns": ["other"]}, {"id_column": "other"}, {"split_column": "other"},
+     {"conversations": "prompt_completion", "text_columns": ["text", "other"]}],
+    ids=["metadata", "id", "split", "conversation"],
+)  # fmt: skip
+def test_bytes_that_are_not_utf8_beside_a_text_are_refused_or_counted(tmp_path: Path, settings: dict[str, Any]) -> None:
+    bad = pa.Array.from_buffers(pa.string(), 2, pa.array([b"good", b"b\xe4d"], pa.binary()).buffers())
+    pq.write_table(pa.table({"text": ["a", "b"], "other": bad}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet row 1: byte 0xe4 at offset 1 is not UTF-8"):
+        documents(tmp_path, **settings)
+    rejects = Rejects("skip")
+    assert [document.text[0] for document in documents(tmp_path, rejects, **settings)] == ["a"]
+    assert rejects.counts == {"not UTF-8": 1}
+
+
+@pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         ({"text_columns": ["body"]}, "a.parquet: no column body; name one of text, number with text_columns"),

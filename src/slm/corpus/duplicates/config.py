@@ -24,6 +24,9 @@ class DuplicatesConfig(Config):
     """Leave out documents that are the same but for case and white space."""
     near: bool = True
     """Also leave out documents that are alike to `threshold`."""
+    near_conversations: bool = False
+    """Compare conversations too; else only their copies are left out. Questions over one passage, or after one system
+    message, share most of their words, and are no duplicates."""
     threshold: float = Field(0.8, ge=0.5, le=1)
     """Least Jaccard similarity of two documents' sets of word runs, compared exactly, to leave one out."""
     shingle_words: int = Field(5, ge=1, le=32)

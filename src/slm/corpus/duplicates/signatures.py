@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from slm.corpus.conversations import MESSAGES
 from slm.corpus.document import Document
 from slm.corpus.duplicates import paragraphs
 from slm.corpus.duplicates.config import DuplicatesConfig
@@ -31,6 +32,7 @@ class Signer:
         self._sketcher = Sketcher(Scheme.of(config)) if config.exact else None
         self._ids: list[str] = []
         self._texts: list[str] = []
+        self._alone: list[bool] = []
         self._characters = 0
         self._done: list[Sketches] = []
 
@@ -41,6 +43,7 @@ class Signer:
         self._documents += 1
         self._ids.append(document.id)
         self._texts.append(document.text)
+        self._alone.append(MESSAGES in document.metadata and not self._config.near_conversations)
         self._characters += len(document.text)
         if len(self._ids) == BATCH_DOCUMENTS or self._characters >= BATCH_CHARACTERS:
             self._flush()
@@ -55,11 +58,12 @@ class Signer:
 
     def _flush(self) -> None:
         if self._sketcher is not None and self._ids:
-            self._done.append(self._sketcher.sketch(self._ids, self._texts))
-        self._ids, self._texts, self._characters = [], [], 0
+            self._done.append(self._sketcher.sketch(self._ids, self._texts, self._alone))
+        self._ids, self._texts, self._alone, self._characters = [], [], [], 0
 
 
 def identity(config: DuplicatesConfig) -> dict[str, Any]:
     """What shapes the sketches: a unit whose sketches were taken otherwise is made again."""
     more = {"min_paragraph_words": config.min_paragraph_words} if config.paragraphs else {}
+    more |= {"near_conversations": config.near_conversations} if config.near else {}
     return {**Scheme.of(config).record(), **more} if config.exact else {}

@@ -114,12 +114,16 @@ class Sketcher:
         shingles_S, borders_D1 = self.shingles(texts)
         return band_keys(signatures(shingles_S, borders_D1, bands * rows), bands, rows)
 
-    def sketch(self, ids: Sequence[str], texts: Sequence[str]) -> Sketches:
-        """The sketches of documents."""
+    def sketch(self, ids: Sequence[str], texts: Sequence[str], alone: Sequence[bool] = ()) -> Sketches:
+        """The sketches of documents; one that is to be left `alone` shares keys with its copies only."""
         digests = [text_digest(text) for text in texts]
         order = [order_key(*pair) for pair in zip(ids, digests, strict=True)]
         digest_D2 = np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)
-        return Sketches(np.array(order, np.uint64), digest_D2, self.keys(texts))
+        keys_DB = self.keys(texts)
+        if alone:
+            numbers_B = mix(np.arange(1, self.scheme.bands + 1, dtype=np.uint64))
+            keys_DB = np.where(np.array(alone)[:, None], mix(digest_D2[:, :1] + numbers_B), keys_DB)
+        return Sketches(np.array(order, np.uint64), digest_D2, keys_DB)
 
     def shingles(self, texts: Sequence[str]) -> tuple[Hashes, NDArray[np.int64]]:
         """Hashes of the runs of words of each text, repeats included, and their D + 1 borders; none is empty.

@@ -6,7 +6,8 @@ so that memory holds a few MB of a row group of any size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from slm.corpus.config import LISTED, SourceConfig
 from slm.corpus.document import Document, Rejects, column_names
 from slm.corpus.sources.files import files_signature, find_files, is_damage, opened
-from slm.corpus.sources.rows import conversation_of
+from slm.corpus.sources.rows import blank_document, conversation_of
 from slm.corpus.units import Piece, Unit
 
 SUFFIXES = (".parquet",)
@@ -40,23 +41,30 @@ def pieces(config: SourceConfig, unit_bytes: int) -> Iterator[Piece]:
 def read(config: SourceConfig, unit: Unit, rejects: Rejects) -> Iterator[Document]:
     """One document a row; a row without text counts as empty."""
     for piece in unit.pieces:
-        for row, text_values, others in _rows(config, piece, rejects):
+        for row, texts, others in _rows(config, piece, rejects):
             place = f"{piece.address} row {row:,}"
-            identity = str(others[config.id_column]) if config.id_column else f"{piece.name}:{row}"
-            more = {name: str(others[name]) for name in config.metadata_columns if others[name] is not None}
-            if config.conversations:
-                told = {name: value.as_py() for name, value in zip(config.columns, text_values, strict=True)}
-                document = Document.of(config, identity, "", **{**more, "file": piece.name})
-                if (made := conversation_of(config, document, told, place, rejects)) is not None:
-                    yield made
+            asked = {**others, **(texts if config.conversations else {})}
+            try:
+                told = {name: value.as_py() for name, value in asked.items()}
+            except UnicodeDecodeError as error:
+                rejects.decode(error.object, place)  # which says which byte
                 continue
-            contents = [content for value in text_values if (content := value.as_buffer()) is not None]
-            if not rejects.fits(sum(content.size for content in contents), place):
-                continue
-            content = b"\n\n".join(content.to_pybytes() for content in contents if content.size)
-            text = rejects.decode(content, place)
-            if text is not None:
-                yield Document.of(config, identity, text, **{**more, "file": piece.name})
+            document = blank_document(config, told, f"{piece.name}:{row}", place, rejects, file=piece.name)
+            if document is not None and config.conversations:
+                document = conversation_of(config, document, told, place, rejects)
+            elif document is not None:
+                document = _with_text(document, texts.values(), place, rejects)
+            if document is not None:
+                yield document
+
+
+def _with_text(document: Document, values: Iterable[Any], place: str, rejects: Rejects) -> Document | None:
+    contents = [content for value in values if (content := value.as_buffer()) is not None]
+    if not rejects.fits(sum(content.size for content in contents), place):
+        return None
+    content = b"\n\n".join(content.to_pybytes() for content in contents if content.size)
+    text = rejects.decode(content, place)
+    return None if text is None else replace(document, text=text)
 
 
 def signature(config: SourceConfig) -> dict[str, Any]:
@@ -84,10 +92,11 @@ def _groups(config: SourceConfig, metadata: Any, whole: Piece, unit_bytes: int) 
     yield pending
 
 
-def _rows(config: SourceConfig, piece: Piece, rejects: Rejects) -> Iterator[tuple[int, Sequence[Any], dict[str, Any]]]:
-    """Number, columns of text and other columns of each row of a piece."""
+def _rows(config: SourceConfig, piece: Piece, rejects: Rejects) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:
+    """Number, columns of text and other columns of each row of a piece, as Arrow's values."""
     row = piece.row
-    others = list(dict.fromkeys([*([config.id_column] if config.id_column else []), *config.metadata_columns]))
+    named = (name for name in (config.id_column, config.split_column) if name)
+    others = list(dict.fromkeys([*named, *config.metadata_columns]))
     try:
         with _opened(piece.address) as file:
             if not _has_columns(config, piece, file, rejects):
@@ -99,10 +108,10 @@ def _rows(config: SourceConfig, piece: Piece, rejects: Rejects) -> Iterator[tupl
                 columns=list(dict.fromkeys([*config.columns, *others])),
             )
             for batch in batches:
-                columns = {name: batch.column(name) for name in others}
-                texts = [batch.column(name) for name in config.columns]
-                for index, text_values in enumerate(zip(*texts, strict=True)):
-                    yield row, text_values, {name: column[index].as_py() for name, column in columns.items()}
+                columns = {name: batch.column(name) for name in (*config.columns, *others)}
+                for index in range(batch.num_rows):
+                    texts = {name: columns[name][index] for name in config.columns}
+                    yield row, texts, {name: columns[name][index] for name in others}
                     row += 1
     except (pa.ArrowException, OSError) as error:
         if not is_damage(error):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from slm.corpus.config import LISTED, SourceConfig
@@ -17,16 +18,23 @@ def document_of(
     """The document in a row, known by its id column or else by `name`; None where it is left out and counted."""
     if not _has_columns(config, row, place, rejects):
         return None
+    document = blank_document(config, row, name, place, rejects, **metadata)
+    if document is None or config.conversations:
+        return document and conversation_of(config, document, row, place, rejects)
+    text = joined(row[column] for column in config.columns)
+    return replace(document, text=text) if rejects.usable(text, place) else None
+
+
+def blank_document(
+    config: SourceConfig, row: Mapping[str, Any], name: str, place: str, rejects: Rejects, **metadata: str
+) -> Document | None:
+    """A document without its text yet: its id, and what goes with it; None where that cannot be written."""
     identity = str(row[config.id_column]) if config.id_column else name
     more = {key: str(row[key]) for key in config.metadata_columns if row.get(key) is not None}
     more |= {SPLIT_BY: str(row[config.split_column])} if config.split_column else {}
-    document = Document.of(config, identity, "", **more, **metadata)
-    if config.conversations:
-        return conversation_of(config, document, row, place, rejects)
-    text = joined(row[column] for column in config.columns)
-    if not rejects.usable(text, place):
+    if not all(rejects.writable(value, place) for value in (identity, *more.values())):
         return None
-    return Document.of(config, identity, text, **more, **metadata)
+    return Document.of(config, identity, "", **{**more, **metadata})
 
 
 def conversation_of(
