@@ -73,6 +73,10 @@ def test_it_says_where_its_base_has_been_exported_for_transformers(
     reseal(folder, {**base.manifest, "kind": "export", "parents": {"train": checkpoint}})
     monkeypatch.chdir(runs.parent)
     assert told("after") == "runs/base/export/hf"
+    with pytest.raises(UserError, match=r"inputs.base exported: false -> true\); .* or add redo=true to replace it"):
+        told("before")
+    cli.dispatch(["adapter", str(runs / "tuned"), str(tmp_path / "before"), "redo=true"])
+    assert told("before") == "runs/base/export/hf"
 
 
 def test_a_run_without_adapters_has_none(runs: Path, tmp_path: Path) -> None:

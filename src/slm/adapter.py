@@ -31,17 +31,21 @@ if TYPE_CHECKING:
 
 def adapter(arguments: list[str]) -> None:
     """Write the adapter of the checkpoint at the first argument into the folder that the second names."""
-    if len(arguments) != 2:
-        raise UserError("usage: slm adapter CHECKPOINT FOLDER, such as runs/tuned adapters/tuned")
-    where, folder = map(Path, arguments)
+    redo = "redo=true" in arguments
+    words = [word for word in arguments if word not in ("redo=true", "redo=false")]
+    if len(words) != 2:
+        raise UserError("usage: slm adapter CHECKPOINT FOLDER [redo=true], such as runs/tuned adapters/tuned")
+    where, folder = map(Path, words)
     checkpoint = open_artifact(newest_checkpoint(where), "train")
     settings = checkpoint.section["train"].get("lora")
     if settings is None:
         raise UserError(f"{checkpoint.path} was trained without train.lora, so it has no adapter; name one that was")
-    make(folder, Spec("adapter", Config(), {"train": checkpoint}), lambda draft: _write(checkpoint, settings, draft))
+    exported = _exported(checkpoint, checkpoint.manifest["parents"]["initial"])
+    spec = Spec("adapter", Config(), {"train": checkpoint}, {"base exported": bool(exported)})
+    make(folder, spec, lambda draft: _write(checkpoint, settings, exported, draft), redo=redo)
 
 
-def _write(checkpoint: Artifact, settings: dict[str, object], draft: Draft) -> None:
+def _write(checkpoint: Artifact, settings: dict[str, object], exported: str, draft: Draft) -> None:
     verify_files(checkpoint, [name for name in checkpoint.manifest["files"] if name.startswith(ADAPTER)])
     config = LoraConfig.model_validate(settings)
     tensors: dict[str, dict[str, Tensor]] = {}
@@ -50,7 +54,15 @@ def _write(checkpoint: Artifact, settings: dict[str, object], draft: Draft) -> N
         tensors.setdefault(matrix, {})[part] = tensor
     initial = checkpoint.manifest["parents"]["initial"]
     found = Adapter(config, tensors, initial["fingerprint"])
-    save_adapter(found, draft.path, _exported(checkpoint, initial))
+    save_adapter(found, draft.path, exported)
+    if initial["kind"] != "train":
+        say(
+            f"adapter: it was trained beside a variant ({initial['path']}), which slm generate does not open; serve "
+            "the checkpoint, which is merged"
+        )
+    elif not exported:
+        say("adapter: its base has not been exported for transformers, so peft must be told where that is; redo=true "
+            "writes its place once it has")  # fmt: skip
     if config.base != "float":
         say(
             f"adapter: it was trained beside a base in {config.base}, which slm holds so again; peft and llama.cpp put "

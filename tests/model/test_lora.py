@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from slm.core.errors import DamagedError, UserError
 from slm.model.config import LoraConfig, ModelConfig
@@ -158,9 +159,10 @@ def test_a_saved_adapter_is_the_same(base: Transformer, tmp_path: Path) -> None:
     ("change", "message"),
     [({"bias": "all"}, r"bias \(all\) is not supported"), ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"),
      ({"modules_to_save": ["lm_head"]}, "modules_to_save"), ({"r": "many"}, "does not describe an adapter"),
+     ({"lora_alpha": None}, r"adapter \(alpha: Input should be a valid number\); restore it$"),
      ({"init_lora_weights": "pissa"}, r"init_lora_weights \(pissa\)"), ({"layer_replication": [[0, 1]]}, "replication"),
      ({"alora_invocation_tokens": [5]}, "alora_invocation_tokens")],
-    ids=["bias", "ranks", "saved modules", "rank", "a base that changes", "layers twice", "invoked"],
+    ids=["bias", "ranks", "saved modules", "rank", "alpha", "a base that changes", "layers twice", "invoked"],
 )  # fmt: skip
 def test_what_would_compute_something_else_is_refused(
     base: Transformer, tmp_path: Path, change: dict[str, object], message: str
@@ -170,6 +172,21 @@ def test_what_would_compute_something_else_is_refused(
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises((UserError, DamagedError), match=message):
         load_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.int8, torch.complex64], ids=str)
+def test_numbers_of_another_kind_are_refused(base: Transformer, tmp_path: Path, kind: torch.dtype) -> None:
+    save_adapter(trained(base), tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    save_file({name: tensor.to(kind) for name, tensor in load_file(file).items()}, file)
+    with pytest.raises(UserError, match=r"in torch\.\w+; save the adapter in floats of 16 bits or more"):
+        load_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nope", "n" * 5000], ids=["absent", "impossible"])
+def test_a_folder_without_an_adapter_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"there is no adapter in .* correct the path, or write one by slm adapter"):
+        load_adapter(tmp_path / name)
 
 
 def test_an_adapter_of_another_base_is_refused(base: Transformer, shape: Callable[..., ModelConfig]) -> None:

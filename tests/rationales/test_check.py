@@ -30,6 +30,29 @@ def test_the_question_stands_alone_with_its_choices_by_letter():
         (NUMBER, "800 and 800 are 1600.\n####\n", "", "no #### with an answer at the end"),
         (NUMBER, "\n#### 1600", "", "no reason given"),
         (NUMBER, " ", "", "no answer"),
+        *(
+            (NUMBER, f"So.\n#### {said}", "So.", "")
+            for said in (
+                "1600 legs in all.",
+                "**1600**",
+                "\\boxed{1600}",
+                "1600\n\nI hope that helps you 24 hours a day.",
+                "€1600",
+            )
+        ),
+        *(
+            (NUMBER, f"So.\n#### {said}", "", "wrong answer")
+            for said in (
+                "1600/7",
+                "1600 - 5 = 1595",
+                ".1600",
+                "1600:30",
+                "1600-7",
+                "1600 million",
+                "1600 000",
+                "x 1600",
+            )
+        ),
         (CHOICE, "Eight.\n#### the spider.", "Eight.", ""),
         (CHOICE, "Eight.\n#### B", "Eight.", ""),
         (CHOICE, "Eight.\n#### (B)", "Eight.", ""),

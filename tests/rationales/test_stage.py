@@ -18,7 +18,7 @@ from slm.core.errors import DamagedError, UserError
 from slm.core.lineage import lineage
 from slm.corpus import SPLITS, read_documents
 from slm.corpus.conversations import messages_of
-from slm.rationales import run
+from slm.rationales import run, stage
 from slm.recipe import Recipe
 from tests.chat_server import ChatServer, Failure, completion
 from tests.rationales.conftest import ITEMS, solved
@@ -101,6 +101,63 @@ def test_a_question_that_the_server_refuses_is_counted_and_others_go_on(asking: 
     assert "400" in rows(made, "dropped.jsonl")[0]["answer"]
 
 
+def test_a_refused_question_is_not_asked_again(asking: Asking, server: ChatServer) -> None:
+    server.script = [Failure(status=400)]
+    made = run(asking(samples=3))
+    assert made.counts["dropped"] == {"refused by the server": 1}
+    assert len(server.asked) == ITEMS
+
+
+def test_a_server_that_refuses_from_some_question_on_is_said_and_goes_on_later(
+    asking: Asking, server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "MOST_REFUSED_IN_A_ROW", 3)
+    server.say = lambda request: (
+        solved(request) if len(server.asked) < 3 else Failure(status=400, body=b"out of credit")
+    )
+    with pytest.raises(
+        UserError, match=r"refused 3 questions one after the other \(.*out of credit\); all answers so far"
+    ):
+        run(asking(parallel=1))
+    server.say, before = solved, len(server.asked)
+    assert run(asking(parallel=1)).counts["kept"] == ITEMS
+    assert len(server.asked) == before + ITEMS - 2
+
+
+def test_an_answer_cut_within_its_number_is_not_kept(asking: Asking, server: ChatServer) -> None:
+    def cut(request: dict[str, Any], answer: str) -> Failure:
+        told = completion(request, answer)
+        told["choices"][0]["finish_reason"] = "length"
+        return Failure(body=json.dumps(told).encode())
+
+    server.say = lambda request: cut(request, solved(request))
+    with pytest.raises(UserError, match=rf"none of {ITEMS} answers gave a rationale \({ITEMS} cut at answer_tokens\)"):
+        run(asking(samples=1))
+    server.say = lambda request: cut(request, f"{solved(request)}\nAnd so")
+    assert run(asking(samples=1, max_tokens=200, answer_tokens=99)).counts["kept"] == ITEMS
+
+
+def test_a_server_elsewhere_is_the_same_teacher_and_tokens_may_be_unknown(
+    asking: Asking, server: ChatServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def uncounted(request: dict[str, Any]) -> Failure:
+        told = completion(request, str(solved(request)))
+        del told["usage"]
+        return Failure(body=json.dumps(told).encode())
+
+    server.say = uncounted
+    made = run(asking())
+    assert made.counts["answer_tokens"] is None
+    assert "what it took is unknown" in capsys.readouterr().out
+    other = ChatServer(solved)
+    try:
+        again = run(asking(server={"url": other.url, "model": "adder"}))
+    finally:
+        other.close()
+    assert again.fingerprint == made.fingerprint
+    assert other.asked == []
+
+
 def test_a_server_that_refuses_all_is_said_with_its_reason_and_asked_again(asking: Asking, server: ChatServer) -> None:
     server.say = lambda _: Failure(status=400, body=b'{"message": "max_tokens must be at most 7"}')
     sentence = rf"refused all {ITEMS} questions \(HTTPStatusError: .*400.*max_tokens must be at most 7.*; change how"
@@ -131,7 +188,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from slm.evaluate.journal import Journal
-from slm.rationales import run
+from slm.rationales import run, stage
 from slm.recipe import build_recipe
 import json
 real, left = Journal.put, [5]

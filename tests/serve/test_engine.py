@@ -248,6 +248,12 @@ def test_whether_a_model_was_trained_on_chat_comes_from_its_checkpoint(
     manifest["counts"]["conversations"] = True
     reseal(lone.parent, manifest)
     assert trained_on_chat(lone) is True
+    later = tmp_path / "c" / "d"  # trained on texts, from a model that knows conversations
+    later.mkdir(parents=True)
+    initial = {"fingerprint": "", "kind": "train", "path": "../../a/b", "settings": {}}
+    texts = {**manifest, "counts": {}, "parents": {**manifest["parents"], "initial": initial}}
+    reseal(later, texts)
+    assert trained_on_chat(later) is True
     manifest["kind"] = "export"
     manifest["parents"]["train"] = {"fingerprint": "", "kind": "train", "path": ".", "settings": {}}
     reseal(lone.parent, manifest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from slm.core.errors import UserError
 from slm.serve import openai_client as module
 from slm.serve.llama_cpp import LlamaCpp
 from slm.serve.openai_client import ChatClient, NoAnswerError, RefusedError
@@ -93,11 +95,65 @@ def test_waits_double_and_end_after_the_last_attempt(server, waits):
     assert waits == [1, 2, 4]
 
 
+def test_parts_of_an_answer_are_put_together_and_other_things_refused(server):
+    parts = [
+        {"type": "thinking", "thinking": "hm"},
+        {"type": "text", "text": "eight "},
+        {"type": "text", "text": "legs"},
+    ]
+    for content, text in ((parts, "eight legs"), (None, "")):
+        told = {"choices": [{"message": {"content": content}, "finish_reason": "length"}]}
+        server.script = [Failure(body=json.dumps(told).encode())]
+        with client(server) as asking:
+            reply = asking.ask(QUESTION)
+        assert (reply.text, reply.cut) == (text, True)
+    for content in (7, {"text": "a"}, [{"no": "type"}]):
+        server.script = [Failure(body=json.dumps({"choices": [{"message": {"content": content}}]}).encode())]
+        with client(server) as asking, pytest.raises(NoAnswerError, match="no chat completion"):
+            asking.ask(QUESTION)
+
+
+def test_what_a_gateway_says_for_another_server_counts_as_that_status(server, waits):
+    server.script = [Failure(body=b'{"error": {"code": 429, "message": "later"}}')]
+    with client(server) as asking:
+        assert asking.ask(QUESTION).text == "eight of them"
+    server.script = [Failure(body=b'{"error": {"code": 400, "message": "too long"}}')]
+    with client(server) as asking, pytest.raises(RefusedError, match="too long"):
+        asking.ask(QUESTION)
+    assert len(waits) == 1
+
+
+@pytest.mark.parametrize("usage", ["Infinity", "1e999"])
+def test_no_count_of_tokens_ends_in_a_traceback(server, usage):
+    body = f'{{"choices": [{{"message": {{"content": "a"}}}}], "usage": {{"prompt_tokens": {usage}}}}}'
+    server.script = [Failure(body=body.encode())]
+    with client(server) as asking, pytest.raises(NoAnswerError, match="no chat completion"):
+        asking.ask(QUESTION)
+
+
+def test_a_key_from_a_file_is_taken_and_one_that_is_none_is_not_shown(server, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "secret\n")
+    with client(server) as asking:
+        asking.ask(QUESTION)
+    assert server.keys == ["Bearer secret"]
+    monkeypatch.setenv("SOME_KEY", "“secret”")
+    with pytest.raises(UserError, match="environment variable SOME_KEY holds what no key does") as caught:
+        client(server)
+    assert "secret" not in str(caught.value)
+
+
+def test_half_a_character_is_the_questions_fault(server):
+    with client(server) as asking, pytest.raises(RefusedError, match="the question holds half a character"):
+        asking.ask([{"role": "user", "content": "\ud83d"}])
+    assert server.asked == []
+
+
 @pytest.mark.parametrize(
     ("asked", "least", "most"),
-    [("7", 7, 7), ("0.1", 1, 1), ("3600", 60, 60), ("soon", 1, 1), ("date", 15, 20)],
-    ids=["longer", "shorter", "too long", "no number", "date"],
-)
+    [("7", 7, 7), ("0.1", 1, 1), ("3600", 60, 60), ("soon", 1, 1), ("date", 15, 20),
+     ("Fri, 31 Dec 99999 23:59:59 GMT", 1, 60)],
+    ids=["longer", "shorter", "too long", "no number", "date", "a year of five digits"],
+)  # fmt: skip
 def test_a_server_is_left_alone_as_long_as_it_asks_but_not_for_ever(server, waits, asked, least, most):
     asked = email.utils.formatdate(time.time() + 20, usegmt=True) if asked == "date" else asked
     server.script = [Failure(status=429, headers={"Retry-After": asked})]

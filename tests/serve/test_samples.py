@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import slm.safety
 from slm.compose import load_recipe
+from slm.core.artifact import Artifact
 from slm.core.errors import UserError
+from slm.recipe import Recipe
 from slm.serve import run
 
 
@@ -65,6 +69,11 @@ def test_an_export_without_its_gguf_files_is_refused(copied: tuple[str, ...]) ->
         run(recipe)
 
 
-def test_naming_a_model_for_the_stage_is_refused(copied: tuple[str, ...]) -> None:
-    with pytest.raises(UserError, match="has no effect on the serve stage"):
-        run(load_recipe(*copied, "serve.model=other.gguf"))
+@pytest.mark.parametrize("words", ["serve.model=other.gguf", "serve.adapter=adapters/other"])
+@pytest.mark.parametrize("stage", [run, slm.safety.run], ids=["serve", "safety"])
+def test_naming_another_model_or_an_adapter_for_a_stage_is_refused(
+    copied: tuple[str, ...], stage: Callable[[Recipe], Artifact], words: str
+) -> None:
+    """Its answers would be taken for the run's own, whose artifact does not say what it was given."""
+    with pytest.raises(UserError, match=r"serve\.\w+ \(.*other.*\) has no part in a stage"):
+        stage(load_recipe(*copied, words))

@@ -81,8 +81,8 @@ class Scorer:
 
     def prompt_ids(self, text: str, *, chat: bool = False) -> np.ndarray[Any, np.dtype[np.int32]]:
         """The ids of a prompt, with the start token; in a chat as the user's turn, up to where the answer begins."""
-        if chat:
-            return np.array(self.tokenizer.render_chat([{"role": "user", "content": text}]), dtype=np.int32)
+        if chat:  # without white space around it, as conversations are learned
+            return np.array(self.tokenizer.render_chat([{"role": "user", "content": text.strip()}]), dtype=np.int32)
         return np.array(self.tokenizer.encode(text, bos=True), dtype=np.int32)
 
     def likelihoods(self, requests: Sequence[Request], name: str) -> list[Likelihood]:

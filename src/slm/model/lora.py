@@ -43,6 +43,7 @@ from slm.model.transformer import Transformer
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
 _PEFT_STEM = "base_model.model."
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _PEFT_NAMES = {"a": "lora_A.weight", "b": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
 _BASE, _HELD = "base", "base_held_as"
 """What the header of `TENSORS` says of the base: its fingerprint, and int4 or nf4 where it is held so."""
@@ -240,6 +241,12 @@ def load_adapter(folder: Path) -> Adapter:
     """An adapter from a folder that we or peft wrote; what would compute something else is refused by name."""
     from safetensors import safe_open
 
+    try:
+        there = (folder / CONFIG).is_file()
+    except OSError:  # a name that no file can have
+        there = False
+    if not there:
+        raise UserError(f"there is no adapter in {folder} (no {CONFIG}); correct the path, or write one by slm adapter")
     content = read_json(folder / CONFIG)
     for key, allowed in _MUST_BE.items():
         if key in content and content[key] not in allowed:
@@ -247,6 +254,10 @@ def load_adapter(folder: Path) -> Adapter:
     tensors: dict[str, dict[str, Tensor]] = {}
     for key, tensor in read_safetensors(folder / TENSORS).items():
         name, part = _ours(key, folder)
+        if tensor.dtype not in _FLOATS:
+            raise UserError(
+                f"{folder / TENSORS} holds {key} in {tensor.dtype}; save the adapter in floats of 16 bits or more"
+            )
         tensors.setdefault(name, {})[part] = tensor
     found = {name.split(".", 2)[2] for name in tensors}
     with safe_open(folder / TENSORS, framework="pt") as file:
@@ -261,7 +272,10 @@ def load_adapter(folder: Path) -> Adapter:
             base=told.get(_HELD, "float"),
         )
     except (KeyError, ValidationError) as error:
-        raise DamagedError(f"{folder / CONFIG} does not describe an adapter ({error}); restore it") from error
+        problem = f"no {error}"
+        if isinstance(error, ValidationError):
+            problem = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise DamagedError(f"{folder / CONFIG} does not describe an adapter ({problem}); restore it") from error
     return Adapter(config, tensors, told.get(_BASE, ""))
 
 

@@ -17,6 +17,12 @@ MARK = "####"
 THOUGHT = ("<think>", "</think>")
 """What models that think first put around it; no part of the rationale."""
 _LETTER = re.compile(r"\W*(?:boxed\W*)?([A-Za-z])(?:\W*|[).:\]}]+\s+(.*))", re.DOTALL)
+_NUMBER = re.compile(
+    r"[\s*_`\"'(\[{\\$€£]*(?:boxed\{)?[-+]?[$€£]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?[\s%°*]*(?P<unit>[^\W\d_]*)"
+    r"(?:[ -][^\W\d_]+)*[\s%*_`\"')\]}$.!]*"
+)
+"""One number alone, with a currency before it or a unit behind; no calculation, fraction or time of day."""
+_MAGNITUDES = {"hundred", "thousand", "million", "billion", "trillion", "dozen", "k", "mn", "bn", "e"}
 _ARTICLE = re.compile(r"(?:a|an|the)\s+(?=\w)")
 
 
@@ -50,6 +56,9 @@ def rationale_of(item: Item, answer: str) -> tuple[str, str]:
 def is_right(item: Item, said: str) -> bool:
     """Whether what stands after the mark is the known answer: its number, its words, or the letter of its choice."""
     if not item.choices:
+        number = _NUMBER.fullmatch(said.strip().splitlines()[0].strip())
+        if number is None or (number["unit"] or "").casefold() in _MAGNITUDES:
+            return False
         return bool(judged("gsm8k", f"{MARK}{said}", item.answers[1:])["exact_match"])
     told = _choice(item, said)
     if told is None and (letter := _LETTER.fullmatch(said.strip())):

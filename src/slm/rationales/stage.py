@@ -24,7 +24,7 @@ from slm.core.console import Progress, quantity, say, table
 from slm.core.errors import UserError
 from slm.core.seeds import derive
 from slm.evaluate.config import TaskConfig
-from slm.rationales.check import label_of, question_of, rationale_of
+from slm.rationales.check import MARK, label_of, question_of, rationale_of
 
 if TYPE_CHECKING:
     from slm.evaluate.tasks.items import Numbered
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 LABEL, RATIONALE = "[label] ", "[rationale] "
 """In front of each question: what is to be said. The first is evaluate.task_files' `prefix` for such a student."""
+MOST_REFUSED_IN_A_ROW = 50
+"""Where a server refuses so many, it is the server and not the questions."""
+ANSWER_VERSION = 2
+"""To be raised when an answer is kept otherwise."""
 ANSWERS = "rationales.answers"
 """Beside the artifact."""
 
@@ -48,6 +52,8 @@ class Work:
     kept: dict[str, str] = field(default_factory=dict)
     dropped: list[tuple[str, str, str]] = field(default_factory=list)
     """Item, reason, answer."""
+    refused: set[str] = field(default_factory=set)
+    """Items that are not asked again."""
     lengths: list[int] = field(default_factory=list)
     """Of the rationales that were kept, in tokens."""
     answers: int = 0
@@ -57,11 +63,13 @@ class Work:
 
     def take(self, name: str, answer: list[Any], tokenizer: Tokenizer, max_tokens: int) -> None:
         """Keep or drop one answer."""
-        text, prompt_tokens, answer_tokens = answer
+        text, prompt_tokens, answer_tokens, cut = answer
         self.answers += 1
         self.prompt_tokens += prompt_tokens
         self.answer_tokens += answer_tokens
         rationale, reason = rationale_of(self.items[name].item, text)
+        if cut and not reason and "\n" not in text.rpartition(MARK)[2].lstrip():
+            reason = "cut at answer_tokens"  # within the number, perhaps
         tokens = len(tokenizer.encode(rationale))
         if not reason and tokens > max_tokens:
             reason = "too long"
@@ -76,6 +84,7 @@ class Work:
 
     def refuse(self, name: str, reason: str) -> None:
         """Count a question that the server would not answer."""
+        self.refused.add(name)
         self.dropped.append((name, "refused by the server", reason))
 
 
@@ -99,7 +108,7 @@ def run(recipe: Recipe) -> Artifact:
 
 
 def _teacher_of(recipe: Recipe) -> tuple[str, dict[str, Artifact]]:
-    """What identifies the teacher, and its checkpoint where it is one of ours; its place does not count."""
+    """What identifies the teacher, and its checkpoint where it is one of ours; where it is does not count."""
     config = recipe.rationales
     if not config.teacher:
         return config.server.model, {}
@@ -169,7 +178,7 @@ def _rounds(
 
     config = recipe.rationales
     for number in range(config.samples):
-        names = [name for name in work.items if name not in work.kept]
+        names = [name for name in work.items if name not in work.kept and name not in work.refused]
         asked = [
             Asked(
                 config.prompt.replace("{question}", question_of(work.items[name].item)),
@@ -177,15 +186,22 @@ def _rounds(
             )
             for name in names
         ]
-        keys = [key_of(identity, *one, config.temperature, config.answer_tokens) for one in asked]
+        keys = [key_of(identity, *one, config.temperature, config.answer_tokens, ANSWER_VERSION) for one in asked]
         missing = [place for place, key in enumerate(keys) if journal.get(key) is None]
-        refused = dict[str, str]()
+        refused, in_a_row = dict[str, str](), 0
         title = f"rationales: round {number + 1} of {config.samples}"
         with Progress(title, len(names), "answers", start=len(names) - len(missing)) as progress:
             for some in _until_it_stops(config, journal, len(asked), answered([asked[place] for place in missing])):
                 told = [(keys[missing[place]], reply) for place, reply in some]
                 journal.put((key, list(_plain(reply))) for key, reply in told if isinstance(reply, Reply))
                 refused.update((key, str(reply)) for key, reply in told if not isinstance(reply, Reply))
+                in_a_row = 0 if any(isinstance(reply, Reply) for _, reply in told) else in_a_row + len(told)
+                if in_a_row >= MOST_REFUSED_IN_A_ROW and len(refused) < len(asked):
+                    raise UserError(
+                        f"rationales.server.url ({config.server.url}) refused {in_a_row} questions one after the other "
+                        f"({told[-1][1]}); all answers so far are kept in {journal.path}: see to the server and run "
+                        "the same command, which goes on from there"
+                    )
                 progress.advance(len(some))
         if names and len(refused) == len(work.items):
             raise UserError(
@@ -199,8 +215,8 @@ def _rounds(
                 work.take(name, journal.get(key), tokenizer, config.max_tokens)
 
 
-def _plain(reply: Any) -> tuple[str, int, int]:
-    return reply.text, reply.prompt_tokens, reply.generated_tokens
+def _plain(reply: Any) -> tuple[str, int, int, bool]:
+    return reply.text, reply.prompt_tokens, reply.generated_tokens, reply.cut
 
 
 def _until_it_stops(config: RationalesConfig, journal: Any, total: int, replies: Replies) -> Iterator[Any]:
@@ -242,14 +258,15 @@ def _reasons(work: Work) -> dict[str, int]:
 def _counts(work: Work, config: RationalesConfig) -> dict[str, Any]:
     """The manifest's figures; a price only where one is known."""
     price = config.price_per_million_prompt * work.prompt_tokens + config.price_per_million_answer * work.answer_tokens
+    uncounted = bool(config.server.url) and not work.answer_tokens
     return {
         "items": len(work.items),
         "kept": len(work.kept),
         "answers": work.answers,
         "dropped": _reasons(work),
         "rationale_tokens": {"mean": sum(work.lengths) / len(work.lengths), "longest": max(work.lengths)},
-        "prompt_tokens": work.prompt_tokens,
-        "answer_tokens": work.answer_tokens,
+        "prompt_tokens": None if uncounted else work.prompt_tokens,
+        "answer_tokens": None if uncounted else work.answer_tokens,
         **({"price": round(price / 1e6, 6)} if price else {}),
     }
 
@@ -258,8 +275,10 @@ def _print(counts: dict[str, Any]) -> None:
     rows = [("kept", counts["kept"]), *counts["dropped"].items()]
     table(f"{counts['answers']:,} answers to {counts['items']:,} items", ("answer", "number"), rows)
     lengths = counts["rationale_tokens"]
+    share = f"{100 * counts['kept'] / counts['items']:.1f} % of the items, {lengths['mean']:.1f} tokens long on average"
+    if counts["answer_tokens"] is None:
+        say(f"rationales: for {share}; what it took is unknown, for the server counts no tokens")
+        return
+    took = f"{counts['prompt_tokens']:,} tokens asked, {counts['answer_tokens']:,} answered"
     price = f", price {quantity(counts['price'])}" if "price" in counts else ""
-    say(
-        f"rationales: for {100 * counts['kept'] / counts['items']:.1f} % of the items, {lengths['mean']:.1f} tokens "
-        f"long on average; {counts['prompt_tokens']:,} tokens asked, {counts['answer_tokens']:,} answered{price}"
-    )
+    say(f"rationales: for {share}; {took}{price}")

@@ -88,7 +88,9 @@ def local_answers(engine: Engine, recipe: Recipe, asked: Sequence[Asked]) -> Rep
             continue
         generation = engine.generate(prompt, settings.model_copy(update={"seed": one.seed}))
         text = "".join(generation)
-        yield [(number, Reply(text, generation.outcome.prompt_tokens, generation.outcome.generated_tokens))]
+        ended = generation.outcome
+        cut = ended.finish_reason == "length"
+        yield [(number, Reply(text, ended.prompt_tokens, ended.generated_tokens, cut))]
 
 
 def _in_batches(engine: Engine, backend: TorchBackend, config: RationalesConfig, asked: Sequence[Asked]) -> Replies:
@@ -106,7 +108,10 @@ def _in_batches(engine: Engine, backend: TorchBackend, config: RationalesConfig,
     yield [(n, NOTHING) for n in sorted(set(range(len(asked))) - set(fitting))]
     ends, tokenizer = backend.vocabulary.end_ids, backend.vocabulary.tokenizer
     for batch in generate(backend.model, tokenizer, prompts, ends=ends, batch_tokens=config.batch_tokens):
-        yield [(fitting[one.number], Reply(one.text, len(one.prompt.ids), len(one.ids))) for one in batch]
+        yield [
+            (fitting[one.number], Reply(one.text, len(one.prompt.ids), len(one.ids), not ends & set(one.ids[-1:])))
+            for one in batch
+        ]
 
 
 def _prompt(engine: Engine, one: Asked) -> str | list[dict[str, str]]:

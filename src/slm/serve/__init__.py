@@ -22,11 +22,6 @@ PREFERRED = ("q8_0", "f16", "bf16", "f32")
 
 def run(recipe: Recipe) -> Artifact:
     """Answer the recipe's sample prompts and publish the answers."""
-    if recipe.serve.model:
-        raise UserError(
-            f"serve.model ({recipe.serve.model}) has no effect on the serve stage, which answers from the run's own "
-            "export; leave it out, or use slm generate"
-        )
     where, parents = answering(recipe)
 
     def build(draft: Draft) -> None:
@@ -38,7 +33,16 @@ def run(recipe: Recipe) -> Artifact:
 
 
 def answering(recipe: Recipe) -> tuple[str, dict[str, Artifact]]:
-    """What answers for the run: where it lies, as `Engine.open` takes it, and the artifacts that it is from."""
+    """What answers for the run: where it lies, as `Engine.open` takes it, and the artifacts that it is from.
+
+    Refused where the recipe names another model, or an adapter, whose answers would pass as the run's.
+    """
+    for key in ("model", "adapter"):
+        if named := getattr(recipe.serve, key):
+            raise UserError(
+                f"serve.{key} ({named}) has no part in a stage, which answers from the run's own export or checkpoint; "
+                "leave it out, or use slm generate"
+            )
     if not any(name.startswith("gguf") for name in recipe.export.formats):
         return "", {"train": recipe.artifact("train"), "tokenizer": recipe.artifact("tokenizer")}
     export = recipe.artifact("export")

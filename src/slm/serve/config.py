@@ -23,7 +23,7 @@ class Timing(Config):
 class ServerConfig(Config):
     """A model behind a server that speaks OpenAI's chat protocol, such as vLLM's or llama.cpp's."""
 
-    url: str = ""
+    url: str = neutral("")
     """Address up to /v1, such as http://localhost:8000/v1; empty leaves out what needs the server, with that reason."""
     model: str = ""
     """The model that is asked for; needed with url."""

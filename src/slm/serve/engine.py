@@ -171,10 +171,15 @@ class Engine:
         return self.backend.context_tokens
 
     def encode(self, prompt: str | Messages) -> list[int]:
-        """Ids of a text with the start token, or of a conversation up to where the answer starts."""
+        """Ids of a text with the start token, or of a conversation up to where the answer starts.
+
+        White space around what is said in a conversation is taken off, as it is where conversations are learned.
+        """
         for text in [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]:
             require_utf8(text)
-        return self.backend.encode(prompt) if isinstance(prompt, str) else self.backend.encode_chat(prompt)
+        if isinstance(prompt, str):
+            return self.backend.encode(prompt)
+        return self.backend.encode_chat([{**message, "content": message["content"].strip()} for message in prompt])
 
     def generate(self, prompt: str | Messages, settings: ServeConfig) -> Generation:
         """Continue a text or answer a conversation; `UserError` if it leaves no room in the context."""
@@ -256,19 +261,24 @@ def _from_onnx(path: Path, recipe: Recipe) -> Engine:
 
 
 def trained_on_chat(path: Path) -> bool | None:
-    """Whether the checkpoint behind a model was trained on conversations; None if no manifest tells."""
-    folder = _of_manifest(path)
+    """Whether the checkpoint behind a model, or one that it began from, was trained on conversations.
+
+    None if no manifest tells.
+    """
+    folder, told = _of_manifest(path), None
     visited: set[Path] = set()
     while folder not in visited and (folder / MANIFEST).is_file():
         visited.add(folder)
         try:
             manifest = read_manifest(folder / MANIFEST)
-            if manifest["kind"] == "train":
-                return bool(manifest["counts"].get("conversations"))
-            folder = _parent_path(folder, manifest, "train")
+            trained = manifest["kind"] == "train"
+            if trained and manifest["counts"].get("conversations"):
+                return True
+            told = False if trained else told
+            folder = _parent_path(folder, manifest, "initial" if trained else "train")
         except (UserError, KeyError, TypeError):
-            return None  # a manifest.json of some other program, or an artifact made from no checkpoint
-    return None
+            break  # a manifest.json of some other program, or an artifact made from no checkpoint
+    return told
 
 
 def exported_from(path: Path) -> str:

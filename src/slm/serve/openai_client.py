@@ -20,6 +20,8 @@ from typing import Any
 
 import httpx
 
+from slm.core.errors import UserError
+
 FIRST_WAIT_SECONDS = 1.0
 MOST_WAIT_SECONDS = 60.0
 MAY_PASS = (408, 409, 425, 429)
@@ -45,6 +47,8 @@ class Reply:
     text: str
     prompt_tokens: int
     generated_tokens: int
+    cut: bool = False
+    """Whether it ended because it had reached the most tokens that were asked for."""
 
 
 class ChatClient:
@@ -54,7 +58,10 @@ class ChatClient:
         self, url: str, model: str, key_variable: str, *, timeout_seconds: float = 120.0, attempts: int = 3
     ) -> None:
         """`url` reaches up to /v1; the key, if the server wants one, is in the environment under `key_variable`."""
-        headers = {"Authorization": f"Bearer {key}"} if (key := os.environ.get(key_variable)) else {}
+        key = os.environ.get(key_variable, "").strip()  # files of secrets end with a newline
+        if not (key.isascii() and key.isprintable()):
+            raise UserError(f"the key in the environment variable {key_variable} holds what no key does; set it again")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._address, self._model, self._attempts = f"{url.rstrip('/')}/chat/completions", model, attempts
         self._client = httpx.Client(timeout=timeout_seconds, headers=headers)
 
@@ -69,6 +76,8 @@ class ChatClient:
                 return _reply(answer)
             except httpx.InvalidURL as error:
                 raise NoAnswerError(f"{self._address} is no address ({error})") from error
+            except UnicodeEncodeError as error:
+                raise RefusedError(f"the question holds half a character ({error})") from error
             except (httpx.RequestError, httpx.HTTPStatusError, ValueError) as error:
                 last: Exception = error
                 if isinstance(error, httpx.HTTPStatusError):
@@ -96,13 +105,25 @@ def _reply(answer: httpx.Response) -> Reply:
     """What a response says; `ValueError` where it is not JSON, which another attempt may mend."""
     said = answer.json()
     try:
-        content = said["choices"][0]["message"]["content"]
+        if "choices" not in said and (status := int(said["error"]["code"])) in range(400, 600):
+            passed_on = httpx.Response(status, headers=answer.headers, text=answer.text, request=answer.request)
+            passed_on.raise_for_status()  # gateways answer 200 with what another server said
+        choice = said["choices"][0]
         used = said.get("usage") or {}
-        tokens = [int(used.get(key) or 0) for key in ("prompt_tokens", "completion_tokens")]
-        text = str(content or "").encode("utf-8", "replace").decode()  # JSON can hold half of a character
-        return Reply(text, *tokens)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        asked, answered = (int(used.get(key) or 0) for key in ("prompt_tokens", "completion_tokens"))
+        text = _text(choice["message"]["content"]).encode("utf-8", "replace").decode()  # JSON can hold half a character
+        return Reply(text, asked, answered, choice.get("finish_reason") == "length")
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise NoAnswerError(f"its answer is no chat completion: {answer.text[:100]}") from error
+
+
+def _text(content: Any) -> str:
+    """What is said: a text, nothing, or the texts among parts (models that think send these apart)."""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part["type"] == "text")
+    if not isinstance(content, str | None):
+        raise TypeError(f"content is {type(content).__name__}")
+    return content or ""
 
 
 def _asked_wait(response: httpx.Response) -> float:
@@ -112,4 +133,7 @@ def _asked_wait(response: httpx.Response) -> float:
         return float(asked)
     except ValueError:
         when = email.utils.parsedate_tz(asked)
+    try:
         return max(0.0, email.utils.mktime_tz(when) - time.time()) if when else 0.0
+    except (ValueError, OverflowError):  # a date that no calendar has
+        return 0.0

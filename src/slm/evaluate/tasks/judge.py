@@ -105,7 +105,7 @@ def verdicts(scorer: Scorer, talks: Sequence[Messages], judge: ServerConfig, nam
         Progress(f"evaluate: {name}", len(talks), "verdicts") as progress,
     ):
         for number, talk in enumerate(talks):
-            key = key_of("verdict", judge.url, judge.model, talk)
+            key = key_of("verdict", judge.model, talk)
             known = scorer.journal.get(key) if scorer.journal else None
             if known is None:
                 try:
