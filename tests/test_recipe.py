@@ -48,6 +48,10 @@ def test_a_recipe_cannot_be_changed() -> None:
         ({"evaluate": {"stride_tokens": 300}}, "evaluate.stride_tokens (300) must not exceed the window (256)"),
         ({"start": "train", "stop": "corpus"},
          f"from=train comes after to=corpus; the order is {' -> '.join(STAGES)}"),
+        ({"objective": {"kind": "distill", "distill": {"teacher": "t"}},
+          "train": {"source_sampling": {"every_steps": 5}}},
+         "train.source_sampling.every_steps (5) goes by the loss of each source, which objective.kind=distill does not "
+         "tell apart; set it to 0"),
         ({"model": {"heads": 3}}, "model: heads (3) must be a multiple of kv_heads (2)"),
         ({"train": {"schedule": {"warmup_tokens": 2_000_000}}},
          "train: schedule.warmup_tokens (2,000,000) must be less than tokens (1,000,000)"),

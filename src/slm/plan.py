@@ -24,6 +24,7 @@ from slm.core.distributed import World
 from slm.core.errors import UserError
 from slm.model.block import set_recompute
 from slm.model.counting import parameters_by_part
+from slm.model.lora import attach_blank
 from slm.model.transformer import build
 from slm.objective import build as build_objective
 from slm.recipe import Recipe
@@ -174,6 +175,8 @@ def seconds_per_row(recipe: Recipe, device: str, precision: Precision) -> float:
     seconds = []
     for count in layers:
         model = build(recipe.model.model_copy(update={"layers": count}), 0).to(device)
+        if recipe.train.lora is not None:
+            attach_blank(model, recipe.train.lora)
         set_recompute(model, recipe.train.activation_checkpointing)
         working = working_copy(model, precision).model
         passes = []

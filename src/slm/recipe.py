@@ -204,6 +204,14 @@ def _answers_are_written_in_whole_rows(recipe: Recipe) -> Iterator[str]:
         )
 
 
+def _sources_have_losses(recipe: Recipe) -> Iterator[str]:
+    if recipe.train.source_sampling.every_steps and recipe.objective.kind == "distill":
+        yield (
+            f"train.source_sampling.every_steps ({recipe.train.source_sampling.every_steps}) goes by the loss of each "
+            "source, which objective.kind=distill does not tell apart; set it to 0"
+        )
+
+
 def _head_may_be_tied(recipe: Recipe) -> Iterator[str]:
     kind = recipe.train.optimizer.parametrization
     if recipe.model.tie_embeddings and kind != "standard":
@@ -276,6 +284,7 @@ RULES: tuple[tuple[frozenset[str], Callable[[Recipe], Iterator[str]]], ...] = (
     (frozenset({"train", "shards"}), _steps_are_whole),
     (frozenset({"train", "shards"}), _rows_can_be_cut),
     (frozenset({"objective", "train"}), _answers_are_written_in_whole_rows),
+    (frozenset({"objective", "train"}), _sources_have_losses),
     (frozenset({"train", "model"}), _head_may_be_tied),
     (frozenset({"corpus", "shards", "tokenizer"}), _shares_name_sources),
     (frozenset({"evaluate", "model", "shards"}), _context_fits),

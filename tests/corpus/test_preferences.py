@@ -36,19 +36,46 @@ def read(layout: str, row: dict[str, Any], **more: Any) -> Document:
         ("pairs", {"prompt": "Why?", "chosen": [*TALK, SINCE], "rejected": [*TALK, NO]}, {}),
         ("pairs", {"q": "Why?", "a": "Since.", "b": "No."}, {"text_columns": ("q", "a", "b")}),
         ("transcripts", {"chosen": [*TALK, SINCE], "rejected": [*TALK, NO]}, {}),
+        ("pairs", {"prompt": "Why?", "chosen": json.dumps([*TALK, SINCE]), "rejected": json.dumps([*TALK, NO])}, {}),
+        ("pairs", {"prompt": None, "chosen": [*TALK, SINCE], "rejected": [*TALK, NO]}, {}),
+        ("transcripts", {"chosen": json.dumps([*TALK, SINCE]), "rejected": json.dumps([*TALK, NO])}, {}),
         (
             "transcripts",
             {"chosen": "\n\nHuman: Why?\n\nAssistant: Since.", "rejected": "\n\nHuman: Why? \n\nAssistant: No."},
             {},
         ),
     ],
-    ids=["texts", "lists", "whole conversations", "renamed", "transcripts in lists", "hh-rlhf"],
+    ids=[
+        "texts",
+        "lists",
+        "whole conversations",
+        "renamed",
+        "transcripts in lists",
+        "lists as JSON",
+        "no prompt",
+        "transcripts as JSON",
+        "hh-rlhf",
+    ],
 )
 def test_each_layout_gives_the_same_pair(layout: str, row: dict[str, Any], more: dict[str, Any]) -> None:
     document = read(layout, row, **more)
     assert messages_of(document) == [ASKED, GOOD]
     assert rejected_of(document) == [ASKED, BAD]
     assert document.text == "Why?\n\nSince.\n\nNo."
+
+
+def test_a_system_message_that_only_the_prompt_has_is_taken_over() -> None:
+    brief = {"role": "system", "content": "Be brief."}
+    whole = {"chosen": [*TALK, SINCE], "rejected": [*TALK, NO]}
+    for more in (whole, {key: [brief, *told] for key, told in whole.items()}):
+        document = read("pairs", {"prompt": [brief, *TALK], **more})
+        assert messages_of(document) == [Message("system", "Be brief."), ASKED, GOOD]
+        assert rejected_of(document) == [Message("system", "Be brief."), ASKED, BAD]
+
+
+def test_what_begins_as_a_list_and_is_none_is_text() -> None:
+    document = read("pairs", {"prompt": '[{"role": "user"', "chosen": '["role"]', "rejected": "[1]"})
+    assert [message.content for message in messages_of(document)] == ['[{"role": "user"', '["role"]']
 
 
 def test_a_prompt_is_all_turns_before_the_last_answer() -> None:
@@ -58,7 +85,7 @@ def test_a_prompt_is_all_turns_before_the_last_answer() -> None:
     assert (messages_of(document), rejected_of(document)) == ([*before, GOOD], [*before, BAD])
 
 
-@pytest.mark.parametrize("label", [True, "true", 1, False, "False", 0, -1])
+@pytest.mark.parametrize("label", [True, "true", 1, False, "False", 0, -1, -1.0])
 def test_an_answer_may_have_a_label_instead(label: object) -> None:
     document = read("labelled", {"prompt": "Why?", "completion": "Since.", "label": label})
     assert messages_of(document) == [ASKED, GOOD]
@@ -72,6 +99,7 @@ def test_an_answer_may_have_a_label_instead(label: object) -> None:
         ("pairs", ("Why?", "", "No."), "empty answer", "message 2, the assistant's, is empty"),
         ("pairs", ("Why?", "Since.", " "), "empty answer", "message 2, the assistant's, is empty"),
         ("pairs", ("Why?", "No.", " No.\n"), "equal answers", "chosen and rejected answers are equal"),
+        ("pairs", ("How?", [*TALK, SINCE], [*TALK, NO]), "different prompts", "chosen does not hold what prompt asks"),
         ("pairs", ("", "Since.", "No."), "empty question", "message 1, the user's, is empty"),
         ("pairs", ("Why?", 3, "No."), "not text", "chosen holds int, neither text nor a list"),
         ("pairs", ([SINCE], [SINCE], [NO]), "malformed turns", "turn 1 is the assistant's, not the user's"),

@@ -20,13 +20,15 @@ OPTIONS = {"context": 64, "stride": 32, "batch_tokens": 100, "precision": "fp32"
 
 def test_each_document_counts_by_whole_softmaxes(model) -> None:
     generator = np.random.default_rng(0)
-    documents = [(f"d{n}", generator.integers(5, 330, size).astype(np.int32)) for n, size in enumerate((40, 9, 60))]
+    documents = [
+        (f"d{n}", generator.integers(5, 330, size).astype(np.int32), None) for n, size in enumerate((40, 9, 60))
+    ]
     wider = model.config.model_copy(update={"width": 48, "heads": 3, "kv_heads": 3})
     teacher = build(wider, seed=1).eval()
     found = agreement(model, teacher, documents, **OPTIONS)
     assert found["id"] == ["d0", "d1", "d2"]
     assert found["positions"] == [39, 8, 59]
-    for number, (_, ids) in enumerate(documents):
+    for number, (_, ids, _) in enumerate(documents):
         inputs = torch.from_numpy(ids[None, :-1].astype(np.int64))
         with torch.no_grad():
             log_q, log_p = (one(inputs)[0].double().log_softmax(-1) for one in (model, teacher))
@@ -40,7 +42,7 @@ def test_each_document_counts_by_whole_softmaxes(model) -> None:
 
 
 def test_a_model_agrees_with_itself(model) -> None:
-    documents = [("one", np.arange(5, 60, dtype=np.int32)), ("two", np.arange(80, 110, dtype=np.int32))]
+    documents = [("one", np.arange(5, 60, dtype=np.int32), None), ("two", np.arange(80, 110, dtype=np.int32), None)]
     found = summary(agreement(model, model, documents, **OPTIONS), 0)
     assert found["agreement"] == 1
     assert abs(found["divergence_nats"]) < 1e-6

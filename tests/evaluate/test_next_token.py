@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from slm.evaluate import next_token
-from slm.evaluate.next_token import collect, next_token_calibration, predictions, slopes, spread
+from slm.evaluate.next_token import collect, next_token_calibration, predictions, sampled, slopes, spread
 from slm.evaluate.windows import lay_windows
 from slm.model.transformer import build
 
@@ -35,6 +35,20 @@ def test_predictions_are_the_softmax_of_every_position(model, documents) -> None
         onehot = torch.nn.functional.one_hot(targets, 330)
         assert found.brier_N == pytest.approx((p - onehot).square().sum(-1).numpy(), rel=1e-4)
         assert found.nats_N == pytest.approx(-p.log().gather(1, targets[:, None])[:, 0].numpy(), rel=1e-4)
+
+
+def test_of_conversations_the_learned_tokens_alone_count(model, documents) -> None:
+    learned = [np.arange(len(ids)) % 3 == 1 for ids in documents[:-1]] + [None]
+    learned[0] = np.arange(len(documents[0])) == 39  # beyond the first of its windows, which then says nothing
+    windows = sampled(documents, learned, 16, 16)
+    assert (windows.document_W == 0).sum() == 1
+    states = collect(model, documents, windows, 100, "fp32", learned)
+    for number, (ids, flags) in enumerate(zip(documents, learned, strict=True)):
+        wanted = ids[1:] if flags is None else ids[1:][flags[1:]]
+        assert states.targets_M[torch.from_numpy(states.documents_M == number)].tolist() == wanted.tolist()
+    every = collect(model, documents, sampled(documents, (), 16, 16), 100, "fp32")
+    at = np.flatnonzero(every.documents_M == 1)[np.flatnonzero(learned[1][1:])]
+    torch.testing.assert_close(states.x_MD[torch.from_numpy(states.documents_M == 1)], every.x_MD[torch.from_numpy(at)])
 
 
 def test_slopes_are_the_derivatives_of_the_nats(model, documents) -> None:

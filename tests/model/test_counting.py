@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from slm.model import block
 from slm.model.cache import KVCache
-from slm.model.config import ModelConfig
+from slm.model.config import MATRICES, LoraConfig, Matrix, ModelConfig
 from slm.model.counting import (
     PARTS,
     flops_per_token,
@@ -23,6 +23,7 @@ from slm.model.counting import (
     training_bytes,
     visible_tokens,
 )
+from slm.model.lora import attach_blank
 from slm.model.transformer import Transformer, build
 
 SHAPES = sorted((Path(__file__).parents[2] / "configs" / "model").glob("*.yaml"))
@@ -67,6 +68,22 @@ def test_operations_are_those_that_torch_counts(
     everything_seen = flops_per_token(config, seq_len) + per_visible * (seq_len - visible_tokens(config, seq_len))
     scores_once_more = 2 * config.layers * config.heads * config.head_dim * seq_len if fused else 0
     assert counted == pytest.approx(everything_seen + scores_once_more, rel=1e-9)
+
+
+@pytest.mark.parametrize("targets", [MATRICES, ("attention.q", "ffn.down")], ids=["all", "two"])
+def test_operations_beside_adapters_are_those_that_torch_counts(
+    shape: Callable[..., ModelConfig], tokens: Callable[..., Tensor], targets: tuple[Matrix, ...]
+) -> None:
+    config, seq_len, lora = shape(), 40, LoraConfig(rank=3, targets=targets)
+    model = build(config, 0)
+    attach_blank(model, lora)
+    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        model(tokens(2, seq_len)).sum().backward()
+    counted = counter.get_total_flops() / (2 * seq_len)
+    seen = 12 * config.layers * config.heads * config.head_dim * (seq_len - visible_tokens(config, seq_len))
+    expected = flops_per_token(config, seq_len, lora) + seen
+    assert 0.9 * expected < counted < expected, "the first layer's input needs no gradient"
+    assert expected < flops_per_token(config, seq_len) + seen
 
 
 @pytest.mark.parametrize(("window", "seq_len"), [(0, 12), (5, 12), (12, 12), (30, 12), (1, 7)])

@@ -133,9 +133,18 @@ def test_wanted_and_unwanted_answers_need_no_pairs(make_recipe, base, shards, fi
     recipe = preferring(make_recipe, "labelled", base, shards, "kto", "labelled", **LONGER)
     slm.train.run(recipe)
     logged = rows(recipe, figures)
-    gaps = [row["chosen_reward"] - row["rejected_reward"] for row in logged]
+    both = [row for row in logged if {"chosen_reward", "rejected_reward"} <= row.keys()]
+    gaps = [row["chosen_reward"] - row["rejected_reward"] for row in both]
     assert gaps[-1] > gaps[0] + 0.1
     assert "margin" not in logged[0]
+    assert len(both) < len(logged), "of steps without a wanted, or an unwanted, answer nothing is said of such"
+    assert all(row.get(f"{side}_tokens", 1) > 0 for row in logged for side in ("chosen", "rejected"))
+
+
+def test_the_first_step_is_logged_for_what_comes_later_to_be_compared_with(make_recipe, base, shards, figures):
+    recipe = preferring(make_recipe, "seldom", base, shards, log_every_steps=10)
+    slm.train.run(recipe)
+    assert [row["step"] for row in rows(recipe, figures)] == [1, 4]
 
 
 @pytest.mark.parametrize("loss", ["dpo", "kto"])

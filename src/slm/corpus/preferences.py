@@ -12,6 +12,7 @@ The common prompt of a pair is all turns before its last answers, and must be th
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -32,7 +33,7 @@ from slm.corpus.document import Document
 
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
-_LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "-1": False, "0.0": False}
+_LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "-1": False, "0.0": False, "-1.0": False}
 
 
 def with_preference(config: SourceConfig, document: Document, row: Mapping[str, Any]) -> Document:
@@ -58,20 +59,42 @@ def with_preference(config: SourceConfig, document: Document, row: Mapping[str, 
 
 
 def _conversation(prompt: Any, answer: Any, names: tuple[str, ...]) -> list[Message]:
-    """What was asked, and one answer to it, each a text or a list of messages."""
-    if isinstance(answer, list):
-        said = listed_messages(answer, names[1])
-        if said and said[0].role != "assistant":
-            return said
+    """What was asked, and one answer to it, each a text or a list of messages.
+
+    A list that tells what was asked too must hold what `prompt` does, but for a system message, which is taken over.
+    """
+    prompt, answer = _parsed(prompt), _parsed(answer)
+    if isinstance(prompt, list):
+        asked = listed_messages(prompt, names[0])
     else:
-        said = [Message("assistant", _text(answer, names[1]))]
-    asked = (
-        listed_messages(prompt, names[0]) if isinstance(prompt, list) else [Message("user", _text(prompt, names[0]))]
-    )
-    return [*asked, *said]
+        asked = [Message("user", _text(prompt, names[0]))]
+    if not isinstance(answer, list):
+        return [*asked, Message("assistant", _text(answer, names[1]))]
+    said = listed_messages(answer, names[1])
+    if not said or said[0].role == "assistant":
+        return [*asked, *said]
+    if asked[:1] and asked[0].role == "system" and said[0].role != "system":
+        said = [asked[0], *said]
+    before = {message.content.strip() for message in said[:-1]}
+    if any(message.content.strip() not in {"", *before} for message in asked):
+        raise MalformedError("different prompts", f"{names[1]} does not hold what {names[0]} asks")
+    return said
+
+
+def _parsed(value: Any) -> Any:
+    """A list of messages that stands as JSON in a text, as tables hold it; anything else as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith("[") or '"role"' not in value:
+        return value
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    told = isinstance(found, list) and all(isinstance(one, dict) and {"role", "content"} <= one.keys() for one in found)
+    return found if told else value
 
 
 def _transcript(told: Any, name: str) -> list[Message]:
+    told = _parsed(told)
     if isinstance(told, list):
         return listed_messages(told, name)
     before, *parts = _TURN.split(_text(told, name))

@@ -2,9 +2,9 @@
 
 In: both models, held-out documents as ids, and windows as for bits per byte. Out: a line for each document: at how many
 positions both find the same token likeliest, and the sum of KL(p | q) in nats, p the teacher's distribution. It is
-taken on the sample of positions on which calibration is judged (`next_token.spread`), since two models are asked; whole
-logits are there for a chunk of positions at a time. A teacher must share the tokenizer, which the stage proves; it may
-be a student's own teacher, or that of others, so that a student trained alone stands in the same table.
+taken on the sample of positions on which calibration is judged (`next_token.sampled`), since two models are asked;
+whole logits are there for a chunk of positions at a time. A teacher must share the tokenizer, which the stage proves;
+it may be a student's own teacher, or that of others, so that a student trained alone stands in the same table.
 
 Shapes: M positions, V vocabulary.
 """
@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from slm.evaluate.next_token import collect, spread
+from slm.evaluate.next_token import Learned, collect, sampled
 from slm.evaluate.score import LOGITS_PER_CHUNK
 from slm.evaluate.statistics.intervals import estimate
-from slm.evaluate.windows import lay_windows
 from slm.model.transformer import Transformer
 
 COLUMNS = ("id", "positions", "agreed", "divergence_nats")
@@ -31,17 +30,20 @@ COLUMNS = ("id", "positions", "agreed", "divergence_nats")
 def agreement(
     model: Transformer,
     teacher: Transformer,
-    documents: Sequence[tuple[str, NDArray[np.int32]]],
+    documents: Sequence[tuple[str, NDArray[np.int32], Learned]],
     *,
     context: int,
     stride: int,
     batch_tokens: int,
     precision: Literal["fp32", "bf16"],
 ) -> dict[str, list[Any]]:
-    """`COLUMNS` of each document with sampled positions; `documents` are names and ids [bos] text [eos]."""
-    ids = [each for _, each in documents]
-    windows = spread(lay_windows(np.array([len(each) - 1 for each in ids], dtype=np.int64), context, stride))
-    mine, theirs = (collect(one, ids, windows, batch_tokens, precision) for one in (model, teacher))
+    """`COLUMNS` of each document with sampled positions.
+
+    `documents` are names, ids [bos] text [eos], and of conversations the tokens that count.
+    """
+    ids, learned = [each for _, each, _ in documents], [flags for *_, flags in documents]
+    windows = sampled(ids, learned, context, stride)
+    mine, theirs = (collect(one, ids, windows, batch_tokens, precision, learned) for one in (model, teacher))
     rows = max(1, LOGITS_PER_CHUNK // model.config.vocab_size)
     figures = []
     for q_MD, p_ME in zip(torch.split(mine.x_MD, rows), torch.split(theirs.x_MD, rows), strict=True):

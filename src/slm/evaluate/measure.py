@@ -32,7 +32,7 @@ from slm.evaluate.config import EvaluateConfig
 from slm.evaluate.controls import controls
 from slm.evaluate.golden import GoldenPrompt, Outcome, check, read_golden
 from slm.evaluate.journal import Journal, key_of
-from slm.evaluate.next_token import next_token_calibration
+from slm.evaluate.next_token import Learned, next_token_calibration
 from slm.evaluate.score import score
 from slm.evaluate.scorer import Scorer
 from slm.evaluate.stage import ANSWERS, ITEMS, TEACHER
@@ -268,15 +268,18 @@ def _blocks(encoded: Iterable[Encoded]) -> Iterator[list[Encoded]]:
         yield block
 
 
-def _sample(tokenizer: Tokenizer, corpus: Artifact, recipe: Recipe) -> list[tuple[str, NDArray[np.int32]]]:
-    """Names and ids of the documents on which positions are sampled."""
+def _sample(tokenizer: Tokenizer, corpus: Artifact, recipe: Recipe) -> list[tuple[str, NDArray[np.int32], Learned]]:
+    """Names and ids of the documents on which positions are sampled, and which tokens of conversations count."""
     most = min(recipe.evaluate.max_documents or CALIBRATION_DOCUMENTS, CALIBRATION_DOCUMENTS)
     encoded = encode(_chosen(corpus, most, recipe.evaluate.sources), tokenizer, recipe.shards.threads)
-    return [(document.id, ids.ids_T) for document, ids in encoded]
+    return [(document.id, ids.ids_T, ids.learned_T) for document, ids in encoded]
 
 
 def _calibration(
-    model: Transformer, sample: Sequence[tuple[str, NDArray[np.int32]]], window: tuple[int, int], recipe: Recipe
+    model: Transformer,
+    sample: Sequence[tuple[str, NDArray[np.int32], Learned]],
+    window: tuple[int, int],
+    recipe: Recipe,
 ) -> dict[str, Any]:
     """Of next-token predictions on a sample of the documents; empty where there is one document only."""
     config = recipe.evaluate
@@ -284,7 +287,8 @@ def _calibration(
         return {}
     found = next_token_calibration(
         model,
-        [ids for _, ids in sample],
+        [ids for _, ids, _ in sample],
+        [learned for *_, learned in sample],
         context=window[0],
         stride=window[1],
         batch_tokens=config.batch_tokens,

@@ -27,6 +27,8 @@ from slm.evaluate.windows import Windows, batches, lay_windows
 from slm.model.transformer import Transformer
 
 POSITIONS = 8_192
+Learned = NDArray[np.bool_] | None
+"""Which of a conversation's tokens count; None for a text, of which all do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class States:
 def next_token_calibration(
     model: Transformer,
     documents: Sequence[NDArray[np.int32]],
+    learned: Sequence[Learned] = (),
     *,
     context: int,
     stride: int,
@@ -48,15 +51,31 @@ def next_token_calibration(
     precision: Literal["fp32", "bf16"],
     seed: int,
 ) -> dict[str, Any]:
-    """As stated and at the fitted temperature; `documents` are ids [bos] text [eos], at least two."""
-    windows = spread(lay_windows(np.array([len(ids) - 1 for ids in documents], dtype=np.int64), context, stride))
-    states = collect(model, documents, windows, batch_tokens, precision)
+    """As stated and at the fitted temperature; `documents` are ids [bos] text [eos], at least two.
+
+    Of those with `learned`, conversations, only these tokens count.
+    """
+    windows = sampled(documents, learned, context, stride)
+    states = collect(model, documents, windows, batch_tokens, precision, learned)
     return before_and_after(
         lambda beta, chosen: predictions(model, states, beta, chosen),
         lambda beta, chosen: slopes(model, states, beta, chosen),
         states.documents_M,
         seed,
     )
+
+
+def sampled(documents: Sequence[NDArray[np.int32]], learned: Sequence[Learned], context: int, stride: int) -> Windows:
+    """The windows to judge, each of which scores a token that counts."""
+    windows = lay_windows(np.array([len(ids) - 1 for ids in documents], dtype=np.int64), context, stride)
+    of_windows = zip(windows.document_W, windows.begin_W, windows.length_W, windows.scored_W, strict=True)
+    counting = [
+        not learned
+        or (flags := learned[document]) is None
+        or bool(flags[begin + scored + 1 : begin + length + 1].any())
+        for document, begin, length, scored in of_windows
+    ]
+    return spread(windows.take(np.flatnonzero(counting)))
 
 
 def spread(windows: Windows, positions: int = POSITIONS) -> Windows:
@@ -73,8 +92,9 @@ def collect(
     windows: Windows,
     batch_tokens: int,
     precision: Literal["fp32", "bf16"],
+    learned: Sequence[Learned] = (),
 ) -> States:
-    """Hidden states, targets and documents of all tokens that the windows score."""
+    """Hidden states, targets and documents of all tokens that the windows score, of conversations those `learned`."""
     device = next(model.parameters()).device
     states: list[Tensor] = []
     targets: list[Integers] = []
@@ -87,9 +107,12 @@ def collect(
         with autocast(str(device.type), precision):
             x_BTD = model.hidden(torch.from_numpy(inputs_BT).to(device))
         for row, (document, begin, length, scored) in enumerate(rows):
-            states.append(x_BTD[row, scored:length].float())
-            targets.append(np.asarray(documents[document][begin + scored + 1 : begin + length + 1], dtype=np.int64))
-            owners.append(np.full(length - scored, document, dtype=np.int64))
+            scores = slice(begin + scored + 1, begin + length + 1)
+            flags = learned[document] if learned else None
+            counts = np.arange(length - scored) if flags is None else np.flatnonzero(flags[scores])
+            states.append(x_BTD[row, scored:length][torch.from_numpy(counts).to(device)].float())
+            targets.append(np.asarray(documents[document][scores][counts], dtype=np.int64))
+            owners.append(np.full(len(counts), document, dtype=np.int64))
     return States(torch.cat(states), torch.from_numpy(np.concatenate(targets)).to(device), np.concatenate(owners))
 
 

@@ -7,7 +7,7 @@ activations are not estimated, because they depend on the micro-batch and on wha
 
 from __future__ import annotations
 
-from slm.model.config import ModelConfig
+from slm.model.config import LoraConfig, ModelConfig
 
 PARTS = ("embedding", "attention", "ffn", "norms", "head")
 
@@ -30,7 +30,7 @@ def num_parameters(config: ModelConfig) -> int:
     return sum(parameters_by_part(config).values())
 
 
-def flops_per_token(config: ModelConfig, seq_len: int) -> float:
+def flops_per_token(config: ModelConfig, seq_len: int, lora: LoraConfig | None = None) -> float:
     """Floating-point operations of forward and backward per token, in rows of one document of `seq_len` tokens.
 
     6 * (matrix parameters + head) + 12 * layers * heads * head_dim * visible, where a multiply-add is two
@@ -42,10 +42,29 @@ def flops_per_token(config: ModelConfig, seq_len: int) -> float:
     This is what has to be computed. Many tables count the upper triangle too (12 * layers * width *
     seq_len, as PaLM's appendix B), which is up to twice as much attention.
     """
+    attention = 12 * config.layers * config.heads * config.head_dim * visible_tokens(config, seq_len)
+    return matrix_flops_per_token(config, lora) + attention
+
+
+def matrix_flops_per_token(config: ModelConfig, lora: LoraConfig | None = None) -> int:
+    """Those of the matrices and the head alone.
+
+    Beside adapters the matrices are frozen: they take 4 instead of 6 for a number, since no gradient of theirs is
+    computed, and each number of an adapter 6. DoRA's lengths of rows are left out.
+    """
     parts = parameters_by_part(config)
     matrices = parts["attention"] + parts["ffn"] + config.vocab_size * config.width
-    attention = 12 * config.layers * config.heads * config.head_dim * visible_tokens(config, seq_len)
-    return 6 * matrices + attention
+    if lora is None:
+        return 6 * matrices
+    q_width, kv_width = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    both_sides = {
+        "attention.q": config.width + q_width, "attention.k": config.width + kv_width,
+        "attention.v": config.width + kv_width, "attention.o": q_width + config.width,
+        "ffn.gate": config.width + config.ffn_width, "ffn.up": config.width + config.ffn_width,
+        "ffn.down": config.ffn_width + config.width,
+    }  # fmt: skip
+    adapters = config.layers * lora.rank * sum(both_sides[target] for target in lora.targets)
+    return 4 * matrices + 6 * adapters
 
 
 def visible_tokens(config: ModelConfig, seq_len: int) -> float:

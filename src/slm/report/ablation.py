@@ -13,7 +13,7 @@ from slm.core.artifact import MANIFEST, Artifact, open_artifact
 from slm.core.console import duration, size
 from slm.evaluate.ablation import Ablation, Effect, words
 from slm.evaluate.statistics.power import LEVEL
-from slm.model.config import ModelConfig
+from slm.model.config import LoraConfig, ModelConfig
 from slm.model.counting import flops_per_token
 from slm.report.charts import NARROW, WIDE, Interval, forest_figure, trade_off
 from slm.report.html import page
@@ -131,7 +131,10 @@ def costs(found: Ablation) -> list[tuple[str, ...]]:
         one = group.checkpoints[0]
         tokens, parents = int(one.counts["tokens"]), one.manifest["parents"]
         seq_len = int(parents["shards"]["settings"]["seq_len"])
-        own = flops_per_token(ModelConfig.model_validate(one.section["model"]), seq_len) * tokens
+        lora = one.section["train"].get("lora")
+        own = tokens * flops_per_token(
+            ModelConfig.model_validate(one.section["model"]), seq_len, lora and LoraConfig.model_validate(lora)
+        )
         teacher = parents.get("teacher")
         asked = 0.0
         if teacher:

@@ -47,7 +47,7 @@ def effort(run: Run) -> Section:
 def computation(run: Run) -> list[Fact]:
     """Tokens and FLOPs of the training."""
     recipe, tokens = run.recipe, run.artifacts["train"].counts["tokens"]
-    flops = flops_per_token(recipe.model, recipe.shards.seq_len) * tokens
+    flops = flops_per_token(recipe.model, recipe.shards.seq_len, recipe.train.lora) * tokens
     per_parameter = f"{tokens / num_parameters(recipe.model):.2g} a parameter"
     return [Fact("tokens trained on", compact(tokens), per_parameter), Fact("computation", f"{power(flops)} FLOPs")]
 

@@ -255,7 +255,7 @@ def _print(counts: dict[str, Any]) -> None:
                 tally["padding"],
                 f"{100 * tally['split_documents'] / tally['documents']:.1f} %",
                 tally["fragments"],
-                tally["bytes"] / tally["tokens"],
+                tally["bytes"] / tally["targets" if "conversations" in counts else "tokens"],
             )
         )
     columns = ("", "documents", "tokens", "rows", "used", "padding", "split", "overlap tokens", "bytes/token")

@@ -104,6 +104,7 @@ class ShardWriter:
         self._window_names: list[str] = []
         self._sides: list[int] = []
         self._window_tokens = self._windows = self._rows_in_file = 0
+        self._talk_waits = False
         self._file: Any = None
 
     def __enter__(self) -> ShardWriter:
@@ -124,6 +125,7 @@ class ShardWriter:
         self.tally.tokens += len(ids_T)
         self.tally.targets += len(ids_T) - 1 if learned_T is None else int(learned_T[1:].sum())
         self._window.append(ids_T)
+        self._talk_waits = self._talk_waits or learned_T is not None
         if self._layout.talks:
             self._learned.append(np.arange(len(ids_T)) > 0 if learned_T is None else learned_T)
         self._window_names.append(document.id)
@@ -164,14 +166,14 @@ class ShardWriter:
         self.tally.fragments += len(fragments)
         self.tally.split_documents += len(np.unique(fragments))
         self._window, self._learned, self._window_names, self._sides, self._window_tokens = [], [], [], [], 0
-        self._windows += 1
+        self._windows, self._talk_waits = self._windows + 1, False
 
     def _pack(self, lengths_D: NDArray[np.int64]) -> Packing:
         layout = self._layout
         if layout.preferences:
             sides = pack_sides(lengths_D, np.array(self._sides, np.int8), layout.seq_len, layout.preferences)
             return interleave([_shuffled(side, self._windows) if side.num_rows else side for side in sides])
-        method: Method = "whole" if layout.talks else layout.packing
+        method: Method = "whole" if self._talk_waits else layout.packing
         return _shuffled(pack(lengths_D, layout.seq_len, method), self._windows)
 
     def _write(

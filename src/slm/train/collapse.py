@@ -1,7 +1,7 @@
 """A warning where learning preferences makes the chosen answers unlikely, too.
 
 In: the figures of each logged step. Out: one sentence, once a run, when the tokens of chosen answers have become less
-likely than e to the -1 times what they were at the first logged step. Losses that look at the difference of two answers
+likely than e to the -1 times what they were at the first step. Losses that look at the difference of two answers
 alone are content when both sink (Pal et al. 2024, arXiv 2402.13228); what a model then says is neither.
 """
 

@@ -150,7 +150,8 @@ def train(recipe: Recipe, spec: Spec, began: float | None = None, world: World =
             if refusal and (steps_back := refuse(run, batches, refusal, loss, grad_norm, metrics)):
                 progress.advance(1 - steps_back)
                 continue
-            if not refusal and (last or due(state.step, config.log_every_steps)):
+            first = state.step == 1 and recipe.objective.kind == "preference"  # which later steps are compared with
+            if not refusal and (first or last or due(state.step, config.log_every_steps)):
                 ledger.write(state.step)
                 figures = {"loss": loss, "lr": share * peak_lr(recipe), "grad_norm": grad_norm, **by_source}
                 figures |= run.figures.take(world)
@@ -215,7 +216,7 @@ def prepare(recipe: Recipe, spec: Spec, ledger: Ledger | None = None, world: Wor
     tokenizer = Tokenizer.load(spec.parents["tokenizer"].path)
     working = working_copy(model, precision, sharded=parallel.shards)
     stop = stop_request(config, facts.num_parameters, agree=world.any if world.size > 1 else None)
-    meter, ledger = Meter(recipe.model, device, precision, world), ledger or Ledger(time.perf_counter())
+    meter, ledger = Meter(recipe.model, device, precision, world, config.lora), ledger or Ledger(time.perf_counter())
     saver = Saver(folder, spec, config.checkpoints, ledger, stop, uploader, checkpoint)
     noise = NoiseScale(config.noise_scale_every_steps, folder, model, parallel)
     noise.check(facts.batch_rows // (micro * world.size))

@@ -160,7 +160,7 @@ class StepFigures:
                 self._counts[name] = self._counts.get(name, 0.0) + counts * float(loss.counts.get(name, loss.tokens))
 
     def take(self, world: World) -> dict[str, float]:
-        """Each figure per target, or whatever it is counted by, over all processes."""
+        """Each figure per target, or whatever it is counted by, over all processes; none of what there was none of."""
         found = world.sum(*self._sums.values(), *self._counts.values()) if self._sums else []
         sums, counts = found[: len(self._sums)], found[len(self._sums) :]
-        return {name: value / max(count, 1) for name, value, count in zip(self._sums, sums, counts, strict=True)}
+        return {name: value / count for name, value, count in zip(self._sums, sums, counts, strict=True) if count}

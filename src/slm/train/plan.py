@@ -44,7 +44,7 @@ def plan(recipe: Recipe) -> Plan:
     """The facts that follow from a recipe alone; `UserError` where `train.max_flops` leaves no room for it."""
     config = recipe.train
     lengths = shares(config.curriculum, recipe.shards.seq_len)
-    flops = sum(share * flops_per_token(recipe.model, length) for length, share in lengths.items())
+    flops = sum(share * flops_per_token(recipe.model, length, config.lora) for length, share in lengths.items())
     parts = list(stretches(config))
     if config.max_flops and sum(steps * size for steps, size in parts) * flops > config.max_flops:
         parts = _within(config, int(config.max_flops / flops))

@@ -17,8 +17,8 @@ import torch
 from slm.core.batch import Batch
 from slm.core.console import quantity
 from slm.core.distributed import SOLO, World
-from slm.model.config import ModelConfig
-from slm.model.counting import parameters_by_part
+from slm.model.config import LoraConfig, ModelConfig
+from slm.model.counting import matrix_flops_per_token
 from slm.train.devices import UNKNOWN, data_sheet_flops, device_name
 from slm.train.precision import Precision, matmul_dtype
 
@@ -29,9 +29,16 @@ PROBE_WIDTH = {"cpu": 1024, "cuda": 8192}
 class Meter:
     """Adds up the work of steps; `lap` turns it into rates."""
 
-    def __init__(self, config: ModelConfig, device: str, precision: Precision, world: World = SOLO) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        device: str,
+        precision: Precision,
+        world: World = SOLO,
+        lora: LoraConfig | None = None,
+    ) -> None:
         """Both yardsticks are for all processes together, and so are the rates."""
-        self._config, self._precision, self._world = config, precision, world
+        self._config, self._lora, self._precision, self._world = config, lora, precision, world
         (self.matmul_flops,) = world.sum(matmul_rate(device, precision))
         sheet_flops = data_sheet_flops(device_name(device), precision)
         self.sheet_flops = sheet_flops and sheet_flops * world.size
@@ -46,7 +53,7 @@ class Meter:
     def add(self, batches: Sequence[Batch]) -> None:
         """Count the batches of a step; asked before they leave for the device, so as not to wait for it."""
         self._targets += sum(batch.num_targets for batch in batches)
-        self._flops += model_flops(batches, self._config)
+        self._flops += model_flops(batches, self._config, self._lora)
 
     def lap(self, seconds: float) -> dict[str, float | str]:
         """Rates since the last lap, as columns of the log; `seconds` is the time worked since the start."""
@@ -64,16 +71,17 @@ class Meter:
         return figures
 
 
-def model_flops(batches: Sequence[Batch], config: ModelConfig) -> float:
+def model_flops(batches: Sequence[Batch], config: ModelConfig, lora: LoraConfig | None = None) -> float:
     """Forward and backward of these batches, by the formula of `slm.model.counting`, with the keys really seen."""
-    parts = parameters_by_part(config)
-    matrices = parts["attention"] + parts["ffn"] + config.vocab_size * config.width
     tokens = pairs = 0
     for batch in batches:
         seen = (batch.positions_BT + 1)[batch.documents_BT >= 0]
         tokens += seen.numel()
         pairs += int((seen.clamp(max=config.sliding_window) if config.sliding_window else seen).sum())
-    return 6.0 * matrices * tokens + 12.0 * config.layers * config.heads * config.head_dim * pairs
+    return (
+        float(matrix_flops_per_token(config, lora)) * tokens
+        + 12.0 * config.layers * config.heads * config.head_dim * pairs
+    )
 
 
 def matmul_rate(device: str, precision: Precision) -> float:
