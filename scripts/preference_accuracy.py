@@ -88,7 +88,12 @@ def together(sides: list[tuple[Rows, Rows]]) -> tuple[Rows, Rows] | None:
 
 
 def compared(before: Rows, after: Rows) -> dict[str, tuple[float, float, float, float]]:
-    """By metric: before, after, and the interval of the difference."""
+    """By metric: before, after, and the interval of the difference; `UserError` where they took different pairs."""
+    if before.keys() != after.keys() or any(before[metric].keys() != after[metric].keys() for metric in before):
+        raise UserError(
+            "the runs did not take the same pairs, for one of them leaves out pairs that are longer than its "
+            "model.max_seq_len; compare runs of one length"
+        )
     found = {}
     for metric, rows in before.items():
         old, new = (np.array([side[metric][item].value for item in rows]) for side in (before, after))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import slm.train
 from slm import chain
 from slm.core.errors import ProblemsError, UserError
 from slm.recipe import Recipe
@@ -62,6 +63,15 @@ def test_each_step_begins_with_the_one_before_and_nothing_is_made_twice(
     assert artifacts(runs) == made
     said = (run_folder(runs[1]) / "output.txt").read_text()
     assert said.count("train: up to date") == said.count("compress: up to date") == 1
+    distill = recipe.objective.distill.model_copy(update={"teacher": str(run_folder(runs[0]))})
+    taught = recipe.model_copy(update={"objective": recipe.objective.model_copy(update={"distill": distill})})
+    teacher = chain.teacher_of(taught)
+    assert teacher is not None
+    assert teacher.fingerprint == runs[0].artifact("evaluate").fingerprint
+    slm.train.run(runs[0].model_copy(update={"redo": True, "seed": 99}))
+    capsys.readouterr()
+    assert chain.teacher_of(taught) is None, "what was evaluated is not who teaches"
+    assert "chain: the teacher has no row: " in capsys.readouterr().out
 
 
 def test_a_step_that_fails_is_named_and_the_others_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

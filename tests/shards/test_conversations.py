@@ -90,6 +90,18 @@ def test_no_conversation_is_cut_to_fill_a_row(short: tuple[Artifact, Artifact, T
     assert shards.counts["conversations"] == {"whole": 40, "cut": 0, "left_out": 0}
 
 
+def test_text_beside_conversations_is_packed_as_it_would_be_alone(tmp_path: Path) -> None:
+    lines = "".join(json.dumps({"text": f"{number} " * 90}) + "\n" for number in range(100, 160))
+    (tmp_path / "text.jsonl").write_text(lines)
+    (tmp_path / "talk.jsonl").write_text("".join(json.dumps(talk(number, 1)) + "\n" for number in range(40)))
+    of_text = f"{{kind: jsonl, name: text, path: {tmp_path}/text.jsonl, licence: MIT}}"
+    of_talk = f"{{kind: jsonl, name: talk, path: {tmp_path}/talk.jsonl, conversations: openai, licence: MIT}}"
+    _, shards, _ = made(tmp_path, [], f"corpus.sources=[{of_text},{of_talk}]", "shards.packing=concat")
+    text, talks = (shards.counts["sources"][name] for name in ("text", "talk"))
+    assert text["padding"] < 128 < text["split_documents"] * 128
+    assert talks["split_documents"] == talks["fragments"] == 0
+
+
 def test_the_loader_gives_the_same_targets_in_micro_batches(short: tuple[Artifact, Artifact, Tokenizer]) -> None:
     _, shards, _ = short
     loader = Loader(shards, batch_rows=4, micro_batch_rows=2, seed=1)
