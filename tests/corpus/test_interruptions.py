@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from slm.core.artifact import open_artifact
+from tests.unmeasured import unmeasured
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = 6_000
@@ -119,7 +120,7 @@ def test_asked_to_stop_it_leaves_with_85_no_worker_behind_and_goes_on(
     units = tmp_path / "r" / "corpus.units"
     process = subprocess.Popen(
         words(texts, tmp_path, "corpus.workers=2"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+        start_new_session=True, env=unmeasured(),
     )  # fmt: skip
     while process.poll() is None and not (units.exists() and list(units.glob("*"))):
         time.sleep(0.01)

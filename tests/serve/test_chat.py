@@ -13,6 +13,7 @@ import pytest
 from slm import chat
 from slm.core.errors import UserError
 from slm.recipe import Recipe
+from tests.unmeasured import unmeasured
 
 Captured = pytest.CaptureFixture[str]
 
@@ -44,7 +45,7 @@ def test_piped_lines_are_answered_one_after_the_other(runs: Path, overrides: tup
 def test_control_c_stops_the_answer_and_then_leaves(runs: Path, overrides: tuple[str, ...]) -> None:
     arguments = command(runs, overrides, "max_tokens=1000")
     with subprocess.Popen(
-        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, env=unmeasured()
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None

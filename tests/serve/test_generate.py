@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 
 from slm.generate import run
 from slm.recipe import Recipe
+from tests.unmeasured import unmeasured
 
 NASTY = " def f(x={'a': \"${b}\"}, *y):\n\treturn [x, \\' ]"
 
@@ -37,7 +37,7 @@ def test_control_c_ends_a_generation_with_status_130_and_keeps_what_was_said(
     runs: Path, overrides: tuple[str, ...]
 ) -> None:
     arguments = command(runs, overrides, "prompt=import re", "max_tokens=2000")
-    variables = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+    variables = {**unmeasured(), "PYTHONFAULTHANDLER": "1"}
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables) as process:
         assert process.stdout is not None
         begun = process.stdout.read(8)

@@ -196,7 +196,7 @@ def _rounds(
                 journal.put((key, list(_plain(reply))) for key, reply in told if isinstance(reply, Reply))
                 refused.update((key, str(reply)) for key, reply in told if not isinstance(reply, Reply))
                 in_a_row = 0 if any(isinstance(reply, Reply) for _, reply in told) else in_a_row + len(told)
-                if in_a_row >= MOST_REFUSED_IN_A_ROW and len(refused) < len(asked):
+                if in_a_row >= MOST_REFUSED_IN_A_ROW:
                     raise UserError(
                         f"rationales.server.url ({config.server.url}) refused {in_a_row} questions one after the other "
                         f"({told[-1][1]}); all answers so far are kept in {journal.path}: see to the server and run "
