@@ -43,6 +43,21 @@ def test_a_large_recipe_is_planned_from_its_settings_alone(tmp_path, capsys, mon
     assert list(tmp_path.iterdir()) == []
 
 
+def test_adapters_are_planned_by_what_they_cost(capsys, monkeypatch):
+    monkeypatch.setattr(memory, "SIMULATED_TOKENS", 256)
+    words = ("recipe=smoke", "train.threads=1", "train.initial=runs/base", "train.tokens=32768")
+    told, measured = [], []
+    real = plan.seconds_per_row
+    monkeypatch.setattr(plan, "seconds_per_row", lambda *given: measured.append(real(*given)) or measured[-1])
+    for more in ((), ("train.lora={rank: 4}",)):
+        plan.run(load_recipe(*words, *more))
+        told.append(" ".join(capsys.readouterr().out.split()))
+    assert "each token 6 x (matrices + head) + 12 x" in told[0]
+    assert "each token 4 x (matrices + head) + 6 x adapters + 12 x" in told[1]
+    assert all(0 < seconds < 10 for seconds in measured)
+    assert len(measured) == 2
+
+
 def test_a_price_on_the_command_line_becomes_the_cost_here_and_on_every_device(capsys, monkeypatch):
     words = ["recipe=smoke", "price=3600e6", "train.threads=1"]  # a second costs a million
     monkeypatch.setattr(sys, "argv", ["slm plan", *words])

@@ -99,8 +99,9 @@ def say_size(recipe: Recipe, facts: Plan) -> None:
         f"{quantity(facts.tokens)} tokens in {quantity(facts.steps)} steps of {step_sizes(recipe)}: "
         f"{facts.tokens / facts.num_parameters:.1f} tokens per parameter, {epochs(recipe, facts)}"
     )
+    products = "6 x (matrices + head)" if recipe.train.lora is None else "4 x (matrices + head) + 6 x adapters"
     say(
-        f"{facts.flops:.3g} FLOPs: each token 6 x (matrices + head) + 12 x layers x heads x head_dim x "
+        f"{facts.flops:.3g} FLOPs: each token {products} + 12 x layers x heads x head_dim x "
         f"(keys seen, {recipe.shards.seq_len:,}-token documents)"
     )
 
