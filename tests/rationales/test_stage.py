@@ -188,7 +188,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from slm.evaluate.journal import Journal
-from slm.rationales import run, stage
+from slm.rationales import run
 from slm.recipe import build_recipe
 import json
 real, left = Journal.put, [5]

@@ -25,6 +25,7 @@ import slm.train
 import slm.train.evaluation
 import slm.train.saver
 from slm.core import artifact
+from slm.core.provenance import git_commit, library_versions
 from slm.recipe import Recipe
 from slm.train import checkpoint, loop
 
@@ -91,8 +92,8 @@ def train(order: dict[str, Any]) -> None:
 
 def main() -> None:
     """One training after the other."""
-    for cached in (artifact.library_versions, artifact.git_commit):
-        cached()
+    library_versions()  # both are looked up once a process; children find them looked up
+    git_commit()
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
