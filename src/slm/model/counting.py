@@ -40,7 +40,8 @@ def flops_per_token(config: ModelConfig, seq_len: int, lora: LoraConfig | None =
     activations are left out, as everywhere.
 
     This is what has to be computed. Many tables count the upper triangle too (12 * layers * width *
-    seq_len, as PaLM's appendix B), which is up to twice as much attention.
+    seq_len, as PaLM's appendix B), which is up to twice as much attention. What adapters beside frozen
+    matrices (`lora`) change, `matrix_flops_per_token` says.
     """
     attention = 12 * config.layers * config.heads * config.head_dim * visible_tokens(config, seq_len)
     return matrix_flops_per_token(config, lora) + attention
